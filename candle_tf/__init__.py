@@ -1,0 +1,39 @@
+"""Binary neural networks for long-tailed data: calibrate a pretrained teacher, distill it (CANDLE).
+
+Import this package before TensorFlow: Larq runs on Keras 2, which TensorFlow 2.16 and later
+serve from the `tf-keras` package only where `TF_USE_LEGACY_KERAS=1` was set before their import.
+"""
+
+import os
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+
+import tensorflow as tf  # noqa: E402
+
+if not tf.keras.Model.__module__.startswith("tf_keras"):
+    raise ImportError(
+        "candle_tf needs Keras 2 but tf.keras is Keras 3: import candle_tf before tensorflow, or "
+        "set TF_USE_LEGACY_KERAS=1 in the environment."
+    )
+
+from candle_tf import classifiers, data, export, losses, metrics, students  # noqa: E402
+from candle_tf.balancer import AdversarialBalancer  # noqa: E402
+from candle_tf.model import CandleModel, StudentModel  # noqa: E402
+from candle_tf.resolution import RandomResolution  # noqa: E402
+from candle_tf.teacher import Teacher  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdversarialBalancer",
+    "CandleModel",
+    "RandomResolution",
+    "StudentModel",
+    "Teacher",
+    "classifiers",
+    "data",
+    "export",
+    "losses",
+    "metrics",
+    "students",
+]

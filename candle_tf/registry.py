@@ -1,0 +1,42 @@
+"""Names on a command line: what they stand for, and what was probably meant."""
+
+import ast
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """Returns `table[name]`.
+
+    Raises:
+        ValueError: for a name not in the table; names the nearest one, or all where none is near.
+    """
+    if name in table:
+        return table[name]
+    by_lower_case = {key.lower(): key for key in table}
+    near = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
+    hint = (
+        f"did you mean {by_lower_case[near[0]]!r}?" if near else f"choose from {', '.join(table)}."
+    )
+    raise ValueError(f"Unknown {kind} {name!r}: {hint}")
+
+
+def parse_spec(spec: str) -> tuple[str, dict]:
+    """ "resnet_e:width=0.5" -> ("resnet_e", {"width": 0.5}): a name and its literal arguments.
+
+    Raises:
+        ValueError: unless what follows the colon is NAME=LITERAL, comma-separated.
+    """
+    name, _, arguments = spec.partition(":")
+    try:
+        call = ast.parse(f"f({arguments})", mode="eval").body
+        if call.args or not isinstance(call, ast.Call):
+            raise ValueError("an argument without a name")
+        return name, {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"{spec!r} is not NAME or NAME:ARGUMENT=VALUE,... such as resnet_e:width=0.5 ({error})."
+        ) from error

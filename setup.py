@@ -1,0 +1,35 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+REPORT = ["matplotlib>=3.7"]
+EDGE = ["larq-compute-engine>=0.16,<0.17"]
+
+setup(
+    name="candle_tf",
+    version="0.1.0",
+    description="Binary neural networks for long-tailed data: calibrate and distill, on Larq",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    packages=find_packages(include=["candle_tf", "candle_tf.*"]),
+    package_data={"candle_tf": ["assets/*"]},
+    python_requires=">=3.10,<3.13",
+    install_requires=[
+        "absl-py>=1.0",
+        "h5py>=3.8",
+        # Larq 0.14 runs on Keras 2 and NumPy 1; larq-zoo 2.4 caps what TensorFlow can be.
+        "larq>=0.14,<0.15",
+        "larq-zoo>=2.4,<2.5",
+        "numpy>=1.24,<2",
+        "scikit-learn>=1.3",  # the digits that it ships are the embedded data set
+        "setuptools<81",  # TFDS 4.8 and zookeeper import pkg_resources
+        "tensorflow>=2.16,<2.20",
+        "tensorflow-datasets>=4.8,<4.9",
+        "tf-keras>=2.16,<2.20",
+    ],
+    extras_require={
+        "edge": EDGE,
+        "report": REPORT,
+        "test": ["pytest>=7", "ruff>=0.4", *REPORT],
+    },
+)
