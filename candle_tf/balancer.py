@@ -1,0 +1,53 @@
+"""The adversarial balancer: lambda, the weight of the KL term against the feature term."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+
+@tf.keras.saving.register_keras_serializable("candle_tf")
+class AdversarialBalancer(tf.keras.layers.Layer):
+    """lambda_phi(L_KL, L_FS) in (0, 1): the first output of softmax(MLP(losses)).
+
+    The losses are read, not differentiated. CandleModel maximises over phi what it minimises over
+    the student: E[lambda L_KL + (1 - lambda) L_FS] (arXiv 2404.00285, section 3.2).
+
+    Args:
+        per_sample: one lambda an example instead of one a batch.
+        hidden: widths of the ReLU layers.
+    """
+
+    def __init__(
+        self,
+        per_sample: bool = False,
+        hidden: Sequence[int] = (8, 16, 16, 8),
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.per_sample, self.hidden, self.seed = per_sample, tuple(hidden), seed
+
+        def dense(i, units, activation):
+            initializer = tf.keras.initializers.GlorotUniform(seed + i)
+            return tf.keras.layers.Dense(units, activation, kernel_initializer=initializer)
+
+        self.mlp = tf.keras.Sequential(
+            [dense(i, units, "relu") for i, units in enumerate(self.hidden)]
+            + [dense(len(self.hidden), 2, "softmax")]
+        )
+
+    def build(self, input_shape):
+        self.mlp.build((None, 2))
+        super().build(input_shape)
+
+    def call(self, losses: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        """(L_KL, L_FS), each (batch,) -> lambda: (batch,) where per sample, else ()."""
+        read = tf.stop_gradient(tf.stack(losses, axis=-1))
+        if not self.per_sample:
+            read = tf.reduce_mean(read, axis=0, keepdims=True)
+        weights = self.mlp(read)[:, 0]
+        return weights if self.per_sample else weights[0]
+
+    def get_config(self):
+        own = {"per_sample": self.per_sample, "hidden": self.hidden, "seed": self.seed}
+        return {**super().get_config(), **own}
