@@ -1,0 +1,21 @@
+"""Data: long-tailed profiles, the catalog of sets, samplers and the tf.data pipeline."""
+
+from candle_tf.data.catalog import CATALOG, DatasetInfo, LongTailedData, load
+from candle_tf.data.long_tail import PROFILES, long_tail_counts, long_tail_subset
+from candle_tf.data.pipeline import Augmentation, Examples, evaluation_batches, training_batches
+from candle_tf.data.samplers import SAMPLERS
+
+__all__ = [
+    "CATALOG",
+    "PROFILES",
+    "SAMPLERS",
+    "Augmentation",
+    "DatasetInfo",
+    "Examples",
+    "LongTailedData",
+    "evaluation_batches",
+    "load",
+    "long_tail_counts",
+    "long_tail_subset",
+    "training_batches",
+]

@@ -1,0 +1,82 @@
+"""Long-tailed profiles, and subsets drawn to follow them."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from candle_tf.registry import lookup
+
+
+def exponential(classes: int, ratio: float) -> np.ndarray:
+    """ratio^(-c / (C - 1)) (Cui et al., CVPR 2019)."""
+    return ratio ** (-np.arange(classes) / max(classes - 1, 1))
+
+
+def step(classes: int, ratio: float) -> np.ndarray:
+    """1 for the first half of the classes, 1 / ratio for the rest (Buda et al., 2018)."""
+    return np.where(np.arange(classes) < (classes + 1) // 2, 1.0, 1.0 / ratio)
+
+
+def pareto(classes: int, ratio: float) -> np.ndarray:
+    """(c + 1)^(-a), a power law with a = log ratio / log C (as in ImageNet-LT's Pareto draw)."""
+    return np.arange(1, classes + 1) ** (-np.log(ratio) / np.log(max(classes, 2)))
+
+
+PROFILES: dict[str, Callable[[int, float], np.ndarray]] = {
+    "exponential": exponential,
+    "step": step,
+    "pareto": pareto,
+}
+
+
+def long_tail_counts(
+    available: Sequence[int], imbalance_ratio: float, profile: str = "exponential"
+) -> np.ndarray:
+    """Images to keep of each class: n_c = n_max * profile(rank of c), truncated to an integer.
+
+    Classes are ranked by what they have (ties in label order); n_max is the largest that every
+    class can follow.
+
+    Args:
+        available: images per class, (classes,).
+        imbalance_ratio: n_1 / n_C, at least 1.
+        profile: a name of `PROFILES`.
+
+    Returns:
+        int64 (classes,).
+
+    Raises:
+        ValueError: for a ratio below 1, an unknown profile, or a class left without an image.
+    """
+    shape = lookup("profile", profile, PROFILES)
+    if imbalance_ratio < 1:
+        raise ValueError(
+            f"imbalance_ratio is {imbalance_ratio:g} but the largest class over the smallest is at "
+            "least 1: give 1 for balanced data, 10 or 100 for long-tailed."
+        )
+    available = np.asarray(available, np.int64)
+    order = np.argsort(-available, kind="stable")
+    share = shape(len(available), imbalance_ratio)
+    n_max = (available[order] / share).min()
+    counts = np.zeros_like(available)
+    # The margin keeps a product such as 5000 * 0.01 from falling below its integer.
+    counts[order] = np.floor(n_max * share + 1e-6)
+    if (counts == 0).any():
+        raise ValueError(
+            f"Class {np.flatnonzero(counts == 0)[0]} keeps no training image at imbalance ratio "
+            f"{imbalance_ratio:g}: lower the ratio or leave the class out."
+        )
+    return counts
+
+
+def long_tail_subset(
+    labels: np.ndarray, imbalance_ratio: float, profile: str = "exponential", seed: int = 0
+) -> np.ndarray:
+    """Sorted indices int64 of a long-tailed subset of `labels`, drawn by `seed`."""
+    counts = long_tail_counts(np.bincount(labels), imbalance_ratio, profile)
+    return draw_per_class(labels, counts, np.random.default_rng(seed))
+
+
+def draw_per_class(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Sorted indices of counts[c] examples of each class c, drawn without replacement."""
+    drawn = [rng.permutation(np.flatnonzero(labels == c))[:n] for c, n in enumerate(counts)]
+    return np.sort(np.concatenate(drawn))

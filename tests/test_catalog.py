@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from candle_tf import data
+from candle_tf.data.catalog import check_labels
+
+
+def test_digits():
+    digits = data.load("digits", imbalance_ratio=20)
+    assert np.bincount(digits.test.labels).tolist() == [40] * 10
+    assert digits.class_counts.sum() == len(digits.train)
+    assert digits.class_counts.max() / digits.class_counts.min() >= 20
+    assert digits.validation is None
+
+
+def test_digits_test_set_is_the_same_for_every_seed_and_apart_from_training():
+    a, b = (data.load("digits", imbalance_ratio=20, seed=seed) for seed in (0, 1))
+    assert (a.test.images.numpy() == b.test.images.numpy()).all()
+    assert set(a.train.images.numpy()) != set(b.train.images.numpy())
+    assert not set(a.train.images.numpy()) & set(a.test.images.numpy())
+
+
+def test_validation_split_is_held_out_of_training():
+    whole = data.load("digits", imbalance_ratio=10)
+    split = data.load("digits", imbalance_ratio=10, validation_split=0.2)
+    held_out = np.bincount(split.validation.labels, minlength=10)
+    np.testing.assert_array_equal(held_out, whole.class_counts // 5)
+    np.testing.assert_array_equal(held_out + split.class_counts, whole.class_counts)
+    together = sorted([*split.train.images.numpy(), *split.validation.images.numpy()])
+    assert together == sorted(whole.train.images.numpy())
+
+
+@pytest.mark.parametrize("ratio, total", [(100, 12406), (10, 20431)])
+def test_cifar10_lt(shared_data, ratio, total):
+    cifar = data.load("tfds:cifar10", str(shared_data / "tfds"), ratio)
+    assert len(cifar.train) == total and len(cifar.test) == 10_000
+    np.testing.assert_array_equal(np.bincount(cifar.train.labels), cifar.class_counts)
+    assert cifar.class_counts[0] == 5000 and cifar.class_counts[-1] == 5000 // ratio
+    assert cifar.class_names[0] == "airplane"
+    assert cifar.info.bounds == (3, 7)
+    assert cifar.label_smoothing == {100: (0.05, 0.1), 10: (0.07, 0.07)}[ratio]
+
+
+def test_cifar10_is_read_as_tfds_reads_it(shared_data):
+    root = str(shared_data / "tfds")
+    cifar = data.load("tfds:cifar10", root)
+    batches = data.evaluation_batches(cifar.test, 32, 64, cifar.info.augmentation)
+    images, labels = next(iter(batches))
+    reference = tfds.load("cifar10", split="test", data_dir=root, download=False).batch(64)
+    expected = next(iter(reference))
+    np.testing.assert_array_equal(images, expected["image"].numpy().astype(np.float32))
+    np.testing.assert_array_equal(labels, expected["label"])
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("tfds:cifar11", "did you mean 'tfds:cifar10"),
+        ("digit", "did you mean 'digits'"),
+        ("cifar10", "did you mean 'tfds:cifar10'"),
+    ],
+)
+def test_unknown_set(name, message):
+    with pytest.raises(ValueError, match=message):
+        data.load(name)
+
+
+def test_set_that_is_not_in_the_directory(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--data_dir=DIR.*--download"):
+        data.load("tfds:cifar100", str(tmp_path))
+
+
+@pytest.mark.parametrize("split", [-0.1, 1.0])
+def test_validation_split_out_of_range(split):
+    with pytest.raises(ValueError, match="share in"):
+        data.load("digits", validation_split=split)
+
+
+def test_ratio_that_leaves_a_class_empty():
+    with pytest.raises(ValueError, match="keeps no training image"):
+        data.load("digits", imbalance_ratio=1000)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_label_out_of_range_is_named(label):
+    with pytest.raises(ValueError, match=f"example 2 has label {label}"):
+        check_labels(np.array([0, 1, label, 2]), 3, "train")

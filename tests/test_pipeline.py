@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from candle_tf.data import Augmentation, Examples, evaluation_batches, training_batches
+from candle_tf.data.pipeline import augment, jitter
+
+PLAIN = Augmentation("pad", flip=False)
+
+
+@pytest.fixture(scope="module")
+def examples() -> Examples:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)
+    images = tf.constant([tf.io.encode_png(image).numpy() for image in pixels])
+    return Examples(images, np.arange(50) % 5)
+
+
+def stream(examples, num_examples, **kwargs):
+    batches = training_batches(examples, 16, 8, num_examples, augmentation=PLAIN, **kwargs)
+    images, labels = zip(*batches.as_numpy_iterator())
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def test_every_example_once_an_epoch(examples):
+    _, labels = stream(examples, 150)
+    for epoch in range(3):
+        assert np.bincount(labels[50 * epoch : 50 * (epoch + 1)]).tolist() == [10] * 5
+    assert (labels[:50] != labels[50:100]).any()
+
+
+@pytest.mark.parametrize("sampler", ["instance_balanced", "class_balanced"])
+def test_a_resumed_stream_goes_on_as_the_first_would(examples, sampler):
+    images, labels = stream(examples, 136, sampler=sampler)
+    resumed_images, resumed_labels = stream(examples, 136, sampler=sampler, first_example=72)
+    np.testing.assert_array_equal(labels[72:], resumed_labels)
+    np.testing.assert_array_equal(images[72:], resumed_images)
+
+
+def test_without_an_end_each_reading_is_the_next_epoch(examples):
+    batches = training_batches(examples, 16, 8, augmentation=PLAIN)
+    assert int(batches.cardinality()) == 7
+    read = [np.concatenate([y for _, y in batches]) for _ in range(2)]
+    _, expected = stream(examples, 100)
+    np.testing.assert_array_equal(np.concatenate(read), expected)
+
+
+def test_the_seed_decides_order_and_views(examples):
+    images, _ = stream(examples, 50, seed=3)
+    same, _ = stream(examples, 50, seed=3)
+    other, _ = stream(examples, 50, seed=4)
+    np.testing.assert_array_equal(images, same)
+    assert (images != other).any()
+
+
+def test_class_balanced_batches():
+    labels = np.repeat([0, 1], [900, 100])
+    image = tf.io.encode_png(np.zeros((8, 8, 3), np.uint8))
+    examples = Examples(tf.repeat(image, 1000), labels)
+    _, drawn = stream(examples, 2000, sampler="class_balanced")
+    assert abs(drawn.mean() - 0.5) < 0.05
+
+
+def test_evaluation_is_in_order_and_untouched(examples):
+    images, labels = zip(*evaluation_batches(examples, 16, 8, PLAIN).as_numpy_iterator())
+    np.testing.assert_array_equal(np.concatenate(labels), examples.labels)
+    first = tf.io.decode_png(examples.images[0]).numpy()
+    np.testing.assert_array_equal(images[0][0], first.astype(np.float32))
+
+
+def test_photographs_are_cropped_to_the_centre():
+    image = np.zeros((80, 100, 3), np.uint8)
+    image[5:75, 15:85] = 200  # the central 7/8 of the shorter side
+    examples = Examples(tf.io.encode_png(image)[None], np.zeros(1, np.int64))
+    batch, _ = next(iter(evaluation_batches(examples, 32, 1, Augmentation("resized"))))
+    np.testing.assert_allclose(batch, 200.0, atol=1e-3)
+
+
+def test_pad_crop_shifts_the_image():
+    image = np.zeros((16, 16, 3), np.float32)
+    image[8, 8] = 255.0
+    views = [augment(image, tf.constant([0, i]), 16, PLAIN).numpy() for i in range(40)]
+    places = {tuple(np.argwhere(view[..., 0])[0]) for view in views}
+    assert {abs(y - 8) <= 2 and abs(x - 8) <= 2 for y, x in places} == {True}
+    assert len(places) > 10
+
+
+def test_flip_mirrors_about_half():
+    image = np.zeros((16, 16, 3), np.float32)
+    image[:, :4] = 1.0
+    how = Augmentation("pad", flip=True)
+    left = [
+        augment(image, tf.constant([1, i]), 16, how).numpy()[:, :8].sum() > 1 for i in range(60)
+    ]
+    assert 15 < sum(left) < 45
+
+
+def test_resized_crop_has_the_size_and_stays_in_range():
+    image = np.random.default_rng(0).uniform(0, 255, (40, 60, 3)).astype(np.float32)
+    how = Augmentation("resized", color_jitter=0.4)
+    views = np.stack([augment(image, tf.constant([2, i]), 24, how) for i in range(20)])
+    assert views.shape == (20, 24, 24, 3)
+    assert views.min() >= 0 and views.max() <= 255
+    assert np.ptp(views.mean(axis=(1, 2, 3))) > 5
+
+
+def test_jitter_of_nothing_changes_nothing():
+    image = np.random.default_rng(0).uniform(0, 255, (4, 4, 3)).astype(np.float32)
+    np.testing.assert_allclose(jitter(image, tf.constant([0, 0]), 0.0), image, atol=1e-3)
+
+
+def test_grey_images_become_rgb():
+    grey = np.random.default_rng(0).integers(0, 256, (16, 16, 1), np.uint8)
+    examples = Examples(tf.io.encode_png(grey)[None], np.zeros(1, np.int64))
+    batch, _ = next(iter(evaluation_batches(examples, 16, 1, PLAIN)))
+    np.testing.assert_array_equal(batch[0], np.repeat(grey, 3, axis=-1))
