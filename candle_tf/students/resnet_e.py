@@ -1,0 +1,74 @@
+"""A binary residual network after ResNetE (Bethge et al., Back to Simplicity, arXiv 1906.08637)."""
+
+import math
+from collections.abc import Sequence
+
+import larq as lq
+import tensorflow as tf
+
+
+def resnet_e(
+    num_classes: int,
+    image_size: int = 32,
+    width: float = 1.0,
+    blocks: Sequence[int] = (1, 1, 1),
+    input_quantizer="approx_sign",
+    kernel_quantizer="ste_sign",
+    kernel_constraint="weight_clip",
+) -> tf.keras.Model:
+    """Full-precision stem and classifier, binary 3x3 convolutions each with its own shortcut.
+
+    Stages of 64, 128 and 256 channels; a stage that strides averages its shortcut and doubles the
+    channels by concatenation, so that every convolution after the stem is binary.
+
+    Args:
+        num_classes: width of the classifier.
+        image_size: side of the input in pixels; the stem halves it once, and again while the side
+            is above 32.
+        width: factor on the channels.
+        blocks: convolutions a stage.
+        input_quantizer, kernel_quantizer, kernel_constraint: as in `larq.layers.QuantConv2D`.
+
+    Returns:
+        A functional model (batch, image_size, image_size, 3) -> logits (batch, num_classes), with
+        the pooled embedding in its layer `features`.
+    """
+
+    def norm(x):
+        return tf.keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
+
+    def activation(x):
+        slope = tf.keras.initializers.Constant(0.25)
+        return tf.keras.layers.PReLU(alpha_initializer=slope, shared_axes=[1, 2])(x)
+
+    def block(x, channels, strides):
+        shortcut = x
+        if strides > 1:
+            shortcut = tf.keras.layers.AveragePooling2D(strides, padding="same")(x)
+            shortcut = tf.keras.layers.Concatenate()([shortcut, shortcut])
+        x = lq.layers.QuantConv2D(
+            channels,
+            3,
+            strides=strides,
+            padding="same",
+            pad_values=1.0,  # zero would be a third value beside -1 and 1
+            use_bias=False,
+            input_quantizer=input_quantizer,
+            kernel_quantizer=kernel_quantizer,
+            kernel_constraint=kernel_constraint,
+        )(x)
+        return activation(tf.keras.layers.add([norm(x), shortcut]))
+
+    channels = int(64 * width)
+    images = tf.keras.Input((image_size, image_size, 3), name="images")
+    x = tf.keras.layers.Rescaling(1 / 127.5, offset=-1.0)(images)
+    for _ in range(max(1, math.ceil(math.log2(image_size / 32)))):
+        x = norm(tf.keras.layers.Conv2D(channels, 3, strides=2, padding="same", use_bias=False)(x))
+        x = activation(x)
+    for stage, count in enumerate(blocks):
+        for i in range(count):
+            x = block(x, channels * 2**stage, strides=2 if stage and not i else 1)
+    x = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
+    return tf.keras.Model(
+        images, tf.keras.layers.Dense(num_classes, name="logits")(x), name="resnet_e"
+    )
