@@ -1,0 +1,176 @@
+"""Open a stranger's saved Keras model without running anything that it brings.
+
+A saved model is a program: a Lambda carries bytecode, the `module` of an entry is imported, the
+graph of a SavedModel can write files, an `.npz` can hold pickles. So the architecture is first read
+as text, and every class, function and module that it names must be Keras's, Larq's or ours. These
+alone rebuild the model; only numbers are then read from the file.
+"""
+
+import inspect
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import h5py
+import larq  # noqa: F401  registers its layers, quantizers and constraints with Keras
+import tensorflow as tf
+from tf_keras.protobuf import saved_metadata_pb2
+
+MAX_CONFIG_BYTES = 64 * 2**20
+TRUSTED_PACKAGES = {"keras", "tf_keras", "larq", "candle_tf"}
+
+# Public in Keras, but run the file's bytecode, open the vocabulary file it names, or look up more.
+UNSAFE = set(
+    "Lambda IntegerLookup StringLookup TextVectorization get serialize deserialize".split()
+)
+# Not public but safe: models, old names, notation for values. No `__lambda__`, no `__typespec__`.
+INTERNAL = set(
+    "Functional Model Sequential Policy DTypePolicy TFOpLambda SlicingOpLambda "
+    "BatchNormalizationV1 BatchNormalizationV2 SyncBatchNormalization function TensorShape "
+    "TypeSpec __tuple__ __ellipsis__ __bytes__ __tensor__ __numpy__".split()
+)
+# What the layers made from raw TensorFlow calls may call: arithmetic and reshaping.
+OP_LAYERS = {"TFOpLambda", "SlicingOpLambda"}
+OP_FAMILIES = ("__operators__.", "math.", "nn.", "linalg.", "image.resize")
+OPS = set(
+    "boolean_mask broadcast_to cast clip_by_value concat convert_to_tensor expand_dims gather "
+    "identity norm one_hot ones_like pad repeat reshape reverse roll shape slice split squeeze "
+    "stack stop_gradient strided_slice tensordot tile transpose unstack where zeros_like".split()
+)
+
+
+class ModelFileError(ValueError):
+    """A model file that is broken, of another kind, or refused."""
+
+
+def load_model(path: str | os.PathLike, allow_custom_code: bool = False) -> tf.keras.Model:
+    """Loads a whole model, uncompiled, from what `model.save()` of Keras 2 wrote.
+
+    Args:
+        path: a `.keras` or `.h5` file, or a SavedModel directory.
+        allow_custom_code: let Keras load whatever the file holds, its author's code included.
+
+    Raises:
+        FileNotFoundError: nothing is at `path`.
+        ModelFileError: a ValueError. The file is no such model, holds weights only, or names a
+            class, function or module that is not Keras's, Larq's or candle_tf's.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"No model at {path}: expected a .keras or .h5 file or a SavedModel directory."
+        )
+    try:
+        config = _architecture(path)
+        if allow_custom_code:
+            return tf.keras.models.load_model(path, compile=False, safe_mode=False)
+        _refuse_strangers(path, config)
+        return _rebuild(path, config)
+    except ModelFileError:
+        raise
+    except Exception as error:  # h5py, zipfile, protobuf and Keras each fail in their own ways
+        reason = (str(error).splitlines() or [""])[0][:300]
+        raise ModelFileError(
+            f"{path} is not a model that Keras 2 can load ({type(error).__name__}: {reason}); "
+            "expected a .keras or .h5 file or a SavedModel directory written by model.save()."
+        ) from error
+
+
+def _is_archive(path: Path) -> bool:
+    # Keras's own test, so that what is checked and what is loaded cannot differ.
+    return str(path).endswith(".keras") and zipfile.is_zipfile(path)
+
+
+def _architecture(path: Path) -> dict:
+    """The model's serialized form, read as text."""
+    if path.is_dir():
+        metadata = path / "keras_metadata.pb"
+        if not metadata.is_file():
+            raise ModelFileError(f"{path} is not a Keras SavedModel: it has no keras_metadata.pb.")
+        nodes = saved_metadata_pb2.SavedMetadata.FromString(metadata.read_bytes()).nodes
+        root = json.loads({node.node_path: node.metadata for node in nodes}["root"])
+        return {"class_name": root["class_name"], "config": root.get("config")}
+    if _is_archive(path):
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo("config.json").file_size > MAX_CONFIG_BYTES:
+                raise ModelFileError(f"{path}: config.json is over {MAX_CONFIG_BYTES} bytes.")
+            config = json.loads(archive.read("config.json"))
+        return {**config, "compile_config": None}  # as Keras does with compile=False
+    with h5py.File(path, "r") as file:
+        if "model_config" not in file.attrs:
+            raise ModelFileError(
+                f"{path} holds weights only, no architecture: build the network by name "
+                "(--teacher=keras:NAME --teacher_weights=PATH)."
+            )
+        return json.loads(file.attrs["model_config"])
+
+
+def _rebuild(path: Path, config: dict) -> tf.keras.Model:
+    """The model made from the very text that was checked, with the weights of the file.
+
+    Not by Keras's own loader: that runs the initializers of a SavedModel's graph and revives layers
+    from it, and unpickles `model.weights.npz`. Here the graph is never opened, so no op in it needs
+    a denylist; weights are read as HDF5 or as a checkpoint.
+    """
+    model = tf.keras.models.model_from_json(json.dumps(config))
+    if path.is_dir():
+        restored = model.load_weights(path / "variables" / "variables")
+        restored.assert_existing_objects_matched().expect_partial()  # partial: no optimizer here
+    else:
+        model.load_weights(path)
+    return model
+
+
+def _refuse_strangers(path: Path, config: dict) -> None:
+    """Raises ModelFileError for the first thing that is not known."""
+    known = _known_names()
+    todo = [(config, "")]
+    while todo:  # every dict at any depth: models in models, wrapped layers, quantizers
+        node, layer = todo.pop()
+        if isinstance(node, dict):
+            inner = node.get("config")
+            layer = inner.get("name", layer) if isinstance(inner, dict) else layer
+            if "class_name" in node and (stranger := _stranger(node, known)):
+                raise ModelFileError(
+                    f"{path}: layer {layer!r} uses the {stranger}, which may run code or open "
+                    "files as its author likes; pass allow_custom_code=True "
+                    "(--allow_custom_code) if you trust its author."
+                )
+            todo += [(child, layer) for child in reversed(node.values())]
+        elif isinstance(node, list):
+            todo += [(child, layer) for child in reversed(node)]
+
+
+def _stranger(node: dict, known: set[str]) -> str | None:
+    """The first name in a serialized object that Keras would resolve to something unknown."""
+    # Keras looks for either name, in its registry and then in `module`: all must be known.
+    names = [node["class_name"], node.get("registered_name") or "function"]
+    if node["class_name"] == "function":
+        names.append(node.get("config"))
+    for name in map(str, names):
+        if name not in known:
+            return f"class or function {name!r}"
+    module = str(node.get("module") or "builtins")  # builtins: how Keras notes its own functions
+    if module != "builtins" and module.split(".")[0] not in TRUSTED_PACKAGES:
+        return f"module {module!r}"
+    if node["class_name"] in OP_LAYERS:
+        symbol = str(node["config"]["function"])
+        op = symbol.removeprefix("compat.v1.")
+        if op not in OPS and not op.startswith(OP_FAMILIES):
+            return f"TensorFlow function {symbol!r}"
+    return None
+
+
+def _known_names() -> set[str]:
+    """Keras's public classes and functions, and what the trusted packages registered with it."""
+    k = tf.keras
+    known = set()
+    for space in (k.layers, k.initializers, k.regularizers, k.constraints, k.losses, k.metrics):
+        known.update(name for name, _ in inspect.getmembers(space, inspect.isclass))
+    for space in (k.activations, k.regularizers, k.losses, k.metrics):
+        known.update(name for name, _ in inspect.getmembers(space, inspect.isfunction))
+    for name, value in k.saving.get_custom_objects().items():  # "QuantDense", "candle_tf>Teacher"
+        if getattr(value, "__module__", "").split(".")[0] in TRUSTED_PACKAGES:
+            known.update((name, name.split(">")[-1]))
+    return (known | INTERNAL) - UNSAFE
