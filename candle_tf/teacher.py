@@ -1,0 +1,342 @@
+"""The teacher: a frozen, full-precision encoder and a classifier calibrated on long-tailed data."""
+
+import importlib
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+from candle_tf import classifiers, losses
+from candle_tf.data.catalog import check_labels
+from candle_tf.data.samplers import epoch_order
+from candle_tf.model_files import load_model
+from candle_tf.registry import lookup
+from candle_tf.resolution import any_size, resize
+
+PREPROCESSING = ("tf", "torch", "caffe", "none")
+CALIBRATIONS = ("balanced_softmax", "label_aware_smoothing")
+
+
+@tf.keras.saving.register_keras_serializable("candle_tf")
+class Preprocessing(tf.keras.layers.Layer):
+    """Keras' `imagenet_utils.preprocess_input` for images in [0, 255]; "none" changes nothing."""
+
+    def __init__(self, mode: str, **kwargs):
+        super().__init__(**kwargs)
+        self.mode = lookup("preprocessing", mode, {mode: mode for mode in PREPROCESSING})
+
+    def call(self, images):
+        if self.mode == "none":
+            return images
+        return tf.keras.applications.imagenet_utils.preprocess_input(images, mode=self.mode)
+
+    def get_config(self):
+        return {**super().get_config(), "mode": self.mode}
+
+
+@tf.keras.saving.register_keras_serializable("candle_tf")
+class Teacher(tf.keras.Model):
+    """g and h_T: images (batch, height, width, 3) in [0, 255] -> (features, logits).
+
+    Features are float (batch, width), pooled over the feature map; logits (batch, classes) come
+    from the classifier that `calibrate` trains. The encoder is frozen, its batch norm in inference
+    mode whatever `training` says.
+
+    Args:
+        encoder: Keras model from preprocessed images to a feature map or an embedding.
+        image_size: side in pixels that images are resized to by default.
+        preprocessing: what the encoder wants of images: "tf" ([-1, 1]), "torch", "caffe" or "none"
+            (see `tf.keras.applications.imagenet_utils.preprocess_input`).
+    """
+
+    def __init__(
+        self, encoder: tf.keras.Model, image_size: int, preprocessing: str = "tf", **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.preprocessing = Preprocessing(preprocessing)
+        self.encoder = encoder if encoder.input_shape[1] is None else any_size(encoder)
+        self.encoder.trainable = False
+        self.image_size = image_size
+        self.classifier = None
+        self.class_counts = None
+
+    @classmethod
+    def from_keras(
+        cls,
+        name: str,
+        image_size: int,
+        weights: str | None = "imagenet",
+        preprocessing=None,
+        **kwargs,
+    ) -> "Teacher":
+        """A network of `tf.keras.applications`, such as `from_keras("MobileNet", 96, alpha=0.25)`.
+
+        Args:
+            name: as in `tf.keras.applications`.
+            image_size: side in pixels of the images that the encoder sees.
+            weights: "imagenet" (downloaded by Keras), a file of the network's weights with or
+                without its top, or None for random ones.
+            preprocessing: the network's own where None.
+            **kwargs: for the network, such as alpha.
+
+        Raises:
+            ValueError: for an unknown name, or weights that do not fit the network.
+            FileNotFoundError: if `weights` names a file that is not there.
+        """
+        applications = tf.keras.applications
+        networks = {n: f for n, f in vars(applications).items() if n[0].isupper() and callable(f)}
+        network = lookup("Keras application", name, networks)
+
+        def build(weights, **size):
+            return network(weights=weights, **size, **kwargs)
+
+        if weights in (None, "imagenet"):
+            encoder = build(weights, include_top=False, input_shape=(None, None, 3))
+        else:
+            encoder = build(None, include_top=False, input_shape=(None, None, 3))
+            load_weights(encoder, weights, lambda: build(None, include_top=True))
+        own = preprocessing_of(importlib.import_module(network.__module__).preprocess_input)
+        return cls(encoder, image_size, preprocessing or own)
+
+    @classmethod
+    def from_larq_zoo(
+        cls,
+        name: str,
+        image_size: int,
+        weights: str | None = "imagenet",
+        preprocessing=None,
+        **kwargs,
+    ) -> "Teacher":
+        """A network of larq-zoo, for instance `from_larq_zoo("QuickNet", 224)`; as `from_keras`."""
+        import larq_zoo
+
+        networks = {
+            n: f
+            for module in (larq_zoo.sota, larq_zoo.literature)
+            for n, f in vars(module).items()
+            if n[0].isupper() and callable(f)
+        }
+        network = lookup("larq-zoo network", name, networks)
+
+        def build(weights, include_top):
+            shape = (224, 224, 3)
+            return network(input_shape=shape, weights=weights, include_top=include_top, **kwargs)
+
+        if weights in (None, "imagenet"):
+            encoder = build(weights, include_top=False)
+        else:
+            encoder = build(None, include_top=False)
+            load_weights(encoder, weights, lambda: build(None, include_top=True))
+        return cls(encoder, image_size, preprocessing or "torch")
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike,
+        image_size: int,
+        preprocessing: str | None = None,
+        allow_custom_code: bool = False,
+    ) -> "Teacher":
+        """A whole saved Keras model (`.keras`, `.h5` or SavedModel) whose output is the encoding.
+
+        Args:
+            path: the file; read without executing anything from it.
+            image_size: side in pixels of the images that the encoder sees.
+            preprocessing: "tf" where None.
+            allow_custom_code: also load Lambda layers and classes that Keras and Larq do not know.
+
+        Raises:
+            ValueError, FileNotFoundError: as `candle_tf.model_files.load_model`.
+        """
+        encoder = load_model(path, allow_custom_code)
+        if len(encoder.outputs or []) != 1 or encoder.output.shape.rank not in (2, 4):
+            raise ValueError(
+                f"{path} does not end in one feature map or embedding: cut the network after its "
+                "last feature layer with tf.keras.Model(model.input, layer.output) and save that."
+            )
+        return cls(encoder, image_size, preprocessing or "tf")
+
+    @property
+    def width(self) -> int:
+        """The number of features."""
+        return self.encoder.output_shape[-1]
+
+    def call(self, images: tf.Tensor, image_size: tf.Tensor | int | None = None):
+        """Images at their own size -> (features, logits), seen at `image_size` pixels."""
+        features = self.embed(images, image_size)
+        return features, self.classifier(features)
+
+    def embed(self, images: tf.Tensor, image_size: tf.Tensor | int | None = None) -> tf.Tensor:
+        """Pooled features float (batch, width)."""
+        images = resize(images, self.image_size if image_size is None else image_size)
+        encoded = self.encoder(self.preprocessing(images), training=False)
+        return tf.reduce_mean(encoded, axis=(1, 2)) if encoded.shape.rank == 4 else encoded
+
+    def calibrate(
+        self,
+        train: tf.data.Dataset,
+        class_counts: Sequence[int],
+        epochs: int = 30,
+        loss: str = "balanced_softmax",
+        label_smoothing: tuple[float, float] = (0.05, 0.1),
+        views: int = 1,
+        batch_size: int = 128,
+        learning_rate: float = 3e-3,
+        seed: int = 0,
+        verbose="auto",
+    ) -> tf.keras.callbacks.History:
+        """Trains a new classifier on the frozen encoder's features, computed once.
+
+        Args:
+            train: batches of (images, labels), each training image once (or the same number of
+                times, as augmented views). Read `views` times.
+            class_counts: training images per class, (classes,).
+            epochs: passes over the features.
+            loss: "balanced_softmax" (BALMS) on instance-balanced batches, or
+                "label_aware_smoothing" on class-balanced ones with learnable weight
+                scaling (MiSLAS, stage 2).
+            label_smoothing: (head, tail) factors of label-aware smoothing.
+            views: how often `train` is read; worth more than 1 where it augments.
+            batch_size, learning_rate: of the classifier's Adam, annealed by cosine to 0.
+            seed: of the classifier's initial weights and the order of the features.
+
+        Returns:
+            The classifier's training history.
+
+        Raises:
+            ValueError: for an empty class, counts that do not match the labels, a label out of
+                range or an image with NaN or Inf (named by its index).
+        """
+        smoothed = loss == "label_aware_smoothing"
+        objective = lookup(
+            "calibration",
+            loss,
+            {
+                "balanced_softmax": losses.BalancedSoftmax(class_counts),
+                "label_aware_smoothing": losses.LabelAwareSmoothing(class_counts, *label_smoothing),
+            },
+        )
+        features, labels = self.encode_dataset(train, class_counts, views, verbose)
+        features = tf.constant(features)  # captured once, not copied into the graph
+        new_classifier = classifiers.scaled_linear if smoothed else classifiers.linear
+        classifier = new_classifier(self.width, len(class_counts), seed)
+        sampler = "class_balanced" if smoothed else "instance_balanced"
+        per_epoch = len(labels) // views
+
+        def epoch(number):
+            order = epoch_order(labels, sampler, tf.random.fold_in([seed, 2], number))
+            return tf.data.Dataset.from_tensor_slices(order[:per_epoch])
+
+        stream = tf.data.Dataset.range(epochs).flat_map(epoch).batch(batch_size)
+        batches = stream.map(lambda i: (tf.gather(features, i), tf.gather(labels, i)))
+        steps = -(-per_epoch // batch_size)
+        schedule = tf.keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
+        classifier.compile(tf.keras.optimizers.Adam(schedule), objective, metrics=["accuracy"])
+        history = classifier.fit(
+            batches.repeat(), epochs=epochs, steps_per_epoch=steps, verbose=verbose
+        )
+        # A fresh one without optimizer and metrics, which would be saved with the teacher.
+        self.classifier = new_classifier(self.width, len(class_counts))
+        self.classifier.set_weights(classifier.get_weights())
+        self.classifier.trainable = False
+        self.class_counts = [int(n) for n in class_counts]
+        return history
+
+    def encode_dataset(
+        self, dataset: tf.data.Dataset, class_counts: Sequence[int], views: int, verbose
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Features (n * views, width) and labels of a data set, checked as `calibrate` promises."""
+        embed = tf.function(self.embed)
+        features, labels, seen = [], [], 0
+        progress = tf.keras.utils.Progbar(None, verbose=int(verbose != 0), unit_name="batch")
+        for _ in range(views):
+            for images, batch_labels in dataset:
+                batch_labels = batch_labels.numpy().reshape(-1).astype(np.int64)
+                check_images(images, seen)
+                check_labels(batch_labels, len(class_counts), f"examples from {seen}")
+                features.append(embed(images).numpy())
+                labels.append(batch_labels)
+                seen += len(batch_labels)
+                progress.add(1)
+        labels = np.concatenate(labels) if labels else np.zeros(0, np.int64)
+        found = np.bincount(labels, minlength=len(class_counts))
+        times = max(1, round(len(labels) / np.sum(class_counts)))
+        if (found != times * np.asarray(class_counts)).any():
+            c = np.flatnonzero(found != times * np.asarray(class_counts))[0]
+            raise ValueError(
+                f"class_counts says {class_counts[c]} images of class {c} but the data holds "
+                f"{found[c] / times:g}: count the labels of the very data set that is passed."
+            )
+        return np.concatenate(features), labels
+
+    def check_calibrated(self, num_classes: int):
+        """Refuses a teacher that has no classifier, or one for other classes than the student's."""
+        if self.classifier is None:
+            raise ValueError("The teacher is not calibrated: call teacher.calibrate(...) first.")
+        if len(self.class_counts) != num_classes:
+            raise ValueError(
+                f"The teacher is calibrated for {len(self.class_counts)} classes but the student "
+                f"has {num_classes}: build the student with the same num_classes."
+            )
+
+    def get_config(self):
+        serialize = tf.keras.saving.serialize_keras_object
+        return {
+            "encoder": serialize(self.encoder),
+            "image_size": self.image_size,
+            "preprocessing": self.preprocessing.mode,
+            "classifier": self.classifier and serialize(self.classifier),
+            "class_counts": self.class_counts,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        deserialize = tf.keras.saving.deserialize_keras_object
+        teacher = cls(
+            deserialize(config["encoder"], custom_objects),
+            config["image_size"],
+            config["preprocessing"],
+        )
+        if config["classifier"] is not None:
+            teacher.classifier = deserialize(config["classifier"], custom_objects)
+            teacher.classifier.trainable = False
+            teacher.class_counts = config["class_counts"]
+        return teacher
+
+
+def check_images(images: tf.Tensor, first: int):
+    """Refuses NaN and Inf, naming the first such image by its index in the stream."""
+    finite = tf.reduce_all(tf.math.is_finite(images), axis=(1, 2, 3)).numpy()
+    if not finite.all():
+        raise ValueError(
+            f"Image {first + int(np.argmin(finite))} of the stream holds NaN or Inf: images are "
+            "finite float32 RGB in [0, 255]; repair it or leave it out."
+        )
+
+
+def preprocessing_of(preprocess_input) -> str:
+    """Which mode of Keras' preprocessing a network's own `preprocess_input` is, by trying it."""
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 2, 2, 3)).astype(np.float32)
+    own = np.asarray(preprocess_input(pixels.copy()))
+    for mode in PREPROCESSING:
+        if np.allclose(own, Preprocessing(mode)(tf.constant(pixels)), atol=1e-3):
+            return mode
+    raise ValueError("The network has a preprocessing of its own: pass preprocessing explicitly.")
+
+
+def load_weights(encoder: tf.keras.Model, path: str, build_with_top):
+    """Loads a weights file of the encoder, or of the whole network that it is the bottom of."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"Teacher weights {path} do not exist: check the path.")
+    try:
+        encoder.load_weights(path)
+    except ValueError as without_top:
+        whole = build_with_top()
+        try:
+            whole.load_weights(path)
+        except ValueError:
+            raise ValueError(
+                f"{path} does not hold weights of {encoder.name!r} ({without_top}): check the "
+                "network's name and its arguments."
+            ) from without_top
+        encoder.set_weights(whole.get_weights()[: len(encoder.weights)])
