@@ -1,0 +1,76 @@
+"""The student alone, as files that run without Keras, Larq or this library."""
+
+import os
+import shutil
+from collections.abc import Sequence
+
+import tensorflow as tf
+from candle_tf.resolution import resize
+
+
+def replace_directory(written: str, path: str):
+    """Renames the finished directory `written` to `path`, in place of what stood there."""
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    os.replace(written, path)
+
+
+def export_saved_model(
+    student: tf.keras.Model,
+    path: str | os.PathLike,
+    image_size: int,
+    class_names: Sequence[str] | None = None,
+):
+    """Writes a TensorFlow SavedModel of the student.
+
+    Signatures `serving_default` (float32) and `serving_uint8` (uint8) take `images`, RGB in
+    [0, 255], (batch, height, width, 3) of any size, and give `classes` int64 (batch,) and
+    `probabilities` float32 (batch, classes). The asset `class_names.txt` holds a name a line.
+
+    Args:
+        student: Keras model from images (batch, image_size, image_size, 3) to logits.
+        path: directory to write; what stands there is replaced once the new one is complete.
+        image_size: side in pixels that images are resized to.
+        class_names: names in class order; the numbers by default.
+    """
+    path = os.path.normpath(os.fspath(path))
+    classes = student.output_shape[-1]
+    names = [str(name) for name in (class_names if class_names is not None else range(classes))]
+    if len(names) != classes:
+        raise ValueError(
+            f"class_names has {len(names)} names but the student has {classes} classes."
+        )
+
+    def predict(images):
+        logits = student(resize(images, image_size), training=False)
+        return {"classes": tf.argmax(logits, -1), "probabilities": tf.nn.softmax(logits)}
+
+    def signature(dtype, prepare):
+        spec = tf.TensorSpec((None, None, None, 3), dtype, name="images")
+        return tf.function(lambda images: predict(prepare(images)), input_signature=[spec])
+
+    written = f"{path}.{os.getpid()}.tmp"
+    os.makedirs(written)
+    try:
+        names_file = os.path.join(written, "class_names.txt")
+        with open(names_file, "w", encoding="utf-8") as file:
+            file.write("\n".join(names) + "\n")
+        module = tf.Module()
+        # Variables instead of the Keras model: the file needs no Keras and no Larq to load.
+        module.parameters = student.variables
+        module.class_names = tf.saved_model.Asset(names_file)
+        module.serving_default = signature(tf.float32, tf.identity)
+        module.serving_uint8 = signature(tf.uint8, lambda images: tf.cast(images, tf.float32))
+        tf.saved_model.save(
+            module,
+            written,
+            signatures={
+                "serving_default": module.serving_default,
+                "serving_uint8": module.serving_uint8,
+            },
+            options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+        )
+        os.remove(names_file)  # the asset is a copy of it
+        replace_directory(written, path)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)

@@ -1,0 +1,297 @@
+"""The two models that `fit` trains: a student alone, and CANDLE's student beside its teacher."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+from candle_tf import losses
+from candle_tf.balancer import AdversarialBalancer
+from candle_tf.export import export_saved_model
+from candle_tf.resolution import RandomResolution, resize, split_at_features
+from candle_tf.teacher import Teacher
+
+
+@tf.keras.saving.register_keras_serializable("candle_tf")
+class StudentModel(tf.keras.Model):
+    """A student trained with compile's loss, on batches of a random resolution.
+
+    Args:
+        student: Keras model from images in [0, 255] to logits, with a layer named `features`.
+        resolutions: input sizes to draw from; the base size alone by default.
+        image_size: the base size, used by evaluate, predict and export; the student's own input
+            size by default.
+        seed: of the drawn resolutions.
+
+    Raises:
+        ValueError: if the student has no `features`, or cannot work at every resolution.
+    """
+
+    def __init__(
+        self,
+        student: tf.keras.Model,
+        resolutions: Sequence[int] | None = None,
+        image_size: int | None = None,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        base = image_size or student.input_shape[1]
+        if base is None:
+            raise ValueError(
+                "The student takes any size: give image_size, its base size in pixels."
+            )
+        self.student = student
+        self.resolution = RandomResolution(resolutions or (base,), base, seed)
+        encoder, classifier = split_at_features(student)
+        check_smallest(encoder, self.resolution)
+        # Functions, not models: Keras would track (and save) the shared layers a second time.
+        self.encode = lambda images, training: encoder(images, training=training)
+        self.classify = lambda features: classifier(features)
+
+    def compile(self, optimizer="adam", loss=None, **kwargs):
+        """As Keras', with cross-entropy of the logits as the default loss."""
+        serialize = tf.keras.saving.serialize_keras_object
+        self.compiled_with = {k: serialize(v) for k, v in {"loss": loss, **kwargs}.items()}
+        loss = loss or tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        build_optimizer(self.optimizer, self.theta())
+
+    def get_compile_config(self):
+        optimizer = tf.keras.saving.serialize_keras_object(self.optimizer)
+        return {"optimizer": optimizer, **self.compiled_with}
+
+    def compile_from_config(self, config):
+        deserialize = tf.keras.saving.deserialize_keras_object
+        self.compile(**{key: deserialize(value) for key, value in config.items()})
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Logits (batch, classes) of the student at its base size."""
+        return self.student(resize(images, self.resolution.base), training=training)
+
+    def train_step(self, data):
+        images, labels, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
+        size = self.resolution.draw(self.optimizer.iterations)
+        with tf.GradientTape() as tape:
+            logits = self.classify(self.encode(resize(images, size), training=True))
+            loss = self.compute_loss(images, labels, logits, sample_weight)
+        self.optimizer.minimize(loss, self.theta(), tape=tape)
+        return self.compute_metrics(images, labels, logits, sample_weight)
+
+    def theta(self) -> list[tf.Variable]:
+        """The variables that descend on the loss."""
+        return self.student.trainable_variables
+
+    def trained_parts(self) -> dict:
+        """Everything that training changes, by name, as a checkpoint wants it."""
+        return {"student": self.student, "optimizer": self.optimizer}
+
+    def export(self, filepath: str, class_names: Sequence[str] | None = None):
+        """Writes the student alone as a SavedModel: see `candle_tf.export.export_saved_model`."""
+        export_saved_model(self.student, filepath, self.resolution.base, class_names)
+
+    def get_config(self):
+        return {
+            "student": tf.keras.saving.serialize_keras_object(self.student),
+            "resolutions": self.resolution.sizes,
+            "image_size": self.resolution.base,
+            "seed": self.resolution.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        nested = ("student", "teacher", "balancer")
+        return cls(
+            **{
+                key: tf.keras.saving.deserialize_keras_object(value, custom_objects)
+                if key in nested and isinstance(value, dict)
+                else value
+                for key, value in config.items()
+            }
+        )
+
+
+@tf.keras.saving.register_keras_serializable("candle_tf")
+class CandleModel(StudentModel):
+    """A binary student distilled from a calibrated, frozen teacher (arXiv 2404.00285).
+
+    For one batch at a random resolution, with lambda in (0, 1) from the balancer:
+
+        L_KL = T^2 KL(softmax(z_T / T) || softmax(z_S / T))
+        L_FS = 2 - 2 cos(a(f(x)), g(x))
+        L    = lambda L_KL + (1 - lambda) L_FS
+
+    theta (student and adapter a) descends on L, phi (balancer) ascends on it, in one step. A loss
+    given to `compile` is added to L, times `label_weight`; by default there is no label term, and
+    `evaluate` then reports the cross-entropy.
+
+    Args:
+        teacher: a calibrated `Teacher`; frozen on entry.
+        student: as in `StudentModel`. `evaluate`, `predict` and `export` are the student's.
+        resolutions: student input sizes to draw from; the teacher's scale in proportion.
+        balancer: an `AdversarialBalancer` (by default, one lambda a batch), or a fixed lambda. At
+            1.0 only the KL term trains. At 0.0 only the feature term trains the encoder, and the
+            classifier, which that term cannot reach, follows L_KL on detached features.
+        temperature: T.
+        prior_adjusted: add the log prior of the class counts that calibrated the teacher to both
+            sides of the KL, so that the student's own logits stay balanced.
+        label_weight: of the loss given to `compile`.
+        image_size, seed: as in `StudentModel`.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        student: tf.keras.Model,
+        resolutions: Sequence[int] | None = None,
+        balancer: AdversarialBalancer | float | None = None,
+        temperature: float = 2.0,
+        prior_adjusted: bool = False,
+        label_weight: float = 1.0,
+        image_size: int | None = None,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(student, resolutions, image_size, seed, **kwargs)
+        teacher.check_calibrated(num_classes=student.output_shape[-1])
+        teacher.trainable = False
+        self.teacher = teacher
+        self.balancer = AdversarialBalancer(seed=seed) if balancer is None else balancer
+        self.fixed_lambda = balancer if isinstance(balancer, (int, float)) else None
+        if self.fixed_lambda is not None and not 0.0 <= self.fixed_lambda <= 1.0:
+            raise ValueError(f"A fixed lambda lies in [0, 1], not {balancer}.")
+        self.temperature, self.label_weight = temperature, label_weight
+        self.prior_adjusted = prior_adjusted
+        self.log_prior = losses.log_prior(teacher.class_counts) if prior_adjusted else None
+        self.adapter = tf.keras.Sequential(
+            [
+                tf.keras.layers.Dense(
+                    teacher.width, kernel_initializer=tf.keras.initializers.GlorotUniform(seed)
+                ),
+                tf.keras.layers.BatchNormalization(momentum=0.9),
+                tf.keras.layers.LeakyReLU(),
+            ],
+            name="adapter",
+        )
+        self.adapter.build((None, student.get_layer("features").output_shape[-1]))
+        if self.fixed_lambda is None:
+            self.balancer.build(None)
+        self.means = {
+            name: tf.keras.metrics.Mean(name=name)
+            for name in ("objective", "kl", "feature", "lambda", "resolution")
+        }
+
+    def compile(self, optimizer="adam", loss=None, balancer_optimizer=None, **kwargs):
+        """As Keras', with `balancer_optimizer` for phi (Adam at 1e-3 by default)."""
+        super().compile(optimizer, loss, **kwargs)
+        self.has_label_term = loss is not None
+        self.balancer_optimizer = tf.keras.optimizers.get(
+            balancer_optimizer or tf.keras.optimizers.Adam(1e-3)
+        )
+        build_optimizer(self.balancer_optimizer, self.phi())
+
+    def get_compile_config(self):
+        own = tf.keras.saving.serialize_keras_object(self.balancer_optimizer)
+        return {**super().get_compile_config(), "balancer_optimizer": own}
+
+    def train_step(self, data):
+        images, labels, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
+        size = self.resolution.draw(self.optimizer.iterations)
+        teacher_features, teacher_logits = self.teacher(images, self.teacher_size(size))
+        with tf.GradientTape() as tape:
+            features = self.encode(resize(images, size), training=True)
+            adapted = self.adapter(features, training=True)
+            logits = self.classify(
+                tf.stop_gradient(features) if self.fixed_lambda == 0.0 else features
+            )
+            kl = losses.kl_divergence(teacher_logits, logits, self.temperature, self.log_prior)
+            feature = losses.feature_similarity(adapted, teacher_features)
+            lambda_ = self.weight_of_kl(kl, feature)
+            kl_weight = 1.0 if self.fixed_lambda == 0.0 else lambda_
+            loss = batch_mean(kl_weight * kl + (1.0 - lambda_) * feature, sample_weight)
+            if self.has_label_term:
+                loss += self.label_weight * self.compute_loss(images, labels, logits, sample_weight)
+            objective = loss / self.distribute_strategy.num_replicas_in_sync
+        theta = self.theta()
+        phi = self.phi()
+        gradients = tape.gradient(objective, theta + phi)
+        self.optimizer.apply_gradients(zip(gradients[: len(theta)], theta))
+        if phi:
+            ascent = [-gradient for gradient in gradients[len(theta) :]]
+            self.balancer_optimizer.apply_gradients(zip(ascent, phi))
+        values = (loss, kl, feature, lambda_, size)
+        for mean, value in zip(self.means.values(), values):
+            mean.update_state(value)
+        logs = self.compute_metrics(images, labels, logits, sample_weight)
+        own = {name: mean.result() for name, mean in self.means.items()}
+        return {**logs, "loss": own.pop("objective"), **own}
+
+    def compute_metrics(self, x, y, y_pred, sample_weight):
+        """The student's metrics: the means of a training step have no meaning in `evaluate`."""
+        logs = super().compute_metrics(x, y, y_pred, sample_weight)
+        return {name: value for name, value in logs.items() if name not in self.means}
+
+    def theta(self):
+        return super().theta() + self.adapter.trainable_variables
+
+    def phi(self) -> list[tf.Variable]:
+        """The variables that ascend on the loss."""
+        return self.balancer.trainable_variables if self.fixed_lambda is None else []
+
+    def trained_parts(self):
+        parts = {**super().trained_parts(), "adapter": self.adapter}
+        if self.fixed_lambda is None:
+            parts.update(balancer=self.balancer, balancer_optimizer=self.balancer_optimizer)
+        return parts
+
+    def weight_of_kl(self, kl: tf.Tensor, feature: tf.Tensor) -> tf.Tensor | float:
+        """lambda: () or, per sample, (batch,)."""
+        return self.balancer((kl, feature)) if self.fixed_lambda is None else self.fixed_lambda
+
+    def teacher_size(self, size: tf.Tensor | int) -> tf.Tensor | int:
+        """The teacher's input size, in proportion to the student's."""
+        ratio = self.teacher.image_size / self.resolution.base
+        if isinstance(size, int):
+            return round(ratio * size)
+        return tf.cast(tf.round(ratio * tf.cast(size, tf.float32)), tf.int32)
+
+    def get_config(self):
+        fixed = self.fixed_lambda
+        return {
+            **super().get_config(),
+            "teacher": tf.keras.saving.serialize_keras_object(self.teacher),
+            "balancer": tf.keras.saving.serialize_keras_object(self.balancer)
+            if fixed is None
+            else fixed,
+            "temperature": self.temperature,
+            "prior_adjusted": self.prior_adjusted,
+            "label_weight": self.label_weight,
+        }
+
+
+def build_optimizer(optimizer, variables: list[tf.Variable]):
+    """Creates the optimizer's slots now, so that a saved state finds them; legacy ones need not."""
+    if isinstance(optimizer, tf.keras.optimizers.Optimizer):
+        optimizer.build(variables)
+
+
+def batch_mean(values: tf.Tensor, sample_weight: tf.Tensor | None) -> tf.Tensor:
+    """The sum of the weighted values over the batch size, as Keras reduces a loss."""
+    if sample_weight is not None:
+        values *= tf.cast(tf.reshape(sample_weight, [-1]), values.dtype)
+    return tf.reduce_mean(values)
+
+
+def check_smallest(encoder: tf.keras.Model, resolution: RandomResolution):
+    """Refuses a size that the encoder's strides would reduce to less than one pixel."""
+    smallest = resolution.sizes[0]
+    feature_map = encoder.get_layer("features").get_input_at(-1)
+    if feature_map.shape.rank != 4:
+        return
+    probe = tf.keras.Model(encoder.input, feature_map)
+    stride = (
+        resolution.base / probe.compute_output_shape((1, resolution.base, resolution.base, 3))[1]
+    )
+    if smallest < stride:
+        raise ValueError(
+            f"Resolution {smallest} is smaller than the student can downsample: it reduces images "
+            f"{stride:g}-fold, so resolutions start at {stride:g}."
+        )

@@ -1,0 +1,504 @@
+"""The training steps against the method's equations, written out here from the raw weights."""
+
+import json
+import os
+import subprocess
+import sys
+
+import candle_tf
+import numpy as np
+import pytest
+import tensorflow as tf
+from candle_tf import AdversarialBalancer, CandleModel, StudentModel, Teacher
+from candle_tf.metrics import ShotAccuracy
+from candle_tf.students import resnet_e
+
+layers = tf.keras.layers
+BASE, TEACHER_SIZE, CLASSES, WIDTH = 16, 24, 4, 8
+COUNTS = [120, 60, 30, 6]
+RNG = np.random.default_rng(0)
+# Images of different colours: pooled features of plain noise would all be the same.
+IMAGES = RNG.uniform(0, 255, (8, 1, 1, 3)) * RNG.uniform(0, 1, (8, BASE, BASE, 3))
+IMAGES = IMAGES.astype(np.float32)
+LABELS = np.array([0, 1, 2, 3, 0, 1, 2, 0])
+CROSS_ENTROPY = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def smooth_student(size: int | None = BASE, classes: int = CLASSES):
+    """No quantizers, no batch norm: its loss is differentiable wherever a step may go."""
+    tf.keras.utils.set_random_seed(1)
+    return tf.keras.Sequential(
+        [
+            tf.keras.Input((size, size, 3)),
+            layers.Rescaling(1 / 127.5, -1.0),
+            layers.Conv2D(4, 3, 2, "same", activation="tanh"),
+            layers.Conv2D(6, 3, 2, "same", activation="sigmoid"),
+            layers.GlobalAveragePooling2D(name="features"),
+            layers.Dense(classes),
+        ]
+    )
+
+
+def make_teacher() -> Teacher:
+    """A random encoder whose batch norm would notice a step in training mode."""
+    tf.keras.utils.set_random_seed(2)
+    encoder = tf.keras.Sequential(
+        [
+            tf.keras.Input((None, None, 3)),
+            layers.Conv2D(WIDTH, 3, 2, activation="relu"),
+            layers.BatchNormalization(moving_mean_initializer="random_normal"),
+        ]
+    )
+    teacher = Teacher(encoder, TEACHER_SIZE)
+    teacher.classifier = candle_tf.classifiers.linear(WIDTH, CLASSES, seed=3)
+    teacher.class_counts = COUNTS
+    return teacher
+
+
+def make_candle(student=smooth_student, per_sample=False, **kwargs) -> CandleModel:
+    if per_sample:
+        kwargs["balancer"] = AdversarialBalancer(per_sample=True)
+    return CandleModel(make_teacher(), student(), **kwargs)
+
+
+def sgd(lr: float) -> dict:
+    return {
+        "optimizer": tf.keras.optimizers.SGD(lr),
+        "balancer_optimizer": tf.keras.optimizers.SGD(lr),
+    }
+
+
+def batches(size: int = BASE, count: int = 4) -> tf.data.Dataset:
+    images = tf.image.resize(IMAGES, (size, size))
+    return tf.data.Dataset.from_tensors((images, LABELS)).repeat(count)
+
+
+def formula(
+    model,
+    temperature=2.0,
+    fixed=None,
+    per_sample=False,
+    prior=0.0,
+    label_weight=0.0,
+    sample_weight=1.0,
+    size=BASE,
+):
+    """method.md, section 2, for one batch: {"loss", "kl", "feature", "lambda"}."""
+
+    def scaled(side):
+        return tf.image.resize(IMAGES, (side, side), antialias=True)
+
+    def dense(x, kernel, bias):
+        return x @ kernel + bias
+
+    g = tf.reduce_mean(model.teacher.encoder(scaled(size * 3 // 2) / 127.5 - 1.0), (1, 2))
+    z_t = dense(g, *model.teacher.classifier.weights)
+    *encoder, classifier = model.student.layers
+    f = scaled(size)
+    for layer in encoder:
+        f = layer(f)
+    z_s = classifier(tf.stop_gradient(f) if fixed == 0.0 else f)
+
+    kernel, bias, gamma, beta = model.adapter.trainable_variables
+    a = dense(f, kernel, bias)
+    mean, variance = tf.nn.moments(a, 0)
+    a = (a - mean) / tf.sqrt(variance + 1e-3) * gamma + beta
+    a = tf.where(a > 0, a, 0.3 * a)
+
+    p, q = (tf.nn.softmax(z / temperature + prior) for z in (z_t, z_s))
+    kl = temperature**2 * tf.reduce_sum(p * tf.math.log(p / q), -1)
+    cosine = tf.reduce_sum(a * g, -1) / (tf.norm(a, axis=-1) * tf.norm(g, axis=-1))
+    feature = 2 - 2 * cosine
+
+    lambda_ = fixed
+    if fixed is None:
+        read = tf.stop_gradient(tf.stack([kl, feature], -1))
+        read = read if per_sample else tf.reduce_mean(read, 0, keepdims=True)
+        *hidden, last = zip(model.balancer.weights[::2], model.balancer.weights[1::2])
+        for kernel, bias in hidden:
+            read = tf.nn.relu(dense(read, kernel, bias))
+        lambda_ = tf.nn.softmax(dense(read, *last))[:, 0]
+
+    # At lambda 0 the classifier, cut off from the encoder, still follows the KL.
+    total = (1.0 if fixed == 0.0 else lambda_) * kl + (1 - lambda_) * feature
+    log_likelihood = tf.gather(tf.nn.log_softmax(z_s), LABELS, batch_dims=1)
+    total = sample_weight * (total - label_weight * log_likelihood)
+    values = {"loss": total, "kl": kl, "feature": feature, "lambda": lambda_}
+    return {name: tf.reduce_mean(value) for name, value in values.items()}
+
+
+def log_prior():
+    return np.log(np.float32(COUNTS) / sum(COUNTS))
+
+
+HALF = np.float32([1, 1, 0, 1, 0, 0, 1, 0])
+STEPS = {  # name: (arguments of CandleModel, of compile, what the formula knows of them)
+    "adversarial": ({}, {}, {}),
+    "per sample": ({"per_sample": True}, {}, {"per_sample": True}),
+    "fixed": ({"balancer": 0.3}, {}, {"fixed": 0.3}),
+    "kl only": ({"balancer": 1.0}, {}, {"fixed": 1.0}),
+    "feature only": ({"balancer": 0.0}, {}, {"fixed": 0.0}),
+    "temperature": ({"temperature": 4.0}, {}, {"temperature": 4.0}),
+    "prior": ({"prior_adjusted": True}, {}, {"prior": log_prior()}),
+    "label": ({}, {"loss": CROSS_ENTROPY}, {"label_weight": 1.0}),
+    "weighted label": ({"label_weight": 0.3}, {"loss": CROSS_ENTROPY}, {"label_weight": 0.3}),
+    "sample weights": ({}, {"loss": CROSS_ENTROPY}, {"sample_weight": HALF, "label_weight": 1.0}),
+    "weights of 2": ({"balancer": 0.3}, {}, {"fixed": 0.3, "sample_weight": np.full(8, 2.0, "f")}),
+    "small size": ({"resolutions": (12, 16, 20), "seed": 0}, {}, {"size": 12}),
+    "large size": ({"resolutions": (12, 16, 20), "seed": 1}, {}, {"size": 20}),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_follows_the_formula(name):
+    arguments, compiled, known = STEPS[name]
+    model = make_candle(**arguments)
+    model.compile(**sgd(1.0), **compiled, run_eagerly=True)
+    theta = model.student.trainable_variables + model.adapter.trainable_variables
+    phi = [] if "fixed" in known else model.balancer.trainable_variables
+    assert len(theta) == 10 and len(phi) in (0, 10)
+    with tf.GradientTape() as tape:
+        expected = formula(model, **known)
+    gradients = tape.gradient(expected["loss"], theta + phi)
+    before = [variable.numpy() for variable in theta + phi]
+
+    weight = known.get("sample_weight")
+    logs = model.train_on_batch(IMAGES, LABELS, weight, return_dict=True)
+    for key, value in expected.items():
+        np.testing.assert_allclose(logs[key], value, rtol=1e-4, err_msg=key)
+    assert logs["resolution"] == known.get("size", BASE)
+    signs = [-1.0] * len(theta) + [1.0] * len(phi)
+    for variable, old, gradient, sign in zip(theta + phi, before, gradients, signs):
+        np.testing.assert_allclose(
+            variable - old, sign * gradient, rtol=1e-3, atol=1e-5, err_msg=variable.name
+        )
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_theta_descends_and_phi_ascends(per_sample):
+    model = make_candle(per_sample=per_sample)
+    model.compile(**sgd(1e-2), run_eagerly=True)
+    phi = model.balancer.trainable_variables
+    theta = model.student.trainable_variables + model.adapter.trainable_variables
+
+    def loss_at(**values):
+        for variables, numbers in ((theta, values["theta"]), (phi, values["phi"])):
+            for variable, number in zip(variables, numbers):
+                variable.assign(number)
+        return float(formula(model, per_sample=per_sample)["loss"])
+
+    theta0, phi0 = [v.numpy() for v in theta], [v.numpy() for v in phi]
+    model.train_on_batch(IMAGES, LABELS)
+    theta1, phi1 = [v.numpy() for v in theta], [v.numpy() for v in phi]
+    start = loss_at(theta=theta0, phi=phi0)
+    assert loss_at(theta=theta1, phi=phi0) < start - 1e-5
+    assert loss_at(theta=theta0, phi=phi1) > start + 1e-5
+
+
+@pytest.mark.parametrize("fixed, moved", [(0.0, "feature"), (1.0, "kl")])
+def test_one_term_alone_trains_the_encoder(fixed, moved):
+    model = make_candle(balancer=fixed)
+    model.compile(**sgd(1.0), run_eagerly=True)
+    *encoder, kernel, bias = model.student.trainable_variables
+    with tf.GradientTape(persistent=True) as tape:
+        terms = formula(model, fixed=0.5)
+    alone = tape.gradient(terms[moved], encoder)
+    by_kl = tape.gradient(terms["kl"], [kernel, bias])
+    before = [v.numpy() for v in (*encoder, kernel, bias)]
+    model.train_on_batch(IMAGES, LABELS)
+    for variable, old, gradient in zip((*encoder, kernel, bias), before, alone + by_kl):
+        assert np.abs(gradient).max() > 1e-4, "no gradient: this test proves nothing"
+        np.testing.assert_allclose(old - variable, gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_a_weight_of_zero_leaves_examples_out():
+    """Of the student alone: CANDLE's adapter and lambda still read the whole batch."""
+    kept = HALF > 0
+    weights = []
+    for images, labels, weight in [
+        (IMAGES, LABELS, HALF),
+        (IMAGES[kept], LABELS[kept], np.full(4, 0.5, np.float32)),  # a mean over 8, not over 4
+    ]:
+        model = StudentModel(smooth_student())
+        model.compile(tf.keras.optimizers.SGD(1.0), run_eagerly=True)
+        model.train_on_batch(images, labels, weight)
+        weights.append(model.student.get_weights())
+    for with_zeros, without in zip(*weights):
+        np.testing.assert_allclose(with_zeros, without, atol=1e-6)
+
+
+def test_the_student_alone_descends_on_the_cross_entropy():
+    model = StudentModel(smooth_student(), resolutions=(12, 16, 20), seed=1)
+    model.compile(tf.keras.optimizers.SGD(1.0), run_eagerly=True)
+    theta = model.student.trainable_variables
+    with tf.GradientTape() as tape:
+        x = tf.image.resize(IMAGES, (20, 20))
+        for layer in model.student.layers:
+            x = layer(x)
+        loss = -tf.reduce_mean(tf.gather(tf.nn.log_softmax(x), LABELS, batch_dims=1))
+    gradients = tape.gradient(loss, theta)
+    before = [v.numpy() for v in theta]
+    logs = model.train_on_batch(IMAGES, LABELS, return_dict=True)
+    np.testing.assert_allclose(logs["loss"], loss, rtol=1e-5)
+    for variable, old, gradient in zip(theta, before, gradients):
+        np.testing.assert_allclose(old - variable, gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_the_default_optimizers():
+    model = make_candle()
+    model.compile()
+    assert isinstance(model.balancer_optimizer, tf.keras.optimizers.Adam)
+    np.testing.assert_allclose(model.balancer_optimizer.learning_rate, 1e-3)
+    assert model.balancer_optimizer is not model.optimizer
+    assert not model.has_label_term
+
+
+def test_resolutions_neither_retrace_nor_touch_the_teacher():
+    model = make_candle(resolutions=(24, 32, 40), image_size=32)
+    model.compile(**sgd(1e-2))
+    teacher = [w.copy() for w in model.teacher.get_weights()]
+    assert not model.teacher.trainable_variables
+    sizes = model.fit(batches(40, 1).repeat(), epochs=12, steps_per_epoch=1, verbose=0)
+    sizes = sizes.history["resolution"]
+    draws = [int(model.resolution.draw(tf.constant(step, tf.int64))) for step in range(12)]
+    assert sizes == draws and set(sizes) == {24, 32, 40}
+    # Keras wraps the step in a function that it traces once, and once more to create variables.
+    traces = model.train_tf_function.experimental_get_tracing_count()
+    assert traces == 1
+    for before, after in zip(teacher, model.teacher.get_weights()):
+        np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("how", [{"steps_per_execution": 4}, {"run_eagerly": True}])
+def test_every_way_to_run_gives_the_same_losses(how, graph_history):
+    model = make_candle(resolutions=(12, 16, 20))
+    model.compile(**sgd(0.1), **how)
+    history = model.fit(batches(20, 8), epochs=2, verbose=0).history
+    assert history.keys() == graph_history.keys()
+    for name in history:
+        np.testing.assert_allclose(history[name], graph_history[name], rtol=1e-4, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def graph_history():
+    model = make_candle(resolutions=(12, 16, 20))
+    model.compile(**sgd(0.1))
+    return model.fit(batches(20, 8), epochs=2, verbose=0).history
+
+
+def test_fit_with_validation_metrics_and_callbacks(tmp_path):
+    model = make_candle()
+    model.compile("adam", metrics=["accuracy", ShotAccuracy(COUNTS)])
+    checkpoint = tf.keras.callbacks.ModelCheckpoint
+    callbacks = [
+        tf.keras.callbacks.EarlyStopping("kl", min_delta=1e9, patience=1),
+        checkpoint(f"{tmp_path}/{{epoch}}.weights.h5", save_weights_only=True),
+        checkpoint(f"{tmp_path}/best.keras", "val_accuracy", save_best_only=True),
+    ]
+    history = model.fit(
+        batches(), epochs=9, validation_data=batches(count=1), callbacks=callbacks, verbose=0
+    ).history
+    assert len(history["loss"]) == 2, "EarlyStopping did not stop"
+    evaluated = {"loss", "accuracy", "many", "medium", "few"}
+    own = {"kl", "feature", "lambda", "resolution"}
+    assert set(history) == evaluated | own | {f"val_{name}" for name in evaluated}
+
+    results = model.evaluate(IMAGES, LABELS, verbose=0, return_dict=True)
+    logits = model.student(IMAGES).numpy().astype(np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    hits = logits.argmax(-1) == LABELS
+    expected = {
+        "loss": -log_p[np.arange(8), LABELS].mean(),
+        "accuracy": hits.mean(),
+        "many": hits[LABELS == 0].mean(),
+        "medium": (hits[LABELS == 1].mean() + hits[LABELS == 2].mean()) / 2,
+        "few": hits[LABELS == 3].mean(),
+    }
+    assert results == pytest.approx(expected, rel=1e-5)
+    assert history["val_loss"][-1] == pytest.approx(expected["loss"], rel=1e-5)
+
+    fresh = make_candle()
+    fresh.load_weights(tmp_path / "2.weights.h5")
+    whole = tf.keras.models.load_model(tmp_path / "best.keras")
+    best = 1 + int(np.argmax(history["val_accuracy"]))
+    np.testing.assert_array_equal(fresh.predict(IMAGES, verbose=0), logits.astype(np.float32))
+    fresh.load_weights(tmp_path / f"{best}.weights.h5")
+    np.testing.assert_array_equal(
+        whole.predict(IMAGES, verbose=0), fresh.predict(IMAGES, verbose=0)
+    )
+
+
+def test_predict_is_the_student_at_its_base_size():
+    model = make_candle(resolutions=(12, 16, 20))
+    images = np.random.default_rng(1).uniform(0, 255, (3, 30, 26, 3)).astype(np.float32)
+    expected = model.student(tf.image.resize(images, (BASE, BASE), antialias=True))
+    np.testing.assert_allclose(model.predict(images, verbose=0), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".h5", ""])
+def test_weights_in_every_format(suffix, tmp_path):
+    trained = make_candle()
+    trained.compile(**sgd(0.5), run_eagerly=True)
+    trained.train_on_batch(IMAGES, LABELS)
+    path = str(tmp_path / f"weights{suffix}")
+    trained.save_weights(path)
+    other = make_candle()
+    assert not np.allclose(trained.predict(IMAGES, verbose=0), other.predict(IMAGES, verbose=0))
+    other.load_weights(path)
+    for name in ("student", "adapter", "balancer", "teacher"):
+        ours, theirs = (getattr(m, name).get_weights() for m in (trained, other))
+        assert len(ours) == len(theirs) > 0
+        for a, b in zip(ours, theirs):
+            np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def binary_student():
+    tf.keras.utils.set_random_seed(1)
+    return resnet_e(CLASSES, BASE, width=0.125)
+
+
+SAVED = {
+    "candle": (make_candle, {}),
+    "label term": (lambda: make_candle(label_weight=0.5), {"loss": CROSS_ENTROPY}),
+    "per sample": (lambda: make_candle(per_sample=True), {}),
+    "fixed": (lambda: make_candle(balancer=0.25, prior_adjusted=True, temperature=3.0), {}),
+    "resolutions": (lambda: make_candle(resolutions=(12, 16, 20), seed=4), {}),
+    "binary": (lambda: make_candle(binary_student), {}),
+    "student": (lambda: StudentModel(smooth_student(), (12, 16, 20), seed=4), {}),
+    "balanced softmax": (
+        lambda: StudentModel(binary_student()),
+        {"loss": candle_tf.losses.BalancedSoftmax(COUNTS)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_a_saved_model_goes_on_as_if_never_saved(name, tmp_path):
+    make, compiled = SAVED[name]
+    model = make()
+    model.compile("adam", metrics=["accuracy"], run_eagerly=True, **compiled)
+    for _ in range(2):
+        model.train_on_batch(IMAGES, LABELS)
+    model.save(tmp_path / "model.keras")
+    loaded = tf.keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded) is type(model)
+    assert getattr(loaded, "has_label_term", None) == getattr(model, "has_label_term", None)
+    np.testing.assert_array_equal(
+        loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0)
+    )
+    logs = [m.train_on_batch(IMAGES, LABELS, return_dict=True) for m in (model, loaded)]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-6)
+    for ours, theirs in zip(model.get_weights(), loaded.get_weights()):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("fixed", [None, 0.25])
+def test_config_rebuilds_the_model(fixed):
+    balancer = fixed or AdversarialBalancer(True, (3, 5), seed=7)
+    arguments = {"temperature": 3.0, "prior_adjusted": True, "label_weight": 0.5, "seed": 6}
+    model = make_candle(balancer=balancer, resolutions=(12, 16, 20), **arguments)
+    rebuilt = CandleModel.from_config(json.loads(json.dumps(model.get_config())))
+    for name in (*arguments, "resolutions", "image_size"):
+        assert list(np.ravel(rebuilt.get_config()[name])) == list(
+            np.ravel(model.get_config()[name])
+        )
+    assert rebuilt.fixed_lambda == fixed
+    if fixed is None:
+        assert rebuilt.balancer.per_sample and rebuilt.balancer.hidden == (3, 5)
+    assert rebuilt.teacher.class_counts == COUNTS
+    rebuilt.set_weights(model.get_weights())
+    np.testing.assert_array_equal(rebuilt(IMAGES), model(IMAGES))
+
+
+TWINS = np.concatenate([IMAGES[:4], IMAGES[:4]]), np.concatenate([LABELS[:4], LABELS[:4]])
+REPLICATED = {  # the adapter normalises each replica alone: equal halves, or no feature term
+    "adversarial": (make_candle, {}, TWINS),
+    "per sample": (lambda: make_candle(per_sample=True), {}, TWINS),
+    "kl only": (lambda: make_candle(balancer=1.0), {}, (IMAGES, LABELS)),
+    # BUG: the label term is divided by the number of replicas twice.
+    "label term": (lambda: make_candle(balancer=1.0), {"loss": CROSS_ENTROPY}, (IMAGES, LABELS)),
+    "resolutions": (lambda: make_candle(resolutions=(12, 16, 20), seed=1), {}, TWINS),
+    "student": (lambda: StudentModel(smooth_student()), {}, (IMAGES, LABELS)),
+}
+
+
+def train_on_one_and_two_replicas(directory):
+    """Run in a process of its own: the CPU is split before TensorFlow starts."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert two.num_replicas_in_sync == 2
+    for name, (make, compiled, batch) in REPLICATED.items():
+        for replicas, strategy in ((1, tf.distribute.get_strategy()), (2, two)):
+            with strategy.scope():
+                model = make()
+                optimizers = sgd(1.0) if isinstance(model, CandleModel) else {"optimizer": "sgd"}
+                model.compile(**optimizers, **compiled)
+            dataset = tf.data.Dataset.from_tensor_slices(batch).batch(8)
+            history = model.fit(dataset, verbose=0).history
+            trained = model.theta() + (model.phi() if isinstance(model, CandleModel) else [])
+            values = {f"variable {i}": v.numpy() for i, v in enumerate(trained)}
+            values |= {key: value[0] for key, value in history.items()}
+            np.savez(os.path.join(directory, f"{name} {replicas}.npz"), **values)
+
+
+@pytest.fixture(scope="module")
+def replicated(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("replicated")
+    code = "import sys, test_model; test_model.train_on_one_and_two_replicas(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, directory],
+        cwd=os.path.dirname(__file__),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return directory
+
+
+@pytest.mark.parametrize("name", REPLICATED)
+def test_two_replicas_step_like_one(name, replicated):
+    one, two = (np.load(replicated / f"{name} {replicas}.npz") for replicas in (1, 2))
+    assert sorted(one) == sorted(two) and len(one) > 6
+    for key in one:
+        np.testing.assert_allclose(two[key], one[key], rtol=1e-5, atol=1e-5, err_msg=key)
+
+
+def uncalibrated():
+    teacher = make_teacher()
+    teacher.classifier = None
+    return teacher
+
+
+def without_features():
+    return tf.keras.Sequential([tf.keras.Input((16, 16, 3)), layers.Flatten(), layers.Dense(4)])
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: CandleModel(uncalibrated(), smooth_student()), "not calibrated: call teacher.cal"),
+        (lambda: make_candle(lambda: smooth_student(classes=7)), "for 4 classes .* student has 7"),
+        (lambda: make_candle(without_features), "no layer named 'features'"),
+        (lambda: StudentModel(without_features()), "no layer named 'features'"),
+        (lambda: make_candle(resolutions=(3, 16, 20)), "Resolution 3 is smaller .* 4-fold"),
+        (lambda: make_candle(resolutions=(16, 20)), r"resolutions \(16, 20\) cannot cost the same"),
+        (lambda: make_candle(resolutions=(20,)), r"resolutions \(20,\) cannot cost the same"),
+        (lambda: make_candle(resolutions=(0, 16, 20)), "positive"),
+        (lambda: make_candle(balancer=1.5), r"\[0, 1\], not 1.5"),
+        (lambda: make_candle(balancer=-0.1), r"\[0, 1\], not -0.1"),
+        (lambda: make_candle(lambda: smooth_student(None)), "give image_size"),
+        (lambda: StudentModel(smooth_student(None)), "give image_size"),
+    ],
+)
+def test_what_cannot_work_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_student_of_any_size_takes_its_base_from_image_size():
+    model = make_candle(lambda: smooth_student(None), image_size=BASE)
+    images = tf.image.resize(IMAGES, (30, 30))
+    expected = model.student(tf.image.resize(images, (BASE, BASE), antialias=True))
+    np.testing.assert_allclose(model(images), expected, atol=1e-6)
