@@ -1,0 +1,431 @@
+"""The main job: data -> teacher -> calibrate -> distill -> evaluate -> export, in one workdir."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import larq as lq
+import numpy as np
+import tensorflow as tf
+from candle_tf import data, metrics
+from candle_tf.balancer import AdversarialBalancer
+from candle_tf.methods import METHODS, Method
+from candle_tf.model import CandleModel, StudentModel
+from candle_tf.registry import lookup, parse_spec
+from candle_tf.students import STUDENTS
+from candle_tf.teacher import CALIBRATIONS, PREPROCESSING, Teacher
+
+LETTERS = Path(__file__).parent / "assets" / "letters.h5"
+FLAG_FILE, CLASSES_FILE, METRICS_FILE = "flags.cfg", "class_names.txt", "metrics.json"
+
+
+def setting(default, help):
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run; scripts/train.py has a flag for each."""
+
+    workdir: str = setting("", "Directory of this run: flags, logs, checkpoints, metrics, exports.")
+    dataset: str = setting("digits", "'digits', or 'tfds:NAME' for a set of TFDS.")
+    data_dir: str | None = setting(
+        None, "Where TFDS keeps its sets (its own default if not given)."
+    )
+    download: bool = setting(
+        False, "Let TFDS download and prepare a set that is not in --data_dir."
+    )
+    imbalance_ratio: float = setting(
+        100.0, "Largest over smallest class count of the training set."
+    )
+    profile: str = setting("exponential", f"Shape of the tail: {', '.join(data.PROFILES)}.")
+    validation_split: float = setting(0.0, "Share of each class's training images to hold out.")
+    method: str = setting("candle", f"What trains the student: {', '.join(METHODS)}.")
+    sampler: str | None = setting(None, f"Batches: {', '.join(data.SAMPLERS)} (the method's own).")
+    prior_adjusted: bool | None = setting(
+        None, "Add the log prior inside the KL (the method's own)."
+    )
+    temperature: float | None = setting(None, "T of the KL term (the method's own, 2).")
+    lambda_per_sample: bool = setting(False, "One adversarial lambda an image, not one a batch.")
+    teacher: str = setting(
+        "letters",
+        "'keras:NAME' of tf.keras.applications, 'larq_zoo:NAME', both with arguments as in "
+        "'keras:MobileNet:alpha=0.25'; the path of a saved Keras model; or 'letters', the small "
+        "network that this package ships.",
+    )
+    teacher_weights: str = setting("imagenet", "'imagenet' or a weights file, for a named teacher.")
+    teacher_preprocessing: str | None = setting(
+        None,
+        f"What the teacher wants of images, as in Keras: {', '.join(PREPROCESSING)} "
+        "(an application's own; 'tf' for a file).",
+    )
+    teacher_image_size: int = setting(32, "Side in pixels of the images that the teacher sees.")
+    allow_custom_code: bool = setting(False, "Trust a teacher file that carries code of its own.")
+    calibration: str = setting(
+        CALIBRATIONS[0], f"Loss of the calibration: {', '.join(CALIBRATIONS)}."
+    )
+    calibration_epochs: int = setting(30, "Passes of the classifier over the teacher's features.")
+    calibration_views: int = setting(2, "Augmented views of each image to calibrate on.")
+    student: str = setting(
+        "resnet_e", f"{', '.join(STUDENTS)}; with arguments as in 'resnet_e:width=0.5'."
+    )
+    image_size: int = setting(32, "Side in pixels of the images that the student sees.")
+    resolutions: tuple[int, ...] = setting((), "Student sizes to draw from (--image_size alone).")
+    epochs: int = setting(20, "Epochs of the student; 0 stops after the calibration.")
+    steps_per_epoch: int | None = setting(None, "Updates an epoch (one pass over the images).")
+    batch_size: int = setting(128, "Images an update.")
+    learning_rate: float = setting(2.5e-3, "Adam's, annealed by cosine to 0.")
+    seed: int = setting(0, "Of everything random: the same seed gives the same run.")
+
+    def to_flags(self) -> str:
+        """A flag file that makes the same run in another workdir."""
+        lines = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "workdir" or value in (None, ()):
+                continue
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            lines.append(f"--{field.name}={text}\n")
+        return "".join(lines)
+
+    def check(self):
+        """Refuses, before any work, names that do not exist and numbers out of range."""
+        if not self.workdir:
+            raise ValueError("--workdir is missing: name the directory that the run writes to.")
+        lookup("sampler", self.sampler, data.SAMPLERS)
+        lookup("student", parse_spec(self.student)[0], STUDENTS)
+        lookup("calibration", self.calibration, dict.fromkeys(CALIBRATIONS))
+        for name in ("image_size", "teacher_image_size", "batch_size", "calibration_views"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is {getattr(self, name)} but must be at least 1.")
+
+
+def run(settings: Settings) -> dict:
+    """Runs the main job and returns what it writes to metrics.json.
+
+    The same settings again continue an interrupted run in its workdir from its last epoch.
+
+    Raises:
+        ValueError, FileNotFoundError, OSError: one sentence that names cause and remedy.
+    """
+    method = resolve(settings)
+    settings = dataclasses.replace(
+        settings,
+        sampler=method.sampler,
+        prior_adjusted=method.prior_adjusted,
+        temperature=method.temperature,
+    )
+    settings.check()
+    seconds: dict[str, float] = {}
+    with timed(seconds, "data"):
+        examples = load_data(settings)
+        student = build_student(settings, len(examples.class_names))
+        StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
+        needs_teacher = method.distills or not settings.epochs
+        teacher = build_teacher(settings) if needs_teacher else None
+        claim_workdir(settings, examples.class_names)
+    if teacher is not None:
+        with timed(seconds, "calibrate"):
+            calibrate(teacher, settings, examples)
+    if settings.epochs:
+        model = build_model(settings, method, student, teacher, examples)
+        with timed(seconds, "train"):
+            fit(settings, model, examples)
+    with timed(seconds, "evaluate"):
+        results = describe(settings, examples)
+        if settings.epochs:
+            results["student"] = {
+                **evaluate(model.predict, settings, examples),
+                **student_size(student),
+            }
+        if teacher is not None:
+            results["teacher"] = {
+                **evaluate(lambda x, **kw: teacher.predict(x, **kw)[1], settings, examples),
+                "kilobytes": 4 * teacher.count_params() / 1000,
+            }
+    if settings.epochs:
+        with timed(seconds, "export"):
+            model.export(os.path.join(settings.workdir, "saved_model"), examples.class_names)
+    results["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
+    write_text(Path(settings.workdir) / METRICS_FILE, json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def resolve(settings: Settings) -> Method:
+    """The method's row, with what the settings change of it."""
+    method = lookup("method", settings.method, METHODS)
+    own = ("sampler", "prior_adjusted", "temperature")
+    given = {name: getattr(settings, name) for name in own if getattr(settings, name) is not None}
+    return dataclasses.replace(method, **given)
+
+
+def load_data(settings: Settings) -> data.LongTailedData:
+    return data.load(
+        settings.dataset,
+        settings.data_dir,
+        settings.imbalance_ratio,
+        settings.profile,
+        settings.validation_split,
+        settings.seed,
+        settings.download,
+    )
+
+
+def build_student(settings: Settings, num_classes: int) -> tf.keras.Model:
+    name, arguments = parse_spec(settings.student)
+    tf.keras.utils.set_random_seed(settings.seed)
+    with arguments_of("student", settings.student):
+        return lookup("student", name, STUDENTS)(num_classes, settings.image_size, **arguments)
+
+
+def build_teacher(settings: Settings) -> Teacher:
+    """The teacher that `--teacher` names, not yet calibrated."""
+    size, preprocessing = settings.teacher_image_size, settings.teacher_preprocessing
+    kind, _, spec = settings.teacher.partition(":")
+    named = {"keras": Teacher.from_keras, "larq_zoo": Teacher.from_larq_zoo}
+    if kind in named:
+        name, arguments = parse_spec(spec)
+        with arguments_of("teacher", settings.teacher):
+            return named[kind](name, size, settings.teacher_weights, preprocessing, **arguments)
+    path = LETTERS if settings.teacher == "letters" else settings.teacher
+    return Teacher.from_file(path, size, preprocessing, settings.allow_custom_code)
+
+
+@contextlib.contextmanager
+def arguments_of(flag: str, spec: str):
+    """Names the flag whose arguments do not fit what it names."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(f"--{flag}={spec} has arguments that do not fit: {error}.") from error
+
+
+def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedData):
+    """Calibrates the teacher, or takes up the classifier of an interrupted run."""
+    classifier_file = Path(settings.workdir) / "teacher_classifier.keras"
+    if classifier_file.exists():
+        teacher.classifier = tf.keras.models.load_model(classifier_file, compile=False)
+        teacher.classifier.trainable = False
+        teacher.class_counts = examples.class_counts.tolist()
+        return
+    views = settings.calibration_views
+    batches = data.training_batches(
+        examples.train,
+        view_size(settings, examples),
+        settings.batch_size,
+        views * len(examples.train),
+        augmentation=examples.info.augmentation,
+        seed=settings.seed + 1,
+    )
+    print(f"Calibrating {settings.teacher} on {len(examples.train)} images, {views} views each")
+    teacher.calibrate(
+        batches,
+        examples.class_counts,
+        settings.calibration_epochs,
+        settings.calibration,
+        examples.label_smoothing,
+        seed=settings.seed,
+        verbose=1,
+    )
+    written = classifier_file.with_suffix(".tmp.keras")
+    teacher.classifier.save(written)
+    os.replace(written, classifier_file)
+
+
+def view_size(settings: Settings, examples: data.LongTailedData) -> int:
+    """The largest size that student or teacher needs, never above the source's own."""
+    largest = max(settings.resolutions or (settings.image_size,))
+    scale = settings.teacher_image_size / settings.image_size
+    needed = max(largest, settings.image_size, round(scale * largest))
+    return min(needed, examples.image_size or needed)
+
+
+def build_model(settings, method, student, teacher, examples) -> StudentModel:
+    """The compiled model that `fit` trains: CandleModel where the method distills."""
+    resolution = {"resolutions": settings.resolutions, "seed": settings.seed}
+    if method.distills:
+        balancer = method.fixed_lambda
+        if balancer is None:
+            balancer = AdversarialBalancer(settings.lambda_per_sample, seed=settings.seed)
+        model = CandleModel(
+            teacher,
+            student,
+            balancer=balancer,
+            temperature=method.temperature,
+            prior_adjusted=method.prior_adjusted,
+            **resolution,
+        )
+    else:
+        model = StudentModel(student, **resolution)
+    updates = settings.epochs * steps_per_epoch(settings, examples)
+    schedule = tf.keras.optimizers.schedules.CosineDecay(settings.learning_rate, updates)
+    model.compile(
+        tf.keras.optimizers.Adam(schedule),
+        loss=None if method.distills else method.loss(examples.class_counts),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def steps_per_epoch(settings: Settings, examples: data.LongTailedData) -> int:
+    return settings.steps_per_epoch or max(1, len(examples.train) // settings.batch_size)
+
+
+class Checkpoints(tf.keras.callbacks.Callback):
+    """Saves what the next epoch depends on after each one, and takes it up again.
+
+    A checkpoint that cannot be written leaves the one before it as the latest.
+    """
+
+    def __init__(self, model: StudentModel, directory: Path):
+        super().__init__()
+        self.epoch = tf.Variable(0, dtype=tf.int64)
+        checkpoint = tf.train.Checkpoint(epoch=self.epoch, **model.trained_parts())
+        self.manager = tf.train.CheckpointManager(checkpoint, str(directory), max_to_keep=2)
+        self.manager.restore_or_initialize()
+
+    def on_epoch_end(self, epoch, logs=None):
+        last = self.manager.latest_checkpoint or "the beginning"
+        if not np.isfinite(logs["loss"]):
+            raise ValueError(
+                f"The loss became NaN or Inf in epoch {epoch + 1}: lower --learning_rate and give "
+                f"another --workdir; the last good state here is {last}."
+            )
+        self.epoch.assign(epoch + 1)
+        try:
+            self.manager.save()
+        except (OSError, tf.errors.OpError) as error:
+            raise OSError(
+                f"The checkpoint of epoch {epoch + 1} cannot be written to "
+                f"{self.manager.directory} ({error}): make room or make it writable, and start "
+                f"the same command again; it goes on from {last}."
+            ) from error
+
+
+def fit(settings: Settings, model: StudentModel, examples: data.LongTailedData):
+    """Trains to the last epoch, from the last checkpoint where there is one."""
+    workdir = Path(settings.workdir)
+    checkpoints = Checkpoints(model, workdir / "checkpoints")
+    first_epoch = int(checkpoints.epoch)
+    if first_epoch == settings.epochs:
+        return
+    steps = steps_per_epoch(settings, examples)
+    batches = data.training_batches(
+        examples.train,
+        view_size(settings, examples),
+        settings.batch_size,
+        settings.epochs * steps * settings.batch_size,
+        settings.sampler,
+        examples.info.augmentation,
+        settings.seed,
+        first_epoch * steps * settings.batch_size,
+    )
+    print(f"Training {settings.student} by {settings.method}: {settings.epochs} x {steps} updates")
+    model.fit(
+        batches,
+        initial_epoch=first_epoch,
+        epochs=settings.epochs,
+        steps_per_epoch=steps,
+        callbacks=[
+            checkpoints,
+            tf.keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
+            tf.keras.callbacks.TerminateOnNaN(),
+        ],
+        verbose=1,
+    )
+
+
+def restore(settings: Settings) -> tuple[StudentModel, list[str]]:
+    """The student of a run as of its last checkpoint, and its class names.
+
+    Raises:
+        FileNotFoundError: if the run has no checkpoint yet.
+    """
+    class_names = (Path(settings.workdir) / CLASSES_FILE).read_text().splitlines()
+    student = build_student(settings, len(class_names))
+    latest = tf.train.latest_checkpoint(str(Path(settings.workdir) / "checkpoints"))
+    if latest is None:
+        raise FileNotFoundError(f"{settings.workdir} holds no checkpoint yet: let train.py finish.")
+    restored = tf.train.Checkpoint(student=student).restore(latest)
+    restored.assert_existing_objects_matched().expect_partial()
+    return StudentModel(student), class_names
+
+
+def evaluate(predict, settings: Settings, examples: data.LongTailedData) -> dict:
+    """Accuracy on the test set, and on the validation split where there is one."""
+    reports = {}
+    for split in ("validation", "test"):
+        part = getattr(examples, split)
+        if part is None:
+            continue
+        batches = data.evaluation_batches(
+            part, view_size(settings, examples), settings.batch_size, examples.info.augmentation
+        )
+        predictions = np.argmax(predict(batches, verbose=0), axis=-1)
+        reports[split] = metrics.accuracy_report(
+            part.labels, predictions, examples.class_counts, examples.info.bounds
+        )
+    return reports
+
+
+def describe(settings: Settings, examples: data.LongTailedData) -> dict:
+    """What was run, on what."""
+    counts = examples.class_counts
+    return {
+        "method": settings.method,
+        "dataset": settings.dataset,
+        "class_names": examples.class_names,
+        "class_counts": counts.tolist(),
+        "imbalance_ratio": float(counts.max() / counts.min()),
+        "test_images": len(examples.test),
+        "updates": settings.epochs * steps_per_epoch(settings, examples),
+    }
+
+
+def student_size(student: tf.keras.Model) -> dict:
+    """Weights in kB (a bit where binary, else 32) and multiply-accumulates, as Larq counts them."""
+    profile = lq.models.ModelProfile(student)
+    return {
+        "kilobytes": profile.memory / 8 / 1000,
+        "kilobytes_float": profile.fp_equivalent_memory / 8 / 1000,
+        "binary_macs": profile.op_count("mac", 1),
+        "float_macs": profile.op_count("mac", 32),
+    }
+
+
+def claim_workdir(settings: Settings, class_names: list[str]):
+    """Makes the workdir and writes the flags there, or checks that they are this run's."""
+    path = Path(settings.workdir) / FLAG_FILE
+    text = settings.to_flags()
+    if path.exists() and path.read_text() != text:
+        old, new = set(path.read_text().splitlines()), set(text.splitlines())
+        raise ValueError(
+            f"{settings.workdir} holds another run ({' '.join(sorted(old - new))} there, "
+            f"{' '.join(sorted(new - old))} here): give another --workdir, or delete it."
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path.with_name(CLASSES_FILE), "\n".join(class_names) + "\n")
+        write_text(path, text)
+    except OSError as error:
+        raise OSError(
+            f"The workdir cannot be written ({error}): give another --workdir."
+        ) from error
+
+
+def write_text(path: Path, text: str):
+    """Writes beside `path` and renames into place, so that a reader never sees half of it."""
+    written = path.with_name(path.name + ".tmp")
+    written.write_text(text)
+    os.replace(written, path)
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], phase: str):
+    start = time.monotonic()
+    yield
+    seconds[phase] = time.monotonic() - start

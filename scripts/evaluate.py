@@ -1,0 +1,24 @@
+"""Evaluates the student of a run from its last checkpoint, and prints the table.
+
+python scripts/evaluate.py --workdir=runs/digits
+"""
+
+import run_flags
+from absl import app, flags
+from candle_tf import training
+from candle_tf.report import accuracy_table, per_class_table
+
+flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
+
+
+def evaluate():
+    settings = run_flags.settings_of(flags.FLAGS.workdir)
+    model, class_names = training.restore(settings)
+    reports = training.evaluate(model.predict, settings, training.load_data(settings))
+    for split, report in reports.items():
+        print(f"\n{split}\n{accuracy_table({settings.method: report})}\n")
+        print(per_class_table({settings.method: report}, class_names))
+
+
+if __name__ == "__main__":
+    app.run(run_flags.main_of(evaluate))

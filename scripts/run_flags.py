@@ -1,0 +1,63 @@
+"""The flags of a run: one for each field of `candle_tf.training.Settings`."""
+
+import dataclasses
+import os
+import sys
+
+from absl import flags
+from candle_tf.training import FLAG_FILE, Settings
+
+DEFINE = {
+    "bool": flags.DEFINE_bool,
+    "int": flags.DEFINE_integer,
+    "float": flags.DEFINE_float,
+    "str": flags.DEFINE_string,
+    "tuple[int, ...]": flags.DEFINE_list,
+}
+
+
+def define(values: flags.FlagValues = flags.FLAGS):
+    """Defines the flags of a run."""
+    for field in dataclasses.fields(Settings):
+        kind = getattr(field.type, "__name__", str(field.type)).removesuffix(" | None")
+        kind = str(field.type).removesuffix(" | None") if kind not in DEFINE else kind
+        DEFINE[kind](field.name, field.default, field.metadata["help"], flag_values=values)
+
+
+def settings(values: flags.FlagValues = flags.FLAGS) -> Settings:
+    """The settings that the parsed flags make."""
+    given = {field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)}
+    try:
+        given["resolutions"] = tuple(int(size) for size in given["resolutions"])
+    except ValueError as error:
+        raise ValueError("--resolutions are whole numbers of pixels, such as 24,32,40.") from error
+    return Settings(**given)
+
+
+def settings_of(workdir: str) -> Settings:
+    """The settings of the run in `workdir`.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    path = os.path.join(workdir, FLAG_FILE)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path} does not exist: --workdir names no run of train.py.")
+    values = flags.FlagValues()
+    define(values)
+    values(["run", f"--flagfile={path}", f"--workdir={workdir}"])
+    return settings(values)
+
+
+def main_of(job):
+    """Turns a job's one-sentence errors into exit code 1 without a traceback."""
+
+    def main(argv):
+        if len(argv) > 1:
+            sys.exit(f"Not a flag: {argv[1]!r}; flags begin with --.")
+        try:
+            job()
+        except (ValueError, FileNotFoundError, OSError) as error:
+            sys.exit(f"{type(error).__name__}: {error}")
+
+    return main

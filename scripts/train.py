@@ -1,0 +1,23 @@
+"""Calibrates a teacher, distills a binary student on long-tailed data, evaluates and exports it.
+
+    python scripts/train.py --flagfile=configs/digits_lt.cfg --workdir=runs/digits
+    python scripts/train.py --flagfile=configs/cifar10_lt_100.cfg --data_dir=DIR --workdir=runs/c10
+
+The same command again continues an interrupted run. What the workdir holds afterwards: README.
+"""
+
+import run_flags
+from absl import app, flags
+from candle_tf import training
+from candle_tf.report import comparison_table
+
+
+def train():
+    settings = run_flags.settings(flags.FLAGS)
+    training.run(settings)
+    print(comparison_table([settings.workdir]))
+
+
+if __name__ == "__main__":
+    run_flags.define()
+    app.run(run_flags.main_of(train))

@@ -1,0 +1,183 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from candle_tf import training
+from candle_tf.methods import METHODS
+from candle_tf.training import Settings
+
+TINY = Settings(
+    dataset="digits",
+    imbalance_ratio=10,
+    student="resnet_e:width=0.125",
+    image_size=16,
+    epochs=2,
+    steps_per_epoch=3,
+    batch_size=32,
+    calibration_epochs=2,
+    calibration_views=1,
+)
+
+
+def tiny(workdir, **changes) -> Settings:
+    return dataclasses.replace(TINY, workdir=str(workdir), **changes)
+
+
+def weights(workdir) -> list[np.ndarray]:
+    reader = tf.train.load_checkpoint(f"{workdir}/checkpoints")
+    names = sorted(name for name in reader.get_variable_to_shape_map() if "student" in name)
+    return [reader.get_tensor(name) for name in names]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "candle"
+    return workdir, training.run(tiny(workdir, resolutions=(12, 16, 20)))
+
+
+def test_the_workdir_holds_what_the_readme_says(finished):
+    workdir, results = finished
+    names = {path.name for path in workdir.iterdir()}
+    assert names >= {"flags.cfg", "metrics.json", "checkpoints", "saved_model", "tensorboard"}
+    assert json.loads((workdir / "metrics.json").read_text()) == results
+    assert results["updates"] == 6
+    assert set(results["seconds"]) == {"data", "calibrate", "train", "evaluate", "export"}
+    for who in ("teacher", "student"):
+        report = results[who]["test"]
+        np.testing.assert_allclose(report["overall"], np.mean(report["per_class"]))
+        assert set(report["ranks"]) == {"head", "medium", "tail"}
+
+
+def test_tensorboard_events(finished):
+    workdir, _ = finished
+    events = next((workdir / "tensorboard" / "train").glob("events*"))
+    tags = {
+        v.tag for e in tf.compat.v1.train.summary_iterator(str(events)) for v in e.summary.value
+    }
+    wanted = "loss kl feature lambda resolution accuracy learning_rate".split()
+    assert tags >= {f"epoch_{name}" for name in wanted}
+
+
+def test_the_same_seed_gives_the_same_run(finished, tmp_path):
+    workdir, _ = finished
+    training.run(tiny(tmp_path, resolutions=(12, 16, 20)))
+    for a, b in zip(weights(workdir), weights(tmp_path)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_interrupted_run_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatch):
+    def interrupt(self, epoch, logs=None):
+        save(self, epoch, logs)
+        raise KeyboardInterrupt
+
+    save = training.Checkpoints.on_epoch_end
+    settings = tiny(tmp_path, resolutions=(12, 16, 20))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.Checkpoints, "on_epoch_end", interrupt)
+        training.run(settings)
+    training.run(settings)
+    for a, b in zip(weights(finished[0]), weights(tmp_path)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_finished_run_again_evaluates_the_same(finished):
+    workdir, results = finished
+    again = training.run(tiny(workdir, resolutions=(12, 16, 20)))
+    assert again["student"] == results["student"] and again["teacher"] == results["teacher"]
+
+
+def test_another_runs_workdir_is_refused(finished):
+    with pytest.raises(ValueError, match="holds another run.*--seed=0 there.*--seed=1 here"):
+        training.run(tiny(finished[0], resolutions=(12, 16, 20), seed=1))
+
+
+def test_restore(finished):
+    workdir, results = finished
+    settings = tiny(workdir, resolutions=(12, 16, 20))
+    model, class_names = training.restore(settings)
+    assert class_names == results["class_names"]
+    report = training.evaluate(model.predict, settings, training.load_data(settings))
+    assert report["test"] == results["student"]["test"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs(method, tmp_path):
+    results = training.run(tiny(tmp_path, method=method, epochs=1))
+    assert ("teacher" in results) == METHODS[method].distills
+    assert 0 <= results["student"]["test"]["overall"] <= 1
+
+
+def test_settings_change_the_methods_row():
+    method = training.resolve(tiny("x", method="candle_paper", sampler="square_root"))
+    assert method == dataclasses.replace(METHODS["candle_paper"], sampler="square_root")
+    assert training.resolve(tiny("x", prior_adjusted=True, temperature=1.0)).prior_adjusted
+
+
+def test_no_epochs_measures_the_teacher_alone(tmp_path):
+    results = training.run(tiny(tmp_path, epochs=0, validation_split=0.2))
+    assert "student" not in results
+    assert set(results["teacher"]) == {"validation", "test", "kilobytes"}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"dataset": "digit"}, "did you mean 'digits'"),
+        ({"method": "candl"}, "did you mean 'candle'"),
+        ({"student": "resnet"}, "did you mean 'resnet_e'"),
+        ({"student": "resnet_e:widht=1"}, "widht"),
+        ({"teacher": "keras:MobilNet"}, "did you mean 'MobileNet'"),
+        ({"teacher": "larq_zoo:QuikNet"}, "did you mean 'QuickNet'"),
+        ({"teacher": "nowhere.h5"}, "nowhere.h5"),
+        ({"sampler": "class_balance"}, "did you mean 'class_balanced'"),
+        ({"calibration": "softmax"}, "balanced_softmax"),
+        ({"imbalance_ratio": 0.5}, "imbalance_ratio is 0.5"),
+        ({"profile": "exp"}, "exponential"),
+        ({"resolutions": (4, 16, 20)}, "smaller than the student can downsample"),
+        ({"resolutions": (20, 24)}, "below and above 16"),
+        ({"batch_size": 0}, "--batch_size is 0"),
+        ({"workdir": ""}, "--workdir is missing"),
+    ],
+)
+def test_bad_settings_are_refused_before_training(changes, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(tf.keras.Model, "fit", lambda *a, **k: pytest.fail("it trained"))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        training.run(dataclasses.replace(tiny(tmp_path / "run"), **changes))
+
+
+def test_nan_in_training_names_the_remedy(tmp_path):
+    with pytest.raises(ValueError, match="NaN or Inf in epoch 1: lower --learning_rate"):
+        training.run(tiny(tmp_path, method="cross_entropy", learning_rate=float("nan")))
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) is None
+
+
+def test_unwritable_workdir(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="another --workdir"):
+        training.run(tiny(tmp_path / "file" / "run"))
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
+    """A file-size limit stands for the full disk: the second checkpoint cannot be written."""
+    script = f"""
+import resource, candle_tf
+from candle_tf import training
+from tests.test_training import tiny
+save = training.Checkpoints.on_epoch_end
+def limited(self, epoch, logs=None):
+    if epoch == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    save(self, epoch, logs)
+training.Checkpoints.on_epoch_end = limited
+training.run(tiny({str(tmp_path)!r}, method="cross_entropy"))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "The checkpoint of epoch 2 cannot be written" in done.stderr
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("ckpt-1")
+    training.run(tiny(tmp_path, method="cross_entropy"))
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("ckpt-2")
