@@ -10,7 +10,13 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 import tensorflow as tf  # noqa: E402
 
-if not tf.keras.Model.__module__.startswith("tf_keras"):
+try:
+    import larq  # noqa: E402, F401
+
+    keras_2 = tf.keras.Model.__module__.startswith("tf_keras")
+except AttributeError:  # parts of Keras 2 and 3 mixed
+    keras_2 = False
+if not keras_2:
     raise ImportError(
         "candle_tf needs Keras 2 but tf.keras is Keras 3: import candle_tf before tensorflow, or "
         "set TF_USE_LEGACY_KERAS=1 in the environment."

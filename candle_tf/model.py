@@ -207,16 +207,18 @@ class CandleModel(StudentModel):
             lambda_ = self.weight_of_kl(kl, feature)
             kl_weight = 1.0 if self.fixed_lambda == 0.0 else lambda_
             loss = batch_mean(kl_weight * kl + (1.0 - lambda_) * feature, sample_weight)
+            # Gradients are summed over replicas; Keras divides its own loss already.
+            loss /= self.distribute_strategy.num_replicas_in_sync
             if self.has_label_term:
                 loss += self.label_weight * self.compute_loss(images, labels, logits, sample_weight)
-            objective = loss / self.distribute_strategy.num_replicas_in_sync
         theta = self.theta()
         phi = self.phi()
-        gradients = tape.gradient(objective, theta + phi)
+        gradients = tape.gradient(loss, theta + phi)
         self.optimizer.apply_gradients(zip(gradients[: len(theta)], theta))
         if phi:
             ascent = [-gradient for gradient in gradients[len(theta) :]]
             self.balancer_optimizer.apply_gradients(zip(ascent, phi))
+        loss *= self.distribute_strategy.num_replicas_in_sync
         values = (loss, kl, feature, lambda_, size)
         for mean, value in zip(self.means.values(), values):
             mean.update_state(value)

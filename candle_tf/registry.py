@@ -17,7 +17,8 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     if name in table:
         return table[name]
     by_lower_case = {key.lower(): key for key in table}
-    near = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
+    near = [key for key in by_lower_case if name and key.startswith(name.lower())]
+    near = near or difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
     hint = (
         f"did you mean {by_lower_case[near[0]]!r}?" if near else f"choose from {', '.join(table)}."
     )
@@ -32,11 +33,14 @@ def parse_spec(spec: str) -> tuple[str, dict]:
     """
     name, _, arguments = spec.partition(":")
     try:
-        call = ast.parse(f"f({arguments})", mode="eval").body
-        if call.args or not isinstance(call, ast.Call):
+        # The line break keeps a comment from swallowing the bracket.
+        call = ast.parse(f"f({arguments}\n)", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError("unbalanced brackets")
+        if call.args or not all(k.arg for k in call.keywords):
             raise ValueError("an argument without a name")
         return name, {k.arg: ast.literal_eval(k.value) for k in call.keywords}
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(
             f"{spec!r} is not NAME or NAME:ARGUMENT=VALUE,... such as resnet_e:width=0.5 ({error})."
         ) from error

@@ -106,11 +106,16 @@ def any_size(network: tf.keras.Model) -> tf.keras.Model:
         ValueError: for a network that only works at its own size (for instance one that flattens).
     """
     try:
-        return tf.keras.models.clone_model(
+        rewired = tf.keras.models.clone_model(
             network,
             input_tensors=tf.keras.Input((None, None, 3)),
             clone_function=lambda layer: layer,
         )
+        if own := network.input_shape[1]:
+            # A layer that lets an unknown size pass may still refuse another one.
+            other = tf.TensorSpec((1, 2 * own, 2 * own, 3))
+            tf.function(rewired).get_concrete_function(other)
+        return rewired
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"The network {network.name!r} does not take images of any size ({error}): end its "

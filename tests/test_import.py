@@ -43,7 +43,6 @@ def test_keras_2_and_larq_work(imports, switch):
     "imports",
     [
         "import tensorflow as tf; tf.keras.Model",
-        # BUG: fails inside Larq with AttributeError: 'LegacyOptimizerWarning' ... 'iterations'.
         "import tensorflow as tf",
     ],
     ids=["keras touched", "keras untouched"],

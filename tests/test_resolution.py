@@ -203,7 +203,6 @@ def nested():
     return tf.keras.Sequential([tf.keras.Input((8, 8, 4)), layers.Conv2D(4, 3)])
 
 
-# BUG: none is refused (a Dense layer passes an unknown width), each fails at its first other size.
 @pytest.mark.parametrize(
     "head",
     [

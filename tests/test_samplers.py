@@ -28,8 +28,6 @@ def test_class_probabilities(sampler):
 
 @pytest.mark.parametrize("sampler", DRAWN)
 def test_an_empty_class_is_never_drawn(sampler):
-    # BUG: class_balanced gives it 1 / C (0^0 = 1) and draws the next class's first example, or
-    # reads past the end, in its place.
     probabilities = class_probabilities([9, 0, 4], sampler)
     assert probabilities[1] == 0.0
     assert probabilities.sum() == pytest.approx(1.0)

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -164,9 +165,9 @@ def test_unwritable_workdir(tmp_path):
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     """A file-size limit stands for the full disk: the second checkpoint cannot be written."""
     script = f"""
-import resource, candle_tf
-from candle_tf import training
-from tests.test_training import tiny
+import resource, sys
+sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+from test_training import tiny, training
 save = training.Checkpoints.on_epoch_end
 def limited(self, epoch, logs=None):
     if epoch == 1:

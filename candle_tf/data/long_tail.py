@@ -48,7 +48,7 @@ def long_tail_counts(
         ValueError: for a ratio below 1, an unknown profile, or a class left without an image.
     """
     shape = lookup("profile", profile, PROFILES)
-    if imbalance_ratio < 1:
+    if not 1 <= imbalance_ratio < np.inf:
         raise ValueError(
             f"imbalance_ratio is {imbalance_ratio:g} but the largest class over the smallest is at "
             "least 1: give 1 for balanced data, 10 or 100 for long-tailed."
@@ -62,7 +62,7 @@ def long_tail_counts(
     counts[order] = np.floor(n_max * share + 1e-6)
     if (counts == 0).any():
         raise ValueError(
-            f"Class {np.flatnonzero(counts == 0)[0]} keeps no training image at imbalance ratio "
+            f"Class {order[-1]} keeps no training image at imbalance ratio "
             f"{imbalance_ratio:g}: lower the ratio or leave the class out."
         )
     return counts

@@ -12,7 +12,8 @@ SAMPLERS = {"instance_balanced": 1.0, "square_root": 0.5, "class_balanced": 0.0}
 
 def class_probabilities(class_counts: np.ndarray, sampler: str) -> np.ndarray:
     """p_j = n_j^q / sum_i n_i^q, float64 (classes,)."""
-    weight = np.asarray(class_counts, np.float64) ** lookup("sampler", sampler, SAMPLERS)
+    counts = np.asarray(class_counts, np.float64)
+    weight = np.where(counts > 0, counts ** lookup("sampler", sampler, SAMPLERS), 0.0)  # 0^0 is 1
     return weight / weight.sum()
 
 

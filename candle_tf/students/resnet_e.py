@@ -60,6 +60,10 @@ def resnet_e(
         return activation(tf.keras.layers.add([norm(x), shortcut]))
 
     channels = int(64 * width)
+    if channels < 1 or min(blocks) < 1:
+        raise ValueError(
+            f"width {width} and blocks {blocks} leave a stage without channels or blocks."
+        )
     images = tf.keras.Input((image_size, image_size, 3), name="images")
     x = tf.keras.layers.Rescaling(1 / 127.5, offset=-1.0)(images)
     for _ in range(max(1, math.ceil(math.log2(image_size / 32)))):

@@ -1,0 +1,84 @@
+"""The commands of the README, as a user types them, on a run of seconds."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TINY = (
+    "--flagfile=configs/digits_lt.cfg --student=resnet_e:width=0.125 --epochs=1 "
+    "--steps_per_epoch=3 --calibration_epochs=2 --validation_split=0.2"
+).split()
+
+
+def script(name: str, *arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, f"scripts/{name}.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "candle"
+    done = script("train", *TINY, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return workdir, done.stdout
+
+
+def test_train_ends_with_the_table(run):
+    workdir, printed = run
+    overall = json.loads((workdir / "metrics.json").read_text())["student"]["test"]["overall"]
+    assert f"| candle (candle) | {100 * overall:.1f} |" in printed
+    assert "| calibrated teacher |" in printed
+
+
+def test_evaluate_prints_the_same_accuracy(run):
+    workdir, _ = run
+    student = json.loads((workdir / "metrics.json").read_text())["student"]
+    done = script("evaluate", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for split in ("test", "validation"):
+        assert f"| candle | {100 * student[split]['overall']:.1f} |" in done.stdout
+
+
+def test_export_writes_the_same_student(run, tmp_path):
+    workdir, _ = run
+    done = script("export", f"--workdir={workdir}", f"--output={tmp_path}/student")
+    assert done.returncode == 0, done.stderr[-3000:]
+    images = tf.random.uniform((4, 24, 24, 3), maxval=255.0, seed=0)
+    mine, theirs = (
+        tf.saved_model.load(str(path)).signatures["serving_default"](images=images)
+        for path in (tmp_path / "student", workdir / "saved_model")
+    )
+    tf.debugging.assert_near(mine["probabilities"], theirs["probabilities"], atol=1e-6)
+
+
+def test_compare(run):
+    done = script("compare", run[0], "--split=validation")
+    assert done.stdout.count("| candle (candle) |") == 1, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("train", ["--workdir=/tmp/x", "--method=candel"], "did you mean 'candle'"),
+        ("train", ["--workdir=/tmp/x", "digits"], "Not a flag: 'digits'"),
+        ("train", ["--workdir=/tmp/x", "--resolutions=a,b"], "whole numbers of pixels"),
+        ("evaluate", ["--workdir=/nowhere"], "names no run of train.py"),
+        ("compare", ["/nowhere"], "/nowhere holds no finished run"),
+    ],
+)
+def test_a_mistake_is_one_sentence(name, arguments, message):
+    done = script(name, *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "export", "compare"])
+def test_help(name):
+    done = script(name, "--help")
+    assert "--workdir" in done.stdout or name == "compare"
+    assert f"scripts/{name}.py" in done.stdout
