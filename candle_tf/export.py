@@ -9,10 +9,17 @@ from candle_tf.resolution import resize
 
 
 def replace_directory(written: str, path: str):
-    """Renames the finished directory `written` to `path`, in place of what stood there."""
+    """Renames the finished directory `written` to `path`; what stood there goes only then."""
+    old = f"{written}.old"
     if os.path.isdir(path):
-        shutil.rmtree(path)
-    os.replace(written, path)
+        os.replace(path, old)
+    try:
+        os.replace(written, path)
+    except OSError:
+        if os.path.isdir(old):
+            os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def export_saved_model(
@@ -32,6 +39,10 @@ def export_saved_model(
         path: directory to write; what stands there is replaced once the new one is complete.
         image_size: side in pixels that images are resized to.
         class_names: names in class order; the numbers by default.
+
+    Raises:
+        ValueError: if the names are not as many as the classes.
+        OSError: if it cannot be written; what stood at `path` stays.
     """
     path = os.path.normpath(os.fspath(path))
     classes = student.output_shape[-1]
@@ -50,6 +61,7 @@ def export_saved_model(
         return tf.function(lambda images: predict(prepare(images)), input_signature=[spec])
 
     written = f"{path}.{os.getpid()}.tmp"
+    shutil.rmtree(written, ignore_errors=True)  # left by a killed process of the same number
     os.makedirs(written)
     try:
         names_file = os.path.join(written, "class_names.txt")
@@ -72,5 +84,9 @@ def export_saved_model(
         )
         os.remove(names_file)  # the asset is a copy of it
         replace_directory(written, path)
+    except tf.errors.OpError as error:
+        raise OSError(
+            f"{path} cannot be written ({error}): make room or export elsewhere."
+        ) from error
     finally:
         shutil.rmtree(written, ignore_errors=True)

@@ -1,5 +1,6 @@
 """The two models that `fit` trains: a student alone, and CANDLE's student beside its teacher."""
 
+import numbers
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -155,7 +156,7 @@ class CandleModel(StudentModel):
         teacher.trainable = False
         self.teacher = teacher
         self.balancer = AdversarialBalancer(seed=seed) if balancer is None else balancer
-        self.fixed_lambda = balancer if isinstance(balancer, (int, float)) else None
+        self.fixed_lambda = float(balancer) if isinstance(balancer, numbers.Real) else None
         if self.fixed_lambda is not None and not 0.0 <= self.fixed_lambda <= 1.0:
             raise ValueError(f"A fixed lambda lies in [0, 1], not {balancer}.")
         self.temperature, self.label_weight = temperature, label_weight

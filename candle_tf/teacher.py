@@ -2,7 +2,8 @@
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import ModuleType
 
 import numpy as np
 import tensorflow as tf
@@ -66,7 +67,7 @@ class Teacher(tf.keras.Model):
         name: str,
         image_size: int,
         weights: str | None = "imagenet",
-        preprocessing=None,
+        preprocessing: str | None = None,
         **kwargs,
     ) -> "Teacher":
         """A network of `tf.keras.applications`, such as `from_keras("MobileNet", 96, alpha=0.25)`.
@@ -83,18 +84,8 @@ class Teacher(tf.keras.Model):
             ValueError: for an unknown name, or weights that do not fit the network.
             FileNotFoundError: if `weights` names a file that is not there.
         """
-        applications = tf.keras.applications
-        networks = {n: f for n, f in vars(applications).items() if n[0].isupper() and callable(f)}
-        network = lookup("Keras application", name, networks)
-
-        def build(weights, **size):
-            return network(weights=weights, **size, **kwargs)
-
-        if weights in (None, "imagenet"):
-            encoder = build(weights, include_top=False, input_shape=(None, None, 3))
-        else:
-            encoder = build(None, include_top=False, input_shape=(None, None, 3))
-            load_weights(encoder, weights, lambda: build(None, include_top=True))
+        network = lookup("Keras application", name, networks_of(tf.keras.applications))
+        encoder = build_encoder(network, weights, (None, None, 3), kwargs)
         own = preprocessing_of(importlib.import_module(network.__module__).preprocess_input)
         return cls(encoder, image_size, preprocessing or own)
 
@@ -104,29 +95,15 @@ class Teacher(tf.keras.Model):
         name: str,
         image_size: int,
         weights: str | None = "imagenet",
-        preprocessing=None,
+        preprocessing: str | None = None,
         **kwargs,
     ) -> "Teacher":
         """A network of larq-zoo, for instance `from_larq_zoo("QuickNet", 224)`; as `from_keras`."""
         import larq_zoo
 
-        networks = {
-            n: f
-            for module in (larq_zoo.sota, larq_zoo.literature)
-            for n, f in vars(module).items()
-            if n[0].isupper() and callable(f)
-        }
+        networks = {**networks_of(larq_zoo.literature), **networks_of(larq_zoo.sota)}
         network = lookup("larq-zoo network", name, networks)
-
-        def build(weights, include_top):
-            shape = (224, 224, 3)
-            return network(input_shape=shape, weights=weights, include_top=include_top, **kwargs)
-
-        if weights in (None, "imagenet"):
-            encoder = build(weights, include_top=False)
-        else:
-            encoder = build(None, include_top=False)
-            load_weights(encoder, weights, lambda: build(None, include_top=True))
+        encoder = build_encoder(network, weights, (224, 224, 3), kwargs)
         return cls(encoder, image_size, preprocessing or "torch")
 
     @classmethod
@@ -163,6 +140,8 @@ class Teacher(tf.keras.Model):
 
     def call(self, images: tf.Tensor, image_size: tf.Tensor | int | None = None):
         """Images at their own size -> (features, logits), seen at `image_size` pixels."""
+        if self.classifier is None:
+            raise ValueError("The teacher is not calibrated: call teacher.calibrate(...) first.")
         features = self.embed(images, image_size)
         return features, self.classifier(features)
 
@@ -253,7 +232,7 @@ class Teacher(tf.keras.Model):
             for images, batch_labels in dataset:
                 batch_labels = batch_labels.numpy().reshape(-1).astype(np.int64)
                 check_images(images, seen)
-                check_labels(batch_labels, len(class_counts), f"examples from {seen}")
+                check_labels(batch_labels, len(class_counts), "the stream", seen)
                 features.append(embed(images).numpy())
                 labels.append(batch_labels)
                 seen += len(batch_labels)
@@ -271,7 +250,7 @@ class Teacher(tf.keras.Model):
 
     def check_calibrated(self, num_classes: int):
         """Refuses a teacher that has no classifier, or one for other classes than the student's."""
-        if self.classifier is None:
+        if self.class_counts is None:
             raise ValueError("The teacher is not calibrated: call teacher.calibrate(...) first.")
         if len(self.class_counts) != num_classes:
             raise ValueError(
@@ -324,17 +303,36 @@ def preprocessing_of(preprocess_input) -> str:
     raise ValueError("The network has a preprocessing of its own: pass preprocessing explicitly.")
 
 
+def networks_of(module: ModuleType) -> dict[str, Callable[..., tf.keras.Model]]:
+    """The networks of a module by name."""
+    return {name: f for name, f in vars(module).items() if name[0].isupper() and callable(f)}
+
+
+def build_encoder(
+    network: Callable[..., tf.keras.Model],
+    weights: str | None,
+    input_shape: tuple[int | None, int | None, int],
+    arguments: dict,
+) -> tf.keras.Model:
+    """The network without its top, with weights by name, from a file, or random."""
+    if weights in (None, "imagenet"):
+        return network(weights=weights, include_top=False, input_shape=input_shape, **arguments)
+    encoder = network(weights=None, include_top=False, input_shape=input_shape, **arguments)
+    load_weights(encoder, weights, lambda: network(weights=None, include_top=True, **arguments))
+    return encoder
+
+
 def load_weights(encoder: tf.keras.Model, path: str, build_with_top):
     """Loads a weights file of the encoder, or of the whole network that it is the bottom of."""
     if not os.path.exists(path):
         raise FileNotFoundError(f"Teacher weights {path} do not exist: check the path.")
     try:
         encoder.load_weights(path)
-    except ValueError as without_top:
+    except (ValueError, OSError) as without_top:
         whole = build_with_top()
         try:
             whole.load_weights(path)
-        except ValueError:
+        except (ValueError, OSError):
             raise ValueError(
                 f"{path} does not hold weights of {encoder.name!r} ({without_top}): check the "
                 "network's name and its arguments."

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -244,7 +245,13 @@ def view_size(settings: Settings, examples: data.LongTailedData) -> int:
     return min(needed, examples.image_size or needed)
 
 
-def build_model(settings, method, student, teacher, examples) -> StudentModel:
+def build_model(
+    settings: Settings,
+    method: Method,
+    student: tf.keras.Model,
+    teacher: Teacher | None,
+    examples: data.LongTailedData,
+) -> StudentModel:
     """The compiled model that `fit` trains: CandleModel where the method distills."""
     resolution = {"resolutions": settings.resolutions, "seed": settings.seed}
     if method.distills:
@@ -355,7 +362,7 @@ def restore(settings: Settings) -> tuple[StudentModel, list[str]]:
     return StudentModel(student), class_names
 
 
-def evaluate(predict, settings: Settings, examples: data.LongTailedData) -> dict:
+def evaluate(predict: Callable, settings: Settings, examples: data.LongTailedData) -> dict:
     """Accuracy on the test set, and on the validation split where there is one."""
     reports = {}
     for split in ("validation", "test"):

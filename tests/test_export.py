@@ -177,7 +177,6 @@ def half_written(module, path, **_):
         (None, None, ["one", "two"], "class_names has 2 names but the student has 3 classes"),
         ("tensorflow.saved_model.save", half_written, None, "No space left"),
         ("os.makedirs", fail, None, "No space left"),
-        # BUG: the old export is deleted before the new one is in its place.
         ("os.replace", fail, None, "No space left"),
     ],
     ids=["names", "saving", "unwritable parent", "renaming"],
@@ -201,7 +200,6 @@ def test_a_parent_that_is_a_file_is_named(tmp_path):
 
 
 def test_the_rest_of_a_killed_export_is_no_obstacle(tmp_path):
-    # BUG: in containers a restarted process has the same id, and finds its own directory there.
     (tmp_path / f"export.{os.getpid()}.tmp").mkdir()
     export_saved_model(small_student(3), tmp_path / "export", 32)
     assert os.listdir(tmp_path) == ["export"]

@@ -116,7 +116,6 @@ def test_weights_of_another_network_are_refused(name, kind, alpha, weights):
 
 def test_a_broken_weights_file_is_named(tmp_path):
     (tmp_path / "broken.h5").write_bytes(b"garbage" * 100)
-    # BUG: OSError "Unable to synchronously open file (file signature not found)", no path.
     with pytest.raises((ValueError, OSError), match="broken.h5"):
         Teacher.from_keras("MobileNet", 64, str(tmp_path / "broken.h5"), alpha=0.25)
 
@@ -297,7 +296,6 @@ def spoiled(value):
         (GOOD, [4, 0, 2], None, r"0 for class \[1\]: every class needs a training image"),
         (GOOD, [4, 3, 2], spoiled(np.nan), "Image 6 of the stream holds NaN"),
         (GOOD, [4, 3, 2], spoiled(np.inf), "Image 6 of the stream holds NaN or Inf"),
-        # BUG: both are named within their batch only ("examples from 4: example 3"), unlike images.
         ([*GOOD[:7], 3, 2], [4, 3, 2], None, "example 7 has label 3, .* from 0 to 2"),
         ([*GOOD[:7], -1, 2], [4, 3, 2], None, "example 7 has label -1, .* from 0 to 2"),
     ],
