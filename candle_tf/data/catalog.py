@@ -190,10 +190,10 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
 
 
 def check_labels(labels: np.ndarray, num_classes: int, where: str, first: int = 0):
-    """Refuses labels outside [0, num_classes), naming the first; indices begin at `first`."""
+    """Refuses labels outside [0, num_classes), naming the first by its index plus `first`."""
     bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(bad):
         raise ValueError(
-            f"{where}: example {first + bad[0]} has label {labels[bad[0]]}, but labels go from 0 to "
-            f"{num_classes - 1} ({len(bad)} such examples); correct the labels or the classes."
+            f"{where}: example {first + bad[0]} has label {labels[bad[0]]}, but labels go from 0 "
+            f"to {num_classes - 1} ({len(bad)} such examples); correct the labels or the classes."
         )
