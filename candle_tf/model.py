@@ -46,7 +46,7 @@ class StudentModel(tf.keras.Model):
         check_smallest(encoder, self.resolution)
         # Functions, not models: Keras would track (and save) the shared layers a second time.
         self.encode = lambda images, training: encoder(images, training=training)
-        self.classify = lambda features: classifier(features)
+        self.classify = lambda features, training: classifier(features, training=training)
 
     def compile(self, optimizer="adam", loss=None, **kwargs):
         """As Keras', with cross-entropy of the logits as the default loss."""
@@ -72,10 +72,17 @@ class StudentModel(tf.keras.Model):
         images, labels, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         size = self.resolution.draw(self.optimizer.iterations)
         with tf.GradientTape() as tape:
-            logits = self.classify(self.encode(resize(images, size), training=True))
+            features = self.encode(resize(images, size), training=True)
+            logits = self.classify(features, training=True)
             loss = self.compute_loss(images, labels, logits, sample_weight)
         self.optimizer.minimize(loss, self.theta(), tape=tape)
         return self.compute_metrics(images, labels, logits, sample_weight)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+        """compile's loss and the student's regularizers, without those of a teacher."""
+        return self.compiled_loss(
+            y, y_pred, sample_weight, regularization_losses=self.student.losses
+        )
 
     def theta(self) -> list[tf.Variable]:
         """The variables that descend on the loss."""
@@ -200,18 +207,18 @@ class CandleModel(StudentModel):
         with tf.GradientTape() as tape:
             features = self.encode(resize(images, size), training=True)
             adapted = self.adapter(features, training=True)
-            logits = self.classify(
-                tf.stop_gradient(features) if self.fixed_lambda == 0.0 else features
-            )
+            seen = tf.stop_gradient(features) if self.fixed_lambda == 0.0 else features
+            logits = self.classify(seen, training=True)
             kl = losses.kl_divergence(teacher_logits, logits, self.temperature, self.log_prior)
             feature = losses.feature_similarity(adapted, teacher_features)
             lambda_ = self.weight_of_kl(kl, feature)
             kl_weight = 1.0 if self.fixed_lambda == 0.0 else lambda_
             loss = batch_mean(kl_weight * kl + (1.0 - lambda_) * feature, sample_weight)
+            loss += sum(self.student.losses)  # regularizers
             # Gradients are summed over replicas; Keras divides its own loss already.
             loss /= self.distribute_strategy.num_replicas_in_sync
             if self.has_label_term:
-                loss += self.label_weight * self.compute_loss(images, labels, logits, sample_weight)
+                loss += self.label_weight * self.compiled_loss(labels, logits, sample_weight)
         theta = self.theta()
         phi = self.phi()
         gradients = tape.gradient(loss, theta + phi)

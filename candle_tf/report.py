@@ -47,11 +47,18 @@ def accuracy_table(
 ) -> str:
     """Overall accuracy and that of each group, a row a report of `metrics.accuracy_report`.
 
+    The mean of the classes stands beside the overall accuracy where the two differ.
+
     Args:
         reports: row name -> report.
         extra: further columns, column name -> row name -> cell.
     """
-    columns = {"overall": {name: percent(report["overall"]) for name, report in reports.items()}}
+    columns = {
+        title: {name: percent(report[key]) for name, report in reports.items()}
+        for title, key in (("overall", "overall"), ("class mean", "class_mean"))
+    }
+    if columns["overall"] == columns["class mean"]:
+        del columns["class mean"]
     for kind, groups in GROUPS.items():
         for group in groups:
             cells = {name: percent(report[kind].get(group)) for name, report in reports.items()}

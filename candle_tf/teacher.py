@@ -250,7 +250,7 @@ class Teacher(tf.keras.Model):
 
     def check_calibrated(self, num_classes: int):
         """Refuses a teacher that has no classifier, or one for other classes than the student's."""
-        if self.class_counts is None:
+        if self.classifier is None:
             raise ValueError("The teacher is not calibrated: call teacher.calibrate(...) first.")
         if len(self.class_counts) != num_classes:
             raise ValueError(

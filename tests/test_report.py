@@ -5,11 +5,12 @@ from candle_tf.report import accuracy_table, comparison_table, per_class_table
 
 REPORT = {
     "overall": 0.5,
+    "class_mean": 0.5,
     "shots": {"many": 0.75, "medium": 0.25},
     "ranks": {"head": 1.0, "medium": 0.5, "tail": 0.0},
     "per_class": [1.0, 0.5, None],
 }
-TEACHER = {"test": {**REPORT, "overall": 0.625}, "kilobytes": 335.2}
+TEACHER = {"test": {**REPORT, "overall": 0.625, "class_mean": 0.625}, "kilobytes": 335.2}
 
 
 def write_run(root, name, **metrics):
@@ -24,6 +25,12 @@ def test_an_empty_group_has_no_column():
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| a | 50.0 | 75.0 | 25.0 | 100.0 | 50.0 | 0.0 |",
     ]
+
+
+def test_the_class_mean_stands_where_classes_differ_in_size():
+    table = accuracy_table({"a": {**REPORT, "class_mean": 0.25}})
+    assert table.splitlines()[0].startswith("|  | overall | class mean | many |")
+    assert table.splitlines()[2].startswith("| a | 50.0 | 25.0 | 75.0 |")
 
 
 def test_a_class_without_an_example_is_a_dash():
