@@ -7,28 +7,36 @@ from pathlib import Path
 GROUPS = {"shots": ("many", "medium", "few"), "ranks": ("head", "medium", "tail")}
 
 
-def comparison_table(workdirs: Sequence[str], split: str = "test") -> str:
+def comparison_table(workdirs: Sequence[str], split: str = "test", per_class: bool = False) -> str:
     """The calibrated teachers and the students of finished runs, a row each.
 
     Args:
         workdirs: directories of runs.
         split: "test" or "validation".
+        per_class: a column a class, instead of overall and groups.
 
     Raises:
         FileNotFoundError: for a directory without a finished run.
-        ValueError: for a run without that split.
+        ValueError: for a run without that split, or runs on other classes than the first's.
     """
+    runs = {Path(workdir).name: read_metrics(workdir, split) for workdir in workdirs}
+    class_names = next(iter(runs.values()))["class_names"]
     teachers, students = {}, {}
-    for workdir in workdirs:
-        run = read_metrics(workdir, split)
+    for name, run in runs.items():
+        if run["class_names"] != class_names:
+            raise ValueError(
+                f"{name} has other classes than the first run: compare runs of one set."
+            )
         if "teacher" in run and run["teacher"] not in teachers.values():
-            where = f" of {Path(workdir).name}" if teachers else ""
-            teachers[f"calibrated teacher{where}"] = run["teacher"]
+            teachers["calibrated teacher" + (f" of {name}" if teachers else "")] = run["teacher"]
         if "student" in run:
-            students[f"{Path(workdir).name} ({run['method']})"] = run["student"]
+            students[f"{name} ({run['method']})"] = run["student"]
     rows = {**teachers, **students}
+    reports = {name: row[split] for name, row in rows.items()}
+    if per_class:
+        return per_class_table(reports, class_names)
     sizes = {name: f"{row['kilobytes']:.0f}" for name, row in rows.items()}
-    return accuracy_table({name: row[split] for name, row in rows.items()}, {"kB": sizes})
+    return accuracy_table(reports, {"kB": sizes})
 
 
 def read_metrics(workdir: str, split: str) -> dict:

@@ -15,7 +15,8 @@ TEACHER = {"test": {**REPORT, "overall": 0.625, "class_mean": 0.625}, "kilobytes
 
 def write_run(root, name, **metrics):
     (root / name).mkdir()
-    (root / name / "metrics.json").write_text(json.dumps({"method": name, **metrics}))
+    written = {"method": name, "class_names": ["cat", "dog", "eel"], **metrics}
+    (root / name / "metrics.json").write_text(json.dumps(written))
     return str(root / name)
 
 
@@ -49,7 +50,18 @@ def test_runs_side_by_side_name_a_teacher_once(tmp_path):
     rows = [line.split(" | ") for line in comparison_table(runs).splitlines()[2:]]
     names = ["calibrated teacher", "alone (alone)", "candle (candle)", "candle_2 (candle_2)"]
     assert [row[0].strip("| ") for row in rows] == names
+    assert comparison_table(runs, per_class=True).startswith("|  | cat | dog | eel |")
     assert rows[0][1] == "62.5" and rows[0][-1] == "335 |" and rows[1][-1] == "74 |"
+
+
+def test_runs_on_other_classes_are_refused(tmp_path):
+    student = {"test": REPORT, "kilobytes": 74.0}
+    runs = [
+        write_run(tmp_path, "a", student=student),
+        write_run(tmp_path, "b", student=student, class_names=["x"]),
+    ]
+    with pytest.raises(ValueError, match="b has other classes"):
+        comparison_table(runs)
 
 
 def test_unfinished_run_and_missing_split(tmp_path):
