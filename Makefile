@@ -1,5 +1,7 @@
 # A .venv in the clone, from setup.py alone. PYTHON may name any of 3.10 to 3.12.
-PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell python$(v) -c "print('python$(v)')" 2>/dev/null)) python3)
+USABLE = import ensurepip, sys, venv; assert (3, 10) <= sys.version_info < (3, 13); print(sys.executable)
+CANDIDATES = python3.11 python3.12 python3.10 python3 $(wildcard $(HOME)/.pyenv/versions/3.1[012]*/bin/python)
+PYTHON ?= $(firstword $(foreach python,$(CANDIDATES),$(shell $(python) -c '$(USABLE)' 2>/dev/null)))
 RUN = .venv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -19,9 +21,10 @@ lint: .venv/done
 	$(RUN) -m ruff format --check .
 
 .venv/done: setup.py
+	@test -n "$(PYTHON)" || { echo "Needs Python 3.10 to 3.12 with venv: make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	$(RUN) -m pip install --quiet --editable ".[report,test]"
 	touch $@
 
 clean:
-	rm -rf .venv runs build dist *.egg-info
+	rm -rf .venv build dist *.egg-info

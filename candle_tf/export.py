@@ -42,9 +42,12 @@ def export_saved_model(
 
     Raises:
         ValueError: if the names are not as many as the classes.
-        OSError: if it cannot be written; what stood at `path` stays.
+        OSError: if it cannot be written, or other files stand at `path`, which stay.
     """
-    path = os.path.normpath(os.fspath(path))
+    path = os.path.abspath(path)
+    if os.path.exists(path) and not os.path.exists(os.path.join(path, "saved_model.pb")):
+        if not os.path.isdir(path) or os.listdir(path):
+            raise FileExistsError(f"{path} is no SavedModel to replace: export to a new directory.")
     classes = student.output_shape[-1]
     names = [str(name) for name in (class_names if class_names is not None else range(classes))]
     if len(names) != classes:

@@ -22,11 +22,13 @@ def kl_divergence(
             that both softmaxes describe the long-tailed batch while z_S itself stays balanced.
 
     Returns:
-        float (batch,).
+        float32 (batch,).
     """
     prior = 0.0 if log_prior is None else log_prior
-    log_p = tf.nn.log_softmax(teacher_logits / temperature + prior)
-    log_q = tf.nn.log_softmax(student_logits / temperature + prior)
+    log_p, log_q = (
+        tf.nn.log_softmax(tf.cast(logits, tf.float32) / temperature + prior)
+        for logits in (teacher_logits, student_logits)
+    )
     return temperature**2 * tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)
 
 
@@ -38,10 +40,10 @@ def feature_similarity(student_features: tf.Tensor, teacher_features: tf.Tensor)
         teacher_features: g(x), float (batch, width).
 
     Returns:
-        float (batch,), in [0, 4].
+        float32 (batch,), in [0, 4].
     """
-    a = tf.math.l2_normalize(student_features, axis=-1)
-    g = tf.math.l2_normalize(teacher_features, axis=-1)
+    a = tf.math.l2_normalize(tf.cast(student_features, tf.float32), axis=-1)
+    g = tf.math.l2_normalize(tf.cast(teacher_features, tf.float32), axis=-1)
     return 2.0 - 2.0 * tf.reduce_sum(a * g, axis=-1)
 
 

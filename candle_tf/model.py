@@ -7,7 +7,8 @@ import tensorflow as tf
 from candle_tf import losses
 from candle_tf.balancer import AdversarialBalancer
 from candle_tf.export import export_saved_model
-from candle_tf.resolution import RandomResolution, resize, split_at_features
+from candle_tf.networks import check_size, split_at_features
+from candle_tf.resolution import RandomResolution, resize
 from candle_tf.teacher import Teacher
 
 
@@ -43,22 +44,23 @@ class StudentModel(tf.keras.Model):
         self.student = student
         self.resolution = RandomResolution(resolutions or (base,), base, seed)
         encoder, classifier = split_at_features(student)
-        check_smallest(encoder, self.resolution)
+        check_size(encoder, base, self.resolution.sizes[0], "student")
         # Functions, not models: Keras would track (and save) the shared layers a second time.
         self.encode = lambda images, training: encoder(images, training=training)
         self.classify = lambda features, training: classifier(features, training=training)
+        self.built = True
 
-    def compile(self, optimizer="adam", loss=None, **kwargs):
+    def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):
         """As Keras', with cross-entropy of the logits as the default loss."""
-        serialize = tf.keras.saving.serialize_keras_object
-        self.compiled_with = {k: serialize(v) for k, v in {"loss": loss, **kwargs}.items()}
+        given = {"loss": loss, "metrics": metrics, **kwargs}
+        self.compiled_with = lambda: given  # a function: Keras would track what is in a dict
         loss = loss or tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        super().compile(optimizer, loss, metrics, **kwargs)
         build_optimizer(self.optimizer, self.theta())
 
     def get_compile_config(self):
-        optimizer = tf.keras.saving.serialize_keras_object(self.optimizer)
-        return {"optimizer": optimizer, **self.compiled_with}
+        given = {"optimizer": self.optimizer, **self.compiled_with()}
+        return {k: tf.keras.saving.serialize_keras_object(v) for k, v in given.items()}
 
     def compile_from_config(self, config):
         deserialize = tf.keras.saving.deserialize_keras_object
@@ -88,6 +90,11 @@ class StudentModel(tf.keras.Model):
         """The variables that descend on the loss."""
         return self.student.trainable_variables
 
+    @property
+    def trainable_weights(self):
+        """theta alone: Keras has the optimizer finish these after `fit`."""
+        return self.theta() if self.built else super().trainable_weights
+
     def trained_parts(self) -> dict:
         """Everything that training changes, by name, as a checkpoint wants it."""
         return {"student": self.student, "optimizer": self.optimizer}
@@ -98,6 +105,7 @@ class StudentModel(tf.keras.Model):
 
     def get_config(self):
         return {
+            "name": self.name,
             "student": tf.keras.saving.serialize_keras_object(self.student),
             "resolutions": self.resolution.sizes,
             "image_size": self.resolution.base,
@@ -106,15 +114,13 @@ class StudentModel(tf.keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        nested = ("student", "teacher", "balancer")
-        return cls(
-            **{
-                key: tf.keras.saving.deserialize_keras_object(value, custom_objects)
-                if key in nested and isinstance(value, dict)
-                else value
-                for key, value in config.items()
-            }
-        )
+        deserialize = tf.keras.saving.deserialize_keras_object
+        nested = {
+            key: deserialize(value, custom_objects)
+            for key, value in config.items()
+            if isinstance(value, dict)
+        }
+        return cls(**{**config, **nested})
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -162,6 +168,8 @@ class CandleModel(StudentModel):
         teacher.check_calibrated(num_classes=student.output_shape[-1])
         teacher.trainable = False
         self.teacher = teacher
+        smallest = self.teacher_size(self.resolution.sizes[0])
+        check_size(teacher.encoder, teacher.image_size, smallest, "teacher")
         self.balancer = AdversarialBalancer(seed=seed) if balancer is None else balancer
         self.fixed_lambda = float(balancer) if isinstance(balancer, numbers.Real) else None
         if self.fixed_lambda is not None and not 0.0 <= self.fixed_lambda <= 1.0:
@@ -182,14 +190,19 @@ class CandleModel(StudentModel):
         self.adapter.build((None, student.get_layer("features").output_shape[-1]))
         if self.fixed_lambda is None:
             self.balancer.build(None)
-        self.means = {
-            name: tf.keras.metrics.Mean(name=name)
-            for name in ("objective", "kl", "feature", "lambda", "resolution")
-        }
+        names = ("objective", "kl", "feature", "lambda", "resolution")
+        self.means = {name: tf.keras.metrics.Mean(name=name) for name in names}
 
-    def compile(self, optimizer="adam", loss=None, balancer_optimizer=None, **kwargs):
+    def compile(
+        self, optimizer="adam", loss=None, metrics=None, *, balancer_optimizer=None, **kwargs
+    ):
         """As Keras', with `balancer_optimizer` for phi (Adam at 1e-3 by default)."""
-        super().compile(optimizer, loss, **kwargs)
+        super().compile(optimizer, loss, metrics, **kwargs)
+        if isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+            raise ValueError(
+                "CandleModel does not scale its loss, which mixed_float16 needs: use the policy "
+                "mixed_bfloat16 or float32."
+            )
         self.has_label_term = loss is not None
         self.balancer_optimizer = tf.keras.optimizers.get(
             balancer_optimizer or tf.keras.optimizers.Adam(1e-3)
@@ -227,9 +240,10 @@ class CandleModel(StudentModel):
             ascent = [-gradient for gradient in gradients[len(theta) :]]
             self.balancer_optimizer.apply_gradients(zip(ascent, phi))
         loss *= self.distribute_strategy.num_replicas_in_sync
-        values = (loss, kl, feature, lambda_, size)
-        for mean, value in zip(self.means.values(), values):
-            mean.update_state(value)
+        self.means["objective"].update_state(loss, tf.shape(images)[0])  # a mean over images
+        values = {"kl": kl, "feature": feature, "lambda": lambda_, "resolution": size}
+        for name, value in values.items():
+            self.means[name].update_state(value)
         logs = self.compute_metrics(images, labels, logits, sample_weight)
         own = {name: mean.result() for name, mean in self.means.items()}
         return {**logs, "loss": own.pop("objective"), **own}
@@ -288,20 +302,3 @@ def batch_mean(values: tf.Tensor, sample_weight: tf.Tensor | None) -> tf.Tensor:
     if sample_weight is not None:
         values *= tf.cast(tf.reshape(sample_weight, [-1]), values.dtype)
     return tf.reduce_mean(values)
-
-
-def check_smallest(encoder: tf.keras.Model, resolution: RandomResolution):
-    """Refuses a size that the encoder's strides would reduce to less than one pixel."""
-    smallest = resolution.sizes[0]
-    feature_map = encoder.get_layer("features").get_input_at(-1)
-    if feature_map.shape.rank != 4:
-        return
-    probe = tf.keras.Model(encoder.input, feature_map)
-    stride = (
-        resolution.base / probe.compute_output_shape((1, resolution.base, resolution.base, 3))[1]
-    )
-    if smallest < stride:
-        raise ValueError(
-            f"Resolution {smallest} is smaller than the student can downsample: it reduces images "
-            f"{stride:g}-fold, so resolutions start at {stride:g}."
-        )

@@ -12,16 +12,15 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     """Returns `table[name]`.
 
     Raises:
-        ValueError: for a name not in the table; names the nearest one, or all where none is near.
+        ValueError: for a name not in the table; names the nearest one, or some where none is near.
     """
     if name in table:
         return table[name]
     by_lower_case = {key.lower(): key for key in table}
     near = [key for key in by_lower_case if name and key.startswith(name.lower())]
     near = near or difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
-    hint = (
-        f"did you mean {by_lower_case[near[0]]!r}?" if near else f"choose from {', '.join(table)}."
-    )
+    some = ", ".join(list(table)[:12]) + (", ..." if len(table) > 12 else ".")
+    hint = f"did you mean {by_lower_case[near[0]]!r}?" if near else f"choose from {some}"
     raise ValueError(f"Unknown {kind} {name!r}: {hint}")
 
 

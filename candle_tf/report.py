@@ -1,6 +1,7 @@
 """Markdown tables of accuracy in %, from finished runs."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +20,9 @@ def comparison_table(workdirs: Sequence[str], split: str = "test", per_class: bo
         FileNotFoundError: for a directory without a finished run.
         ValueError: for a run without that split, or runs on other classes than the first's.
     """
-    runs = {Path(workdir).name: read_metrics(workdir, split) for workdir in workdirs}
+    paths = [os.path.abspath(workdir) for workdir in workdirs]
+    shared = os.path.commonpath([os.path.dirname(path) for path in paths])
+    runs = {os.path.relpath(path, shared): read_metrics(path, split) for path in paths}
     class_names = next(iter(runs.values()))["class_names"]
     teachers, students = {}, {}
     for name, run in runs.items():

@@ -1,6 +1,6 @@
 """Random resolution: each batch gets one input size, at no extra expected cost."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -97,44 +97,3 @@ def resize(images: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
     if not isinstance(size, int):
         return tf.cond(size >= max(height, width), lambda: to_size(False), lambda: to_size(True))
     return images if height == width == size else to_size(size < max(height, width))
-
-
-def any_size(network: tf.keras.Model) -> tf.keras.Model:
-    """The same layers and weights, rewired to an input of (None, None, 3).
-
-    Raises:
-        ValueError: for a network that only works at its own size (for instance one that flattens).
-    """
-    try:
-        rewired = tf.keras.models.clone_model(
-            network,
-            input_tensors=tf.keras.Input((None, None, 3)),
-            clone_function=lambda layer: layer,
-        )
-        if own := network.input_shape[1]:
-            # A layer that lets an unknown size pass may still refuse another one.
-            other = tf.TensorSpec((1, 2 * own, 2 * own, 3))
-            tf.function(rewired).get_concrete_function(other)
-        return rewired
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"The network {network.name!r} does not take images of any size ({error}): end its "
-            "feature map with global pooling instead of flattening it."
-        ) from error
-
-
-def split_at_features(student: tf.keras.Model) -> tuple[Callable, Callable]:
-    """The student as (encoder, classifier) for images of any size, cut at its layer `features`.
-
-    Raises:
-        ValueError: if there is no such layer, or the network only works at one size.
-    """
-    if "features" not in {layer.name for layer in student.layers}:
-        raise ValueError(
-            f"The student {student.name!r} has no layer named 'features': give that name to the "
-            "layer whose output is the pooled embedding before the classifier."
-        )
-    network = any_size(student)
-    # Shared layers have one node a network: the last one is that of `network`.
-    features = network.get_layer("features").get_output_at(-1)
-    return tf.keras.Model(network.input, features), tf.keras.Model(features, network.output)

@@ -11,8 +11,9 @@ from candle_tf import classifiers, losses
 from candle_tf.data.catalog import check_labels
 from candle_tf.data.samplers import epoch_order
 from candle_tf.model_files import load_model
+from candle_tf.networks import any_size, check_size
 from candle_tf.registry import lookup
-from candle_tf.resolution import any_size, resize
+from candle_tf.resolution import resize
 
 PREPROCESSING = ("tf", "torch", "caffe", "none")
 CALIBRATIONS = ("balanced_softmax", "label_aware_smoothing")
@@ -57,6 +58,7 @@ class Teacher(tf.keras.Model):
         self.preprocessing = Preprocessing(preprocessing)
         self.encoder = encoder if encoder.input_shape[1] is None else any_size(encoder)
         self.encoder.trainable = False
+        check_size(self.encoder, image_size, image_size, "teacher")
         self.image_size = image_size
         self.classifier = None
         self.class_counts = None
@@ -170,7 +172,7 @@ class Teacher(tf.keras.Model):
             train: batches of (images, labels), each training image once (or the same number of
                 times, as augmented views). Read `views` times.
             class_counts: training images per class, (classes,).
-            epochs: passes over the features.
+            epochs: passes over the features of all views.
             loss: "balanced_softmax" (BALMS) on instance-balanced batches, or
                 "label_aware_smoothing" on class-balanced ones with learnable weight
                 scaling (MiSLAS, stage 2).
@@ -200,15 +202,14 @@ class Teacher(tf.keras.Model):
         new_classifier = classifiers.scaled_linear if smoothed else classifiers.linear
         classifier = new_classifier(self.width, len(class_counts), seed)
         sampler = "class_balanced" if smoothed else "instance_balanced"
-        per_epoch = len(labels) // views
 
         def epoch(number):
             order = epoch_order(labels, sampler, tf.random.fold_in([seed, 2], number))
-            return tf.data.Dataset.from_tensor_slices(order[:per_epoch])
+            return tf.data.Dataset.from_tensor_slices(order)
 
         stream = tf.data.Dataset.range(epochs).flat_map(epoch).batch(batch_size)
         batches = stream.map(lambda i: (tf.gather(features, i), tf.gather(labels, i)))
-        steps = -(-per_epoch // batch_size)
+        steps = -(-len(labels) // batch_size)
         schedule = tf.keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
         classifier.compile(tf.keras.optimizers.Adam(schedule), objective, metrics=["accuracy"])
         history = classifier.fit(
@@ -229,8 +230,12 @@ class Teacher(tf.keras.Model):
         features, labels, seen = [], [], 0
         progress = tf.keras.utils.Progbar(None, verbose=int(verbose != 0), unit_name="batch")
         for _ in range(views):
-            for images, batch_labels in dataset:
-                batch_labels = batch_labels.numpy().reshape(-1).astype(np.int64)
+            for batch in dataset:
+                images, batch_labels, _ = tf.keras.utils.unpack_x_y_sample_weight(batch)
+                images = tf.cast(images, tf.float32)
+                batch_labels = np.asarray(batch_labels).reshape(-1).astype(np.int64)
+                if len(batch_labels) != len(images):
+                    raise ValueError("Labels must be class numbers, one an image, not one-hot.")
                 check_images(images, seen)
                 check_labels(batch_labels, len(class_counts), "the stream", seen)
                 features.append(embed(images).numpy())
@@ -308,6 +313,15 @@ def networks_of(module: ModuleType) -> dict[str, Callable[..., tf.keras.Model]]:
     return {name: f for name, f in vars(module).items() if name[0].isupper() and callable(f)}
 
 
+def named_teachers() -> list[str]:
+    """Every teacher that has a name, as `--teacher` takes it."""
+    import larq_zoo
+
+    zoo = {**networks_of(larq_zoo.literature), **networks_of(larq_zoo.sota)}
+    keras = networks_of(tf.keras.applications)
+    return ["letters", *(f"keras:{name}" for name in keras), *(f"larq_zoo:{n}" for n in zoo)]
+
+
 def build_encoder(
     network: Callable[..., tf.keras.Model],
     weights: str | None,
@@ -315,9 +329,23 @@ def build_encoder(
     arguments: dict,
 ) -> tf.keras.Model:
     """The network without its top, with weights by name, from a file, or random."""
-    if weights in (None, "imagenet"):
+
+    def build(weights: str | None) -> tf.keras.Model:
         return network(weights=weights, include_top=False, input_shape=input_shape, **arguments)
-    encoder = network(weights=None, include_top=False, input_shape=input_shape, **arguments)
+
+    if weights is None:
+        return build(None)
+    if weights == "imagenet":
+        try:
+            return build(weights)
+        except Exception as error:
+            if "fetch" not in str(error):  # Keras raises a bare Exception when it cannot download
+                raise
+            raise OSError(
+                f"ImageNet weights cannot be downloaded ({error}): pass a file of them as weights "
+                "(--teacher_weights=FILE)."
+            ) from error
+    encoder = build(None)
     load_weights(encoder, weights, lambda: network(weights=None, include_top=True, **arguments))
     return encoder
 

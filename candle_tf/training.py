@@ -18,10 +18,11 @@ from candle_tf.methods import METHODS, Method
 from candle_tf.model import CandleModel, StudentModel
 from candle_tf.registry import lookup, parse_spec
 from candle_tf.students import STUDENTS
-from candle_tf.teacher import CALIBRATIONS, PREPROCESSING, Teacher
+from candle_tf.teacher import CALIBRATIONS, PREPROCESSING, Teacher, named_teachers
 
 LETTERS = Path(__file__).parent / "assets" / "letters.h5"
-FLAG_FILE, CLASSES_FILE, METRICS_FILE = "flags.cfg", "class_names.txt", "metrics.json"
+FLAG_FILE, METRICS_FILE = "flags.cfg", "metrics.json"
+CLASSES_FILE, CLASSIFIER_FILE = "class_names.json", "teacher_classifier.keras"
 
 
 def setting(default, help):
@@ -34,23 +35,23 @@ class Settings:
 
     workdir: str = setting("", "Directory of this run: flags, logs, checkpoints, metrics, exports.")
     dataset: str = setting("digits", "'digits', or 'tfds:NAME' for a set of TFDS.")
-    data_dir: str | None = setting(
-        None, "Where TFDS keeps its sets (its own default if not given)."
-    )
+    data_dir: str | None = setting(None, "Where TFDS keeps its sets; its own default if not given.")
     download: bool = setting(
         False, "Let TFDS download and prepare a set that is not in --data_dir."
     )
-    imbalance_ratio: float = setting(
-        100.0, "Largest over smallest class count of the training set."
+    imbalance_ratio: float | None = setting(
+        None, "Largest over smallest class count to make; the set as published if not given."
     )
     profile: str = setting("exponential", f"Shape of the tail: {', '.join(data.PROFILES)}.")
     validation_split: float = setting(0.0, "Share of each class's training images to hold out.")
     method: str = setting("candle", f"What trains the student: {', '.join(METHODS)}.")
-    sampler: str | None = setting(None, f"Batches: {', '.join(data.SAMPLERS)} (the method's own).")
-    prior_adjusted: bool | None = setting(
-        None, "Add the log prior inside the KL (the method's own)."
+    sampler: str | None = setting(
+        None, f"What enters the batches: {', '.join(data.SAMPLERS)}; the method's own if not given."
     )
-    temperature: float | None = setting(None, "T of the KL term (the method's own, 2).")
+    prior_adjusted: bool | None = setting(
+        None, "Add the log prior to both sides of the KL; as the method does if not given."
+    )
+    temperature: float | None = setting(None, "T of the KL term; the method's own if not given.")
     lambda_per_sample: bool = setting(False, "One adversarial lambda an image, not one a batch.")
     teacher: str = setting(
         "letters",
@@ -58,11 +59,13 @@ class Settings:
         "'keras:MobileNet:alpha=0.25'; the path of a saved Keras model; or 'letters', the small "
         "network that this package ships.",
     )
-    teacher_weights: str = setting("imagenet", "'imagenet' or a weights file, for a named teacher.")
+    teacher_weights: str = setting(
+        "imagenet", "'imagenet' or a weights file, for a named teacher; empty for random weights."
+    )
     teacher_preprocessing: str | None = setting(
         None,
-        f"What the teacher wants of images, as in Keras: {', '.join(PREPROCESSING)} "
-        "(an application's own; 'tf' for a file).",
+        f"What the teacher wants of images, as in Keras: {', '.join(PREPROCESSING)}"
+        "; an application's own, and 'tf' for a file, if not given.",
     )
     teacher_image_size: int = setting(32, "Side in pixels of the images that the teacher sees.")
     allow_custom_code: bool = setting(False, "Trust a teacher file that carries code of its own.")
@@ -75,9 +78,13 @@ class Settings:
         "resnet_e", f"{', '.join(STUDENTS)}; with arguments as in 'resnet_e:width=0.5'."
     )
     image_size: int = setting(32, "Side in pixels of the images that the student sees.")
-    resolutions: tuple[int, ...] = setting((), "Student sizes to draw from (--image_size alone).")
+    resolutions: tuple[int, ...] = setting(
+        (), "Student sizes to draw from, such as 24,32,40; --image_size alone if not given."
+    )
     epochs: int = setting(20, "Epochs of the student; 0 stops after the calibration.")
-    steps_per_epoch: int | None = setting(None, "Updates an epoch (one pass over the images).")
+    steps_per_epoch: int | None = setting(
+        None, "Updates an epoch; one pass over the images if not given."
+    )
     batch_size: int = setting(128, "Images an update.")
     learning_rate: float = setting(2.5e-3, "Adam's, annealed by cosine to 0.")
     seed: int = setting(0, "Of everything random: the same seed gives the same run.")
@@ -97,12 +104,24 @@ class Settings:
         """Refuses, before any work, names that do not exist and numbers out of range."""
         if not self.workdir:
             raise ValueError("--workdir is missing: name the directory that the run writes to.")
+        lookup("profile", self.profile, data.PROFILES)
         lookup("sampler", self.sampler, data.SAMPLERS)
         lookup("student", parse_spec(self.student)[0], STUDENTS)
         lookup("calibration", self.calibration, dict.fromkeys(CALIBRATIONS))
-        for name in ("image_size", "teacher_image_size", "batch_size", "calibration_views"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} is {getattr(self, name)} but must be at least 1.")
+        if self.teacher_preprocessing is not None:
+            lookup("preprocessing", self.teacher_preprocessing, dict.fromkeys(PREPROCESSING))
+        least = {"epochs": 0, "seed": 0} | dict.fromkeys(
+            "batch_size calibration_epochs calibration_views image_size steps_per_epoch "
+            "teacher_image_size".split(),
+            1,
+        )
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise ValueError(f"--{name} is {value} but must be at least {minimum}.")
+        for name in ("learning_rate", "temperature"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"--{name} is {getattr(self, name)} but must be above 0.")
 
 
 def run(settings: Settings) -> dict:
@@ -111,44 +130,44 @@ def run(settings: Settings) -> dict:
     The same settings again continue an interrupted run in its workdir from its last epoch.
 
     Raises:
-        ValueError, FileNotFoundError, OSError: one sentence that names cause and remedy.
+        ValueError, OSError: one sentence that names cause and remedy.
     """
     method = resolve(settings)
     settings = dataclasses.replace(
         settings,
+        data_dir=settings.data_dir and os.path.abspath(os.path.expanduser(settings.data_dir)),
         sampler=method.sampler,
         prior_adjusted=method.prior_adjusted,
         temperature=method.temperature,
     )
     settings.check()
+    check_workdir(settings)
+    distills = method.distills or not settings.epochs
+    teacher = build_teacher(settings) if distills else None
     seconds: dict[str, float] = {}
     with timed(seconds, "data"):
         examples = load_data(settings)
-        student = build_student(settings, len(examples.class_names))
-        StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
-        needs_teacher = method.distills or not settings.epochs
-        teacher = build_teacher(settings) if needs_teacher else None
-        claim_workdir(settings, examples.class_names)
+    student = build_student(settings, len(examples.class_names))
+    StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
+    claim_workdir(settings, examples.class_names)
+
+    results = describe(settings, examples)
     if teacher is not None:
         with timed(seconds, "calibrate"):
             calibrate(teacher, settings, examples)
-    if settings.epochs:
-        model = build_model(settings, method, student, teacher, examples)
-        with timed(seconds, "train"):
-            fit(settings, model, examples)
-    with timed(seconds, "evaluate"):
-        results = describe(settings, examples)
-        if settings.epochs:
-            results["student"] = {
-                **evaluate(model.predict, settings, examples),
-                **student_size(student),
-            }
-        if teacher is not None:
+        with timed(seconds, "evaluate_teacher"):
             results["teacher"] = {
                 **evaluate(lambda x, **kw: teacher.predict(x, **kw)[1], settings, examples),
                 "kilobytes": 4 * teacher.count_params() / 1000,
             }
     if settings.epochs:
+        model = build_model(settings, method, student, teacher, examples)
+        seconds["train"] = fit(settings, model, examples)
+        with timed(seconds, "evaluate"):
+            results["student"] = {
+                **evaluate(model.predict, settings, examples),
+                **student_size(student),
+            }
         with timed(seconds, "export"):
             model.export(os.path.join(settings.workdir, "saved_model"), examples.class_names)
     results["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
@@ -191,7 +210,11 @@ def build_teacher(settings: Settings) -> Teacher:
     if kind in named:
         name, arguments = parse_spec(spec)
         with arguments_of("teacher", settings.teacher):
-            return named[kind](name, size, settings.teacher_weights, preprocessing, **arguments)
+            return named[kind](
+                name, size, settings.teacher_weights or None, preprocessing, **arguments
+            )
+    if not os.path.exists(settings.teacher) and not os.path.splitext(settings.teacher)[1]:
+        lookup("teacher", settings.teacher, dict.fromkeys(named_teachers()))
     path = LETTERS if settings.teacher == "letters" else settings.teacher
     return Teacher.from_file(path, size, preprocessing, settings.allow_custom_code)
 
@@ -207,21 +230,20 @@ def arguments_of(flag: str, spec: str):
 
 def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedData):
     """Calibrates the teacher, or takes up the classifier of an interrupted run."""
-    classifier_file = Path(settings.workdir) / "teacher_classifier.keras"
+    classifier_file = Path(settings.workdir) / CLASSIFIER_FILE
     if classifier_file.exists():
         teacher.classifier = tf.keras.models.load_model(classifier_file, compile=False)
         teacher.classifier.trainable = False
         teacher.class_counts = examples.class_counts.tolist()
         return
-    views = settings.calibration_views
     batches = data.training_batches(
         examples.train,
         view_size(settings, examples),
         settings.batch_size,
-        views * len(examples.train),
         augmentation=examples.info.augmentation,
         seed=settings.seed + 1,
     )
+    views = settings.calibration_views
     print(f"Calibrating {settings.teacher} on {len(examples.train)} images, {views} views each")
     teacher.calibrate(
         batches,
@@ -229,6 +251,7 @@ def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedDat
         settings.calibration_epochs,
         settings.calibration,
         examples.label_smoothing,
+        views,
         seed=settings.seed,
         verbose=1,
     )
@@ -291,9 +314,15 @@ class Checkpoints(tf.keras.callbacks.Callback):
     def __init__(self, model: StudentModel, directory: Path):
         super().__init__()
         self.epoch = tf.Variable(0, dtype=tf.int64)
-        checkpoint = tf.train.Checkpoint(epoch=self.epoch, **model.trained_parts())
+        self.seconds = tf.Variable(0.0, dtype=tf.float64)  # of training, over all restarts
+        checkpoint = tf.train.Checkpoint(
+            epoch=self.epoch, seconds=self.seconds, **model.trained_parts()
+        )
         self.manager = tf.train.CheckpointManager(checkpoint, str(directory), max_to_keep=2)
         self.manager.restore_or_initialize()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.began = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
         last = self.manager.latest_checkpoint or "the beginning"
@@ -303,6 +332,7 @@ class Checkpoints(tf.keras.callbacks.Callback):
                 f"another --workdir; the last good state here is {last}."
             )
         self.epoch.assign(epoch + 1)
+        self.seconds.assign_add(time.monotonic() - self.began)
         try:
             self.manager.save()
         except (OSError, tf.errors.OpError) as error:
@@ -313,13 +343,17 @@ class Checkpoints(tf.keras.callbacks.Callback):
             ) from error
 
 
-def fit(settings: Settings, model: StudentModel, examples: data.LongTailedData):
-    """Trains to the last epoch, from the last checkpoint where there is one."""
+def fit(settings: Settings, model: StudentModel, examples: data.LongTailedData) -> float:
+    """Trains to the last epoch, from the last checkpoint where there is one.
+
+    Returns:
+        The seconds that it took, over all restarts.
+    """
     workdir = Path(settings.workdir)
     checkpoints = Checkpoints(model, workdir / "checkpoints")
     first_epoch = int(checkpoints.epoch)
     if first_epoch == settings.epochs:
-        return
+        return float(checkpoints.seconds)
     steps = steps_per_epoch(settings, examples)
     batches = data.training_batches(
         examples.train,
@@ -344,6 +378,7 @@ def fit(settings: Settings, model: StudentModel, examples: data.LongTailedData):
         ],
         verbose=1,
     )
+    return float(checkpoints.seconds)
 
 
 def restore(settings: Settings) -> tuple[StudentModel, list[str]]:
@@ -352,7 +387,7 @@ def restore(settings: Settings) -> tuple[StudentModel, list[str]]:
     Raises:
         FileNotFoundError: if the run has no checkpoint yet.
     """
-    class_names = (Path(settings.workdir) / CLASSES_FILE).read_text().splitlines()
+    class_names = json.loads((Path(settings.workdir) / CLASSES_FILE).read_text(encoding="utf-8"))
     student = build_student(settings, len(class_names))
     latest = tf.train.latest_checkpoint(str(Path(settings.workdir) / "checkpoints"))
     if latest is None:
@@ -404,20 +439,31 @@ def student_size(student: tf.keras.Model) -> dict:
     }
 
 
-def claim_workdir(settings: Settings, class_names: list[str]):
-    """Makes the workdir and writes the flags there, or checks that they are this run's."""
-    path = Path(settings.workdir) / FLAG_FILE
-    text = settings.to_flags()
-    if path.exists() and path.read_text() != text:
-        old, new = set(path.read_text().splitlines()), set(text.splitlines())
+def check_workdir(settings: Settings):
+    """Refuses a workdir in which another run has begun; where its data lies may change."""
+    workdir = Path(settings.workdir)
+    path = workdir / FLAG_FILE
+    begun = (workdir / CLASSIFIER_FILE).exists() or (workdir / "checkpoints").exists()
+    if not path.exists() or not begun:
+        return
+    old, new = (
+        {line for line in text.splitlines() if not line.startswith(("--data_dir", "--download"))}
+        for text in (path.read_text(encoding="utf-8"), settings.to_flags())
+    )
+    if old != new:
         raise ValueError(
             f"{settings.workdir} holds another run ({' '.join(sorted(old - new))} there, "
             f"{' '.join(sorted(new - old))} here): give another --workdir, or delete it."
         )
+
+
+def claim_workdir(settings: Settings, class_names: list[str]):
+    """Makes the workdir and writes down whose it is."""
+    workdir = Path(settings.workdir)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path.with_name(CLASSES_FILE), "\n".join(class_names) + "\n")
-        write_text(path, text)
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_text(workdir / CLASSES_FILE, json.dumps(class_names) + "\n")
+        write_text(workdir / FLAG_FILE, settings.to_flags())
     except OSError as error:
         raise OSError(
             f"The workdir cannot be written ({error}): give another --workdir."
@@ -427,7 +473,7 @@ def claim_workdir(settings: Settings, class_names: list[str]):
 def write_text(path: Path, text: str):
     """Writes beside `path` and renames into place, so that a reader never sees half of it."""
     written = path.with_name(path.name + ".tmp")
-    written.write_text(text)
+    written.write_text(text, encoding="utf-8")
     os.replace(written, path)
 
 

@@ -3,16 +3,21 @@
 python scripts/evaluate.py --workdir=runs/digits
 """
 
+import dataclasses
+
 import run_flags
 from absl import app, flags
 from candle_tf import training
 from candle_tf.report import accuracy_table, per_class_table
 
 flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
+flags.DEFINE_string("data_dir", None, "Where the data lies now (where the run read it).")
 
 
 def evaluate():
     settings = run_flags.settings_of(flags.FLAGS.workdir)
+    if flags.FLAGS.data_dir:
+        settings = dataclasses.replace(settings, data_dir=flags.FLAGS.data_dir)
     model, class_names = training.restore(settings)
     reports = training.evaluate(model.predict, settings, training.load_data(settings))
     for split, report in reports.items():

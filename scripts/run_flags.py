@@ -3,24 +3,27 @@
 import dataclasses
 import os
 import sys
+import typing
 
-from absl import flags
+import candle_tf  # noqa: F401  before tensorflow
+import tensorflow as tf
+from absl import flags, logging
 from candle_tf.training import FLAG_FILE, Settings
 
 DEFINE = {
-    "bool": flags.DEFINE_bool,
-    "int": flags.DEFINE_integer,
-    "float": flags.DEFINE_float,
-    "str": flags.DEFINE_string,
-    "tuple[int, ...]": flags.DEFINE_list,
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    tuple: flags.DEFINE_list,
 }
 
 
 def define(values: flags.FlagValues = flags.FLAGS):
     """Defines the flags of a run."""
     for field in dataclasses.fields(Settings):
-        kind = getattr(field.type, "__name__", str(field.type)).removesuffix(" | None")
-        kind = str(field.type).removesuffix(" | None") if kind not in DEFINE else kind
+        kind = (typing.get_args(field.type) or (field.type,))[0]  # X of X | None
+        kind = tuple if typing.get_origin(field.type) is tuple else kind
         DEFINE[kind](field.name, field.default, field.metadata["help"], flag_values=values)
 
 
@@ -50,14 +53,15 @@ def settings_of(workdir: str) -> Settings:
 
 
 def main_of(job):
-    """Turns a job's one-sentence errors into exit code 1 without a traceback."""
+    """Turns a job's one-sentence errors into exit code 1; `--verbosity=1` shows their trace."""
 
     def main(argv):
         if len(argv) > 1:
             sys.exit(f"Not a flag: {argv[1]!r}; flags begin with --.")
         try:
             job()
-        except (ValueError, FileNotFoundError, OSError) as error:
+        except (ValueError, OSError, tf.errors.OpError, flags.Error) as error:
+            logging.debug("The error arose here:", exc_info=True)
             sys.exit(f"{type(error).__name__}: {error}")
 
     return main

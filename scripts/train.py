@@ -20,4 +20,5 @@ def train():
 
 if __name__ == "__main__":
     run_flags.define()
+    flags.adopt_module_key_flags(run_flags)  # so that --help shows them
     app.run(run_flags.main_of(train))

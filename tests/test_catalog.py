@@ -20,6 +20,11 @@ def test_digits_test_set_is_the_same_for_every_seed_and_apart_from_training():
     assert not set(a.train.images.numpy()) & set(a.test.images.numpy())
 
 
+def test_without_a_ratio_the_set_stays_as_published():
+    digits = data.load("digits")
+    assert len(digits.train) == 1797 - 400 and digits.class_counts.min() > 100
+
+
 def test_validation_split_is_held_out_of_training():
     whole = data.load("digits", imbalance_ratio=10)
     split = data.load("digits", imbalance_ratio=10, validation_split=0.2)
@@ -56,6 +61,7 @@ def test_cifar10_is_read_as_tfds_reads_it(shared_data):
     "name, message",
     [
         ("tfds:cifar11", "did you mean 'tfds:cifar10"),
+        ("tfds:cifar", "did you mean 'tfds:cifar10"),
         ("digit", "did you mean 'digits'"),
         ("cifar10", "did you mean 'tfds:cifar10'"),
     ],

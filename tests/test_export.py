@@ -203,3 +203,14 @@ def test_the_rest_of_a_killed_export_is_no_obstacle(tmp_path):
     (tmp_path / f"export.{os.getpid()}.tmp").mkdir()
     export_saved_model(small_student(3), tmp_path / "export", 32)
     assert os.listdir(tmp_path) == ["export"]
+
+
+@pytest.mark.parametrize("other", ["file", "directory"])
+def test_other_files_are_never_replaced(other, tmp_path):
+    path = tmp_path / "results"
+    note = path if other == "file" else path / "note.txt"
+    note.parent.mkdir(exist_ok=True)
+    note.write_text("keep me")
+    with pytest.raises(OSError, match="no SavedModel to replace"):
+        export_saved_model(small_student(3), path, 32)
+    assert note.read_text() == "keep me"

@@ -1,5 +1,6 @@
 """The training steps against the method's equations, written out here from the raw weights."""
 
+import functools
 import json
 import os
 import subprocess
@@ -503,3 +504,37 @@ def test_a_student_of_any_size_takes_its_base_from_image_size():
     images = tf.image.resize(IMAGES, (30, 30))
     expected = model.student(tf.image.resize(images, (BASE, BASE), antialias=True))
     np.testing.assert_allclose(model(images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [make_candle, lambda: StudentModel(smooth_student())])
+def test_keras_habits(make, tmp_path):
+    """Positional metrics, a loss without a config, averaged weights, a summary before any call."""
+    model = make()
+    model.summary(print_fn=lambda line: None)
+    model.save_weights(tmp_path / "fresh.weights.h5")
+    loss = functools.partial(tf.keras.losses.sparse_categorical_crossentropy, from_logits=True)
+    model.compile(tf.keras.optimizers.Adam(use_ema=True), loss, ["accuracy"])
+    assert "accuracy" in model.fit(batches(), verbose=0).history
+    make().load_weights(tmp_path / "fresh.weights.h5")
+
+
+def test_mixed_float16_is_refused():
+    model = make_candle()
+    with pytest.raises(ValueError, match="mixed_bfloat16 or float32"):
+        model.compile(tf.keras.mixed_precision.LossScaleOptimizer(tf.keras.optimizers.Adam()))
+
+
+def test_a_students_regularizers_count_once():
+    def regularized():
+        student = smooth_student()
+        student.layers[1].kernel_regularizer = tf.keras.regularizers.L2(0.1)
+        return tf.keras.models.clone_model(student)
+
+    losses = []
+    for build in (smooth_student, regularized):
+        model = CandleModel(make_teacher(), build())
+        model.student.set_weights(smooth_student().get_weights())
+        model.compile(**sgd(0.0))
+        losses.append(model.fit(batches(count=1), verbose=0).history["loss"][0])
+    kernel = smooth_student().layers[1].kernel.numpy()
+    np.testing.assert_allclose(losses[1] - losses[0], 0.1 * np.sum(kernel**2), rtol=1e-4)

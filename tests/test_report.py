@@ -70,3 +70,12 @@ def test_unfinished_run_and_missing_split(tmp_path):
     run = write_run(tmp_path, "candle", teacher=TEACHER)
     with pytest.raises(ValueError, match="not evaluated on validation"):
         comparison_table([run], "validation")
+
+
+def test_runs_of_one_name_stay_apart(tmp_path):
+    runs = []
+    for seed in ("seed0", "seed1"):
+        (tmp_path / seed).mkdir()
+        runs.append(write_run(tmp_path / seed, "candle", student={"test": REPORT, "kilobytes": 1}))
+    table = comparison_table(runs)
+    assert "| seed0/candle (candle) |" in table and "| seed1/candle (candle) |" in table

@@ -46,7 +46,8 @@ def test_the_workdir_holds_what_the_readme_says(finished):
     assert names >= {"flags.cfg", "metrics.json", "checkpoints", "saved_model", "tensorboard"}
     assert json.loads((workdir / "metrics.json").read_text()) == results
     assert results["updates"] == 6
-    assert set(results["seconds"]) == {"data", "calibrate", "train", "evaluate", "export"}
+    phases = {"data", "calibrate", "evaluate_teacher", "train", "evaluate", "export"}
+    assert set(results["seconds"]) == phases
     for who in ("teacher", "student"):
         report = results[who]["test"]
         np.testing.assert_allclose(report["overall"], np.mean(report["per_class"]))
@@ -89,6 +90,7 @@ def test_a_finished_run_again_evaluates_the_same(finished):
     workdir, results = finished
     again = training.run(tiny(workdir, resolutions=(12, 16, 20)))
     assert again["student"] == results["student"] and again["teacher"] == results["teacher"]
+    assert again["seconds"]["train"] == results["seconds"]["train"]
 
 
 def test_another_runs_workdir_is_refused(finished):
@@ -134,6 +136,11 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"teacher": "keras:MobilNet"}, "did you mean 'MobileNet'"),
         ({"teacher": "larq_zoo:QuikNet"}, "did you mean 'QuickNet'"),
         ({"teacher": "nowhere.h5"}, "nowhere.h5"),
+        ({"teacher": "MobileNet"}, "did you mean 'keras:MobileNet'"),
+        ({"teacher": "kears:MobileNet"}, "did you mean 'keras:MobileNet'"),
+        ({"teacher": "Letters"}, "did you mean 'letters'"),
+        ({"teacher_preprocessing": "tensorflow"}, "Unknown preprocessing"),
+        ({"teacher": "keras:InceptionV3", "teacher_weights": ""}, "teacher can downsample"),
         ({"sampler": "class_balance"}, "did you mean 'class_balanced'"),
         ({"calibration": "softmax"}, "balanced_softmax"),
         ({"imbalance_ratio": 0.5}, "imbalance_ratio is 0.5"),
@@ -141,6 +148,12 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"resolutions": (4, 16, 20)}, "smaller than the student can downsample"),
         ({"resolutions": (20, 24)}, "below and above 16"),
         ({"batch_size": 0}, "--batch_size is 0"),
+        ({"epochs": -1}, "--epochs is -1"),
+        ({"steps_per_epoch": 0}, "--steps_per_epoch is 0"),
+        ({"calibration_epochs": 0}, "--calibration_epochs is 0"),
+        ({"temperature": 0.0}, "--temperature is 0"),
+        ({"learning_rate": float("nan")}, "--learning_rate is nan"),
+        ({"seed": -1}, "--seed is -1"),
         ({"workdir": ""}, "--workdir is missing"),
     ],
 )
@@ -148,11 +161,12 @@ def test_bad_settings_are_refused_before_training(changes, message, tmp_path, mo
     monkeypatch.setattr(tf.keras.Model, "fit", lambda *a, **k: pytest.fail("it trained"))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         training.run(dataclasses.replace(tiny(tmp_path / "run"), **changes))
+    assert not (tmp_path / "run").exists()
 
 
 def test_nan_in_training_names_the_remedy(tmp_path):
     with pytest.raises(ValueError, match="NaN or Inf in epoch 1: lower --learning_rate"):
-        training.run(tiny(tmp_path, method="cross_entropy", learning_rate=float("nan")))
+        training.run(tiny(tmp_path, method="cross_entropy", learning_rate=1e38))
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) is None
 
 

@@ -1,6 +1,7 @@
 """The data sets by name, and what is known of each."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -65,7 +66,7 @@ class LongTailedData:
 def load(
     dataset: str,
     data_dir: str | None = None,
-    imbalance_ratio: float = 1.0,
+    imbalance_ratio: float | None = None,
     profile: str = "exponential",
     validation_split: float = 0.0,
     seed: int = 0,
@@ -76,7 +77,7 @@ def load(
     Args:
         dataset: "digits", or "tfds:NAME" for any image classification set of TFDS.
         data_dir: where TFDS keeps its sets; its own default where None.
-        imbalance_ratio: largest over smallest class count.
+        imbalance_ratio: largest over smallest class count; None leaves the set as published.
         profile: a name of `PROFILES`.
         validation_split: the share of each class's training images to hold out.
         seed: which images are kept and held out.
@@ -88,21 +89,29 @@ def load(
     """
     if not 0 <= validation_split < 1:
         raise ValueError(f"validation_split is a share in [0, 1), not {validation_split:g}.")
-    read = read_digits if dataset == "digits" else read_tfds
-    source = read(dataset, data_dir, download)
-    kept = long_tail_subset(source.train_labels, imbalance_ratio, profile, seed)
+    source = read_digits() if dataset == "digits" else read_tfds(dataset, data_dir, download)
+    available = np.bincount(source.train_labels, minlength=len(source.class_names))
+    if (available == 0).any():
+        raise ValueError(
+            f"{dataset}: class {np.argmin(available)} has no training image: leave the class out."
+        )
+    kept = np.arange(len(source.train_labels))
+    if imbalance_ratio is not None:
+        kept = long_tail_subset(source.train_labels, imbalance_ratio, profile, seed)
     labels = source.train_labels[kept]
-    held_out_counts = np.floor(validation_split * np.bincount(labels)).astype(int)
+    counts = np.bincount(labels)
+    held_out_counts = np.floor(validation_split * counts).astype(int)
     held_out = draw_per_class(labels, held_out_counts, np.random.default_rng([seed, 1]))
     train = source.read_train(kept)
     info = CATALOG.get(dataset, DatasetInfo())
     rest = np.setdiff1d(np.arange(len(kept)), held_out)
-    nearest = min(info.label_smoothing, key=lambda ratio: abs(ratio - imbalance_ratio))
+    reached = counts.max() / counts.min()
+    nearest = min(info.label_smoothing, key=lambda ratio: abs(ratio - reached))
     return LongTailedData(
-        train=train.take(rest),
+        train=train.take(rest) if len(held_out) else train,
         validation=train.take(held_out) if len(held_out) else None,
         test=source.test,
-        class_counts=np.bincount(labels[rest], minlength=len(source.class_names)),
+        class_counts=np.bincount(labels[rest]),
         class_names=source.class_names,
         image_size=source.image_size,
         info=info,
@@ -115,13 +124,13 @@ class Source:
     """A set as it is published: the training labels, and its images on demand."""
 
     train_labels: np.ndarray
-    read_train: callable
+    read_train: Callable[[np.ndarray], Examples]
     test: Examples
     class_names: list[str]
     image_size: int | None
 
 
-def read_digits(dataset: str, data_dir: str | None, download: bool) -> Source:
+def read_digits() -> Source:
     """scikit-learn's 1,797 scans of 8x8 pixels; 40 of each digit, drawn once, are the test set."""
     from sklearn.datasets import load_digits
 
@@ -139,7 +148,7 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
     import tensorflow_datasets as tfds
 
     kind, _, name = dataset.partition(":")
-    if kind != "tfds" or name not in tfds.list_builders():
+    if kind != "tfds" or re.split("[/:]", name)[0] not in tfds.list_builders():
         known = [*CATALOG, *(f"tfds:{name}" for name in tfds.list_builders())]
         lookup("dataset", dataset, dict.fromkeys(known))
     builder = tfds.builder(name, data_dir=data_dir)
@@ -150,24 +159,18 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
             f"{dataset} is not in {builder.data_dir}: pass --data_dir=DIR, the directory that "
             f"holds {name!r}, or --download to let TFDS fetch and prepare it there."
         )
-    if builder.info.supervised_keys is None:
-        raise ValueError(
-            f"{dataset} declares no (image, label) pair, so it is no classification set."
-        )
-    image_key, label_key = builder.info.supervised_keys
-    classes = builder.info.features[label_key]
-    height, width, _ = builder.info.features[image_key].shape
-    splits = builder.info.splits
-    test_split = "test" if "test" in splits else "validation"
-    if test_split not in splits:
-        raise ValueError(f"{dataset} has no test or validation split, only {', '.join(splits)}.")
+    image_key, label_key = (builder.info.supervised_keys or ("", ""))[:2]
+    features = dict(builder.info.features.items())
+    image, classes = features.get(image_key), features.get(label_key)
+    if not (
+        isinstance(image, tfds.features.Image) and isinstance(classes, tfds.features.ClassLabel)
+    ):
+        raise ValueError(f"{dataset} declares no image with a class label: choose another set.")
 
     def labels_of(split: str) -> np.ndarray:
         decoders = tfds.decode.PartialDecoding({label_key: classes})
         batches = builder.as_dataset(split=split, decoders=decoders).batch(10_000)
-        labels = np.concatenate([batch[label_key].numpy() for batch in batches])
-        check_labels(labels, classes.num_classes, f"{dataset} {split}")
-        return labels
+        return np.concatenate([batch[label_key].numpy() for batch in batches])
 
     def read(split: str, kept: np.ndarray, labels: np.ndarray) -> Examples:
         mask = np.zeros(len(labels), bool)
@@ -179,13 +182,21 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
         batches = chosen.map(lambda _, image: image).batch(10_000)
         return Examples(tf.concat(list(batches), axis=0), labels[kept])
 
-    train_labels, test_labels = labels_of("train"), labels_of(test_split)
+    measured = [split for split in ("test", "validation") if split in builder.info.splits]
+    labels = {split: labels_of(split) for split in ("train", *measured)}
+    # Some sets publish their test images without labels: all -1.
+    measured = [split for split in measured if labels[split].max() >= 0]
+    if not measured:
+        raise ValueError(f"{dataset} has no labelled test or validation split to measure on.")
+    test = measured[0]
+    for split in ("train", test):
+        check_labels(labels[split], classes.num_classes, f"{dataset} {split}")
     return Source(
-        train_labels,
-        lambda kept: read("train", kept, train_labels),
-        read(test_split, np.arange(len(test_labels)), test_labels),
+        labels["train"],
+        lambda kept: read("train", kept, labels["train"]),
+        read(test, np.arange(len(labels[test])), labels[test]),
         classes.names,
-        height if height == width else None,
+        image.shape[0] if image.shape[0] == image.shape[1] else None,
     )
 
 

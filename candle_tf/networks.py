@@ -1,0 +1,74 @@
+"""Keras networks taken apart: at any input size, and at the features."""
+
+import tensorflow as tf
+
+
+def any_size(network: tf.keras.Model) -> tf.keras.Model:
+    """The same layers and weights, rewired to an input of (None, None, 3).
+
+    Raises:
+        ValueError: for a network that only works at its own size (for instance one that flattens).
+    """
+    try:
+        rewired = tf.keras.models.clone_model(
+            network,
+            input_tensors=tf.keras.Input((None, None, 3)),
+            clone_function=lambda layer: layer,
+        )
+        if own := network.input_shape[1]:
+            # A layer that lets an unknown size pass may still refuse another one.
+            other = tf.TensorSpec((1, 2 * own, 2 * own, 3))
+            tf.function(rewired).get_concrete_function(other)
+        return rewired
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"The network {network.name!r} does not take images of any size ({error}): end its "
+            "feature map with global pooling instead of flattening it."
+        ) from error
+
+
+def split_at_features(student: tf.keras.Model) -> tuple[tf.keras.Model, tf.keras.Model]:
+    """The student as (encoder, classifier) for images of any size, cut at its layer `features`.
+
+    Raises:
+        ValueError: if there is no such layer, or the network only works at one size.
+    """
+    if "features" not in {layer.name for layer in student.layers}:
+        raise ValueError(
+            f"The student {student.name!r} has no layer named 'features': give that name to the "
+            "layer whose output is the pooled embedding before the classifier."
+        )
+    network = any_size(student)
+    # Shared layers have one node a network: the last one is that of `network`.
+    features = network.get_layer("features").get_output_at(-1)
+    return tf.keras.Model(network.input, features), tf.keras.Model(features, network.output)
+
+
+def check_size(network: tf.keras.Model, base: int, smallest: int, who: str):
+    """Refuses a size that a network (None, None, 3) reduces to less than one pixel.
+
+    Args:
+        base: the side in pixels that the network's total stride is measured at.
+        smallest: the side in pixels to check.
+        who: what the network is, for the message.
+    """
+    maps = [layer.get_output_at(-1) for layer in network.layers]
+    maps = [m for m in tf.nest.flatten(maps) if m.shape.rank == 4]
+    if not maps:
+        return
+    probe = tf.keras.Model(network.input, maps)
+
+    def sides(size: int) -> list[int]:
+        shapes = tf.nest.flatten(probe.compute_output_shape((1, size, size, 3)))
+        return [min(shape[1:3]) for shape in map(tuple, shapes)]
+
+    stride = base // max(1, sides(base)[-1])
+    try:
+        works = smallest >= stride and min(sides(smallest)) >= 1
+    except ValueError:  # a layer that cannot compute so small an output
+        works = False
+    if not works:
+        raise ValueError(
+            f"Resolution {smallest} is smaller than the {who} can downsample: it reduces images "
+            f"{stride}-fold, so give larger ones."
+        )

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from candle_tf.networks import any_size, check_size, split_at_features
+
+layers = tf.keras.layers
+RNG = np.random.default_rng(0)
+
+
+def images(height=16, width=16):
+    return tf.constant(RNG.uniform(0, 255, (2, height, width, 3)), tf.float32)
+
+
+def network(*head, size=16, name="features"):
+    x = inputs = tf.keras.Input((size, size, 3))
+    x = layers.Conv2D(4, 3, strides=2, padding="same")(x)
+    x = layers.BatchNormalization()(x)
+    for layer in head or [layers.GlobalAveragePooling2D(name=name)]:
+        x = layer(x)
+    return tf.keras.Model(inputs, layers.Dense(2)(x))
+
+
+def sequential():
+    return tf.keras.Sequential(
+        [
+            tf.keras.Input((16, 16, 3)),
+            layers.Conv2D(4, 3),
+            layers.GlobalAveragePooling2D(name="features"),
+            layers.Dense(2),
+        ]
+    )
+
+
+@pytest.mark.parametrize("build", [network, sequential])
+def test_any_size(build):
+    model = build()
+    rewired = any_size(model)
+    assert rewired.input_shape == (None, None, None, 3)
+    assert [id(w) for w in rewired.weights] == [id(w) for w in model.weights]
+    batch = images()
+    np.testing.assert_allclose(rewired(batch), model(batch), rtol=1e-5)
+    assert rewired(images(24, 10)).shape == (2, 2)
+
+
+def nested():
+    return tf.keras.Sequential([tf.keras.Input((8, 8, 4)), layers.Conv2D(4, 3)])
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        lambda: [layers.Flatten(name="features")],
+        lambda: [layers.Flatten(), layers.Dense(5, name="features")],
+        lambda: [layers.Reshape((256,)), layers.Dense(5, name="features")],
+        lambda: [nested(), layers.GlobalAveragePooling2D(name="features")],
+    ],
+    ids=["flatten", "flatten and dense", "reshape", "nested of fixed size"],
+)
+@pytest.mark.parametrize("rewire", [any_size, split_at_features])
+def test_networks_of_one_size_are_refused(head, rewire):
+    with pytest.raises(ValueError, match="size"):
+        rewire(network(*head()))
+
+
+@pytest.mark.parametrize("build", [network, sequential])
+def test_split_at_features(build):
+    student = build()
+    batch = images()
+    for _ in range(2):
+        encoder, classifier = split_at_features(student)
+        assert encoder(batch).shape == (2, 4)
+        np.testing.assert_allclose(classifier(encoder(batch)), student(batch), rtol=1e-5)
+        assert classifier(encoder(images(24, 24))).shape == (2, 2)
+    kernel, *_ = student.trainable_variables
+    kernel.assign(kernel * 2.0)
+    np.testing.assert_allclose(classifier(encoder(batch)), student(batch), rtol=1e-5)
+
+
+def test_batch_norm_of_the_split_trains_the_student():
+    student = network()
+    encoder, _ = split_at_features(student)
+    before = student.layers[2].moving_mean.numpy()
+    encoder(images(), training=True)
+    assert np.abs(student.layers[2].moving_mean - before).max() > 0.1
+
+
+def test_a_student_without_features_is_refused():
+    with pytest.raises(ValueError, match="no layer named 'features'"):
+        split_at_features(network(name="pooled"))
+
+
+def strided(padding="same", after=()):
+    x = inputs = tf.keras.Input((32, 32, 3))
+    for _ in range(3):
+        x = layers.Conv2D(4, 3, strides=2, padding=padding)(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    for layer in after:
+        x = layer(x)
+    return any_size(tf.keras.Model(inputs, x))
+
+
+@pytest.mark.parametrize(
+    "network, works",
+    [(strided(), 8), (strided("valid"), 15), (strided(after=[layers.Dropout(0.5)]), 8)],
+)
+def test_check_size(network, works):
+    check_size(network, 32, works, "student")
+    assert network(tf.zeros((1, works, works, 3))).shape == (1, 4)
+    with pytest.raises(ValueError, match="smaller than the student can downsample"):
+        check_size(network, 32, works // 2 - 1, "student")
