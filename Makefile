@@ -3,7 +3,7 @@ USABLE = import ensurepip, sys, venv; assert (3, 10) <= sys.version_info < (3, 1
 CANDIDATES = python3.11 python3.12 python3.10 python3 $(wildcard $(HOME)/.pyenv/versions/3.1[012]*/bin/python)
 PYTHON ?= $(firstword $(foreach python,$(CANDIDATES),$(shell $(python) -c '$(USABLE)' 2>/dev/null)))
 RUN = .venv/bin/python
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: demo test lint clean
 
