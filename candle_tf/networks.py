@@ -56,19 +56,21 @@ def check_size(network: tf.keras.Model, base: int, smallest: int, who: str):
     maps = [m for m in tf.nest.flatten(maps) if m.shape.rank == 4]
     if not maps:
         return
-    probe = tf.keras.Model(network.input, maps)
+    probe = tf.function(tf.keras.Model(network.input, maps))
 
     def sides(size: int) -> list[int]:
-        shapes = tf.nest.flatten(probe.compute_output_shape((1, size, size, 3)))
-        return [min(shape[1:3]) for shape in map(tuple, shapes)]
+        traced = probe.get_concrete_function(tf.TensorSpec((1, size, size, 3)))
+        return [min(m.shape[1:3]) for m in tf.nest.flatten(traced.structured_outputs)]
 
-    stride = base // max(1, sides(base)[-1])
+    stride = None
     try:
+        stride = base // max(1, sides(base)[-1])
         works = smallest >= stride and min(sides(smallest)) >= 1
     except ValueError:  # a layer that cannot compute so small an output
         works = False
     if not works:
+        fold = f" ({stride}-fold)" if stride else ""
         raise ValueError(
-            f"Resolution {smallest} is smaller than the {who} can downsample: it reduces images "
-            f"{stride}-fold, so give larger ones."
+            f"Resolution {smallest} is smaller than the {who} can downsample{fold}: give larger "
+            "images."
         )

@@ -484,7 +484,7 @@ def without_features():
         (lambda: make_candle(lambda: smooth_student(classes=7)), "for 4 classes .* student has 7"),
         (lambda: make_candle(without_features), "no layer named 'features'"),
         (lambda: StudentModel(without_features()), "no layer named 'features'"),
-        (lambda: make_candle(resolutions=(3, 16, 20)), "Resolution 3 is smaller .* 4-fold"),
+        (lambda: make_candle(resolutions=(3, 16, 20)), "Resolution 3 is smaller .*4-fold"),
         (lambda: make_candle(resolutions=(16, 20)), r"resolutions \(16, 20\) cannot cost the same"),
         (lambda: make_candle(resolutions=(20,)), r"resolutions \(20,\) cannot cost the same"),
         (lambda: make_candle(resolutions=(0, 16, 20)), "positive"),

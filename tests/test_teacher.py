@@ -275,7 +275,7 @@ def test_every_view_is_a_reading_of_the_data():
     assert features.shape == (12, 6) and labels.tolist() == [0, 0, 1, 1] * 3
     assert not np.allclose(features[:4], features[4:8])
     history = teacher.calibrate(data, [2, 2], epochs=2, views=3, batch_size=2, verbose=0)
-    assert history.params["steps"] == 2, "an epoch is as long as the data, whatever the views"
+    assert history.params["steps"] == 6, "an epoch is a pass over the features of all views"
 
 
 GOOD = [0, 0, 0, 0, 1, 1, 1, 2, 2]
