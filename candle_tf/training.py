@@ -16,6 +16,7 @@ from candle_tf import data, metrics
 from candle_tf.balancer import AdversarialBalancer
 from candle_tf.methods import METHODS, Method
 from candle_tf.model import CandleModel, StudentModel
+from candle_tf.model_files import load_model
 from candle_tf.registry import lookup, parse_spec
 from candle_tf.students import STUDENTS
 from candle_tf.teacher import CALIBRATIONS, PREPROCESSING, Teacher, named_teachers
@@ -232,7 +233,7 @@ def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedDat
     """Calibrates the teacher, or takes up the classifier of an interrupted run."""
     classifier_file = Path(settings.workdir) / CLASSIFIER_FILE
     if classifier_file.exists():
-        teacher.classifier = tf.keras.models.load_model(classifier_file, compile=False)
+        teacher.classifier = load_model(classifier_file)
         teacher.classifier.trainable = False
         teacher.class_counts = examples.class_counts.tolist()
         return
