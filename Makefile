@@ -23,6 +23,7 @@ lint: .venv/done
 .venv/done: setup.py
 	@test -n "$(PYTHON)" || { echo "Needs Python 3.10 to 3.12 with venv: make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv --clear .venv
+	$(RUN) -m pip install --quiet --upgrade pip # old ones search for minutes on Python 3.10
 	$(RUN) -m pip install --quiet --editable ".[report,test]"
 	touch $@
 
