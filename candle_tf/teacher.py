@@ -101,10 +101,7 @@ class Teacher(tf.keras.Model):
         **kwargs,
     ) -> "Teacher":
         """A network of larq-zoo, for instance `from_larq_zoo("QuickNet", 224)`; as `from_keras`."""
-        import larq_zoo
-
-        networks = {**networks_of(larq_zoo.literature), **networks_of(larq_zoo.sota)}
-        network = lookup("larq-zoo network", name, networks)
+        network = lookup("larq-zoo network", name, zoo_networks())
         encoder = build_encoder(network, weights, (224, 224, 3), kwargs)
         return cls(encoder, image_size, preprocessing or "torch")
 
@@ -313,13 +310,21 @@ def networks_of(module: ModuleType) -> dict[str, Callable[..., tf.keras.Model]]:
     return {name: f for name, f in vars(module).items() if name[0].isupper() and callable(f)}
 
 
-def named_teachers() -> list[str]:
-    """Every teacher that has a name, as `--teacher` takes it."""
+def zoo_networks() -> dict[str, Callable[..., tf.keras.Model]]:
+    """The networks of larq-zoo by name."""
     import larq_zoo
 
-    zoo = {**networks_of(larq_zoo.literature), **networks_of(larq_zoo.sota)}
+    return {**networks_of(larq_zoo.literature), **networks_of(larq_zoo.sota)}
+
+
+def named_teachers() -> list[str]:
+    """Every teacher that has a name, as `--teacher` takes it."""
     keras = networks_of(tf.keras.applications)
-    return ["letters", *(f"keras:{name}" for name in keras), *(f"larq_zoo:{n}" for n in zoo)]
+    return [
+        "letters",
+        *(f"keras:{name}" for name in keras),
+        *(f"larq_zoo:{name}" for name in zoo_networks()),
+    ]
 
 
 def build_encoder(
