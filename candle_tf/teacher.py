@@ -2,8 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Callable, Sequence
-from types import ModuleType
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +11,7 @@ from candle_tf.data.catalog import check_labels
 from candle_tf.data.samplers import epoch_order
 from candle_tf.model_files import load_model
 from candle_tf.networks import any_size, check_size
+from candle_tf.pretrained import build_encoder, networks_of, zoo_networks
 from candle_tf.registry import lookup
 from candle_tf.resolution import resize
 
@@ -305,18 +305,6 @@ def preprocessing_of(preprocess_input) -> str:
     raise ValueError("The network has a preprocessing of its own: pass preprocessing explicitly.")
 
 
-def networks_of(module: ModuleType) -> dict[str, Callable[..., tf.keras.Model]]:
-    """The networks of a module by name."""
-    return {name: f for name, f in vars(module).items() if name[0].isupper() and callable(f)}
-
-
-def zoo_networks() -> dict[str, Callable[..., tf.keras.Model]]:
-    """The networks of larq-zoo by name."""
-    import larq_zoo
-
-    return {**networks_of(larq_zoo.literature), **networks_of(larq_zoo.sota)}
-
-
 def named_teachers() -> list[str]:
     """Every teacher that has a name, as `--teacher` takes it."""
     keras = networks_of(tf.keras.applications)
@@ -325,49 +313,3 @@ def named_teachers() -> list[str]:
         *(f"keras:{name}" for name in keras),
         *(f"larq_zoo:{name}" for name in zoo_networks()),
     ]
-
-
-def build_encoder(
-    network: Callable[..., tf.keras.Model],
-    weights: str | None,
-    input_shape: tuple[int | None, int | None, int],
-    arguments: dict,
-) -> tf.keras.Model:
-    """The network without its top, with weights by name, from a file, or random."""
-
-    def build(weights: str | None) -> tf.keras.Model:
-        return network(weights=weights, include_top=False, input_shape=input_shape, **arguments)
-
-    if weights is None:
-        return build(None)
-    if weights == "imagenet":
-        try:
-            return build(weights)
-        except Exception as error:
-            if "fetch" not in str(error):  # Keras raises a bare Exception when it cannot download
-                raise
-            raise OSError(
-                f"ImageNet weights cannot be downloaded ({error}): pass a file of them as weights "
-                "(--teacher_weights=FILE)."
-            ) from error
-    encoder = build(None)
-    load_weights(encoder, weights, lambda: network(weights=None, include_top=True, **arguments))
-    return encoder
-
-
-def load_weights(encoder: tf.keras.Model, path: str, build_with_top):
-    """Loads a weights file of the encoder, or of the whole network that it is the bottom of."""
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"Teacher weights {path} do not exist: check the path.")
-    try:
-        encoder.load_weights(path)
-    except (ValueError, OSError) as without_top:
-        whole = build_with_top()
-        try:
-            whole.load_weights(path)
-        except (ValueError, OSError):
-            raise ValueError(
-                f"{path} does not hold weights of {encoder.name!r} ({without_top}): check the "
-                "network's name and its arguments."
-            ) from without_top
-        encoder.set_weights(whole.get_weights()[: len(encoder.weights)])
