@@ -18,7 +18,7 @@ import tensorflow as tf
 from tf_keras.protobuf import saved_metadata_pb2
 
 MAX_CONFIG_BYTES = 64 * 2**20
-TRUSTED_PACKAGES = {"keras", "tf_keras", "larq", "candle_tf"}
+TRUSTED_PACKAGES = {"keras", "tf_keras", "larq", "larq_zoo", "candle_tf"}
 
 # Public in Keras, but run the file's bytecode, open the vocabulary file it names, or look up more.
 UNSAFE = set(
@@ -164,6 +164,8 @@ def _stranger(node: dict, known: set[str]) -> str | None:
 
 def _known_names() -> set[str]:
     """Keras's public classes and functions, and what the trusted packages registered with it."""
+    import larq_zoo  # noqa: F401  registers its own; here, since it takes seconds
+
     k = tf.keras
     known = set()
     for space in (k.layers, k.initializers, k.regularizers, k.constraints, k.losses, k.metrics):

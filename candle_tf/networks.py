@@ -3,6 +3,13 @@
 import tensorflow as tf
 
 
+def rewire(network: tf.keras.Model, input_shape: tuple[int | None, ...]) -> tf.keras.Model:
+    """The same layers and weights on an input of their own."""
+    return tf.keras.models.clone_model(
+        network, input_tensors=tf.keras.Input(input_shape), clone_function=lambda layer: layer
+    )
+
+
 def any_size(network: tf.keras.Model) -> tf.keras.Model:
     """The same layers and weights, rewired to an input of (None, None, 3).
 
@@ -10,11 +17,7 @@ def any_size(network: tf.keras.Model) -> tf.keras.Model:
         ValueError: for a network that only works at its own size (for instance one that flattens).
     """
     try:
-        rewired = tf.keras.models.clone_model(
-            network,
-            input_tensors=tf.keras.Input((None, None, 3)),
-            clone_function=lambda layer: layer,
-        )
+        rewired = rewire(network, (None, None, 3))
         if own := network.input_shape[1]:
             # A layer that lets an unknown size pass may still refuse another one.
             other = tf.TensorSpec((1, 2 * own, 2 * own, 3))
@@ -27,18 +30,23 @@ def any_size(network: tf.keras.Model) -> tf.keras.Model:
         ) from error
 
 
-def split_at_features(student: tf.keras.Model) -> tuple[tf.keras.Model, tf.keras.Model]:
-    """The student as (encoder, classifier) for images of any size, cut at its layer `features`.
+def split_at_features(
+    student: tf.keras.Model, own_size_only: bool = False
+) -> tuple[tf.keras.Model, tf.keras.Model]:
+    """The student as (encoder, classifier), cut at its layer `features`.
+
+    Args:
+        own_size_only: for images of the student's input size, not for those of any size.
 
     Raises:
-        ValueError: if there is no such layer, or the network only works at one size.
+        ValueError: if there is no such layer, or the network does not work at any size.
     """
     if "features" not in {layer.name for layer in student.layers}:
         raise ValueError(
             f"The student {student.name!r} has no layer named 'features': give that name to the "
             "layer whose output is the pooled embedding before the classifier."
         )
-    network = any_size(student)
+    network = rewire(student, student.input_shape[1:]) if own_size_only else any_size(student)
     # Shared layers have one node a network: the last one is that of `network`.
     features = network.get_layer("features").get_output_at(-1)
     return tf.keras.Model(network.input, features), tf.keras.Model(features, network.output)

@@ -27,10 +27,13 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
 def parse_spec(spec: str) -> tuple[str, dict]:
     """ "resnet_e:width=0.5" -> ("resnet_e", {"width": 0.5}): a name and its literal arguments.
 
+    The name may say whose network it is: "larq_zoo:QuickNet:weights='imagenet'".
+
     Raises:
         ValueError: unless what follows the colon is NAME=LITERAL, comma-separated.
     """
-    name, _, arguments = spec.partition(":")
+    library = next((prefix for prefix in ("keras:", "larq_zoo:") if spec.startswith(prefix)), "")
+    name, _, arguments = spec.removeprefix(library).partition(":")
     try:
         # The line break keeps a comment from swallowing the bracket.
         call = ast.parse(f"f({arguments}\n)", mode="eval").body
@@ -38,7 +41,7 @@ def parse_spec(spec: str) -> tuple[str, dict]:
             raise ValueError("unbalanced brackets")
         if call.args or not all(k.arg for k in call.keywords):
             raise ValueError("an argument without a name")
-        return name, {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+        return library + name, {k.arg: ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(
             f"{spec!r} is not NAME or NAME:ARGUMENT=VALUE,... such as resnet_e:width=0.5 ({error})."

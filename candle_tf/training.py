@@ -12,18 +12,33 @@ from pathlib import Path
 import larq as lq
 import numpy as np
 import tensorflow as tf
-from candle_tf import data, metrics
+from candle_tf import data, metrics, students
 from candle_tf.balancer import AdversarialBalancer
 from candle_tf.methods import METHODS, Method
 from candle_tf.model import CandleModel, StudentModel
 from candle_tf.model_files import load_model
 from candle_tf.registry import lookup, parse_spec
-from candle_tf.students import STUDENTS
+from candle_tf.students import bits
 from candle_tf.teacher import CALIBRATIONS, PREPROCESSING, Teacher, named_teachers
 
 LETTERS = Path(__file__).parent / "assets" / "letters.h5"
 FLAG_FILE, METRICS_FILE = "flags.cfg", "metrics.json"
 CLASSES_FILE, CLASSIFIER_FILE = "class_names.json", "teacher_classifier.keras"
+
+
+def adam(learning_rate) -> tf.keras.optimizers.Optimizer:
+    return tf.keras.optimizers.Adam(learning_rate)
+
+
+def bop(learning_rate, **arguments) -> tf.keras.optimizers.legacy.Optimizer:
+    """Bop flips the binary weights (Helwegen et al., arXiv 1906.02107), Adam trains the others."""
+    return lq.optimizers.CaseOptimizer(
+        (lq.optimizers.Bop.is_binary_variable, lq.optimizers.Bop(**arguments)),
+        default_optimizer=tf.keras.optimizers.legacy.Adam(learning_rate),
+    )
+
+
+BINARY_OPTIMIZERS = {"adam": adam, "bop": bop}
 
 
 def setting(default, help):
@@ -76,7 +91,12 @@ class Settings:
     calibration_epochs: int = setting(30, "Passes of the classifier over the teacher's features.")
     calibration_views: int = setting(2, "Augmented views of each image to calibrate on.")
     student: str = setting(
-        "resnet_e", f"{', '.join(STUDENTS)}; with arguments as in 'resnet_e:width=0.5'."
+        "resnet_e",
+        f"{', '.join(students.STUDENTS)}, or 'larq_zoo:NAME'; with arguments as in "
+        "'resnet_e:width=0.5' or 'larq_zoo:QuickNet:weights=\"imagenet\"'.",
+    )
+    student_bits: str = setting(
+        "1", f"Width of the student's weights and activations: {', '.join(bits.BITS)}."
     )
     image_size: int = setting(32, "Side in pixels of the images that the student sees.")
     resolutions: tuple[int, ...] = setting(
@@ -88,6 +108,15 @@ class Settings:
     )
     batch_size: int = setting(128, "Images an update.")
     learning_rate: float = setting(2.5e-3, "Adam's, annealed by cosine to 0.")
+    warmup_epochs: int = setting(0, "Epochs in which the learning rate rises from 0 first.")
+    binary_optimizer: str = setting(
+        "adam",
+        "What trains the binary weights: 'adam' on latent weights, or Larq's 'bop', with arguments "
+        "as in 'bop:gamma=1e-3,threshold=1e-8'.",
+    )
+    two_step: bool = setting(
+        False, "Real-valued weights for the first half of the epochs (binary activations first)."
+    )
     seed: int = setting(0, "Of everything random: the same seed gives the same run.")
 
     def to_flags(self) -> str:
@@ -107,11 +136,13 @@ class Settings:
             raise ValueError("--workdir is missing: name the directory that the run writes to.")
         lookup("profile", self.profile, data.PROFILES)
         lookup("sampler", self.sampler, data.SAMPLERS)
-        lookup("student", parse_spec(self.student)[0], STUDENTS)
+        students.find(parse_spec(self.student)[0])
+        lookup("student_bits", self.student_bits, bits.BITS)
+        lookup("binary_optimizer", parse_spec(self.binary_optimizer)[0], BINARY_OPTIMIZERS)
         lookup("calibration", self.calibration, dict.fromkeys(CALIBRATIONS))
         if self.teacher_preprocessing is not None:
             lookup("preprocessing", self.teacher_preprocessing, dict.fromkeys(PREPROCESSING))
-        least = {"epochs": 0, "seed": 0} | dict.fromkeys(
+        least = {"epochs": 0, "seed": 0, "warmup_epochs": 0} | dict.fromkeys(
             "batch_size calibration_epochs calibration_views image_size steps_per_epoch "
             "teacher_image_size".split(),
             1,
@@ -123,6 +154,12 @@ class Settings:
         for name in ("learning_rate", "temperature"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"--{name} is {getattr(self, name)} but must be above 0.")
+        shortest = self.epochs // 2 if self.two_step else self.epochs
+        if self.epochs and self.warmup_epochs >= shortest:
+            raise ValueError(
+                f"--warmup_epochs is {self.warmup_epochs} but must be below the {shortest} epochs "
+                "that the learning rate is annealed over."
+            )
 
 
 def run(settings: Settings) -> dict:
@@ -162,8 +199,19 @@ def run(settings: Settings) -> dict:
                 "kilobytes": 4 * teacher.count_params() / 1000,
             }
     if settings.epochs:
-        model = build_model(settings, method, student, teacher, examples)
-        seconds["train"] = fit(settings, model, examples)
+        with_real_weights = settings.epochs // 2 if settings.two_step else 0
+        if with_real_weights:
+            real = bits.requantize(student, kernel_quantizer=None)
+            model = build_model(settings, method, real, teacher, examples, with_real_weights)
+            seconds["first_step"] = fit(
+                settings, model, examples, "first_step", 0, with_real_weights
+            )
+            student.set_weights(real.get_weights())
+        epochs = settings.epochs - with_real_weights
+        model = build_model(settings, method, student, teacher, examples, epochs)
+        seconds["train"] = fit(
+            settings, model, examples, "checkpoints", with_real_weights, settings.epochs
+        )
         with timed(seconds, "evaluate"):
             results["student"] = {
                 **evaluate(model.predict, settings, examples),
@@ -200,16 +248,18 @@ def build_student(settings: Settings, num_classes: int) -> tf.keras.Model:
     name, arguments = parse_spec(settings.student)
     tf.keras.utils.set_random_seed(settings.seed)
     with arguments_of("student", settings.student):
-        return lookup("student", name, STUDENTS)(num_classes, settings.image_size, **arguments)
+        student = students.find(name)(num_classes, settings.image_size, **arguments)
+    return bits.at_bits(student, settings.student_bits)
 
 
 def build_teacher(settings: Settings) -> Teacher:
     """The teacher that `--teacher` names, not yet calibrated."""
     size, preprocessing = settings.teacher_image_size, settings.teacher_preprocessing
-    kind, _, spec = settings.teacher.partition(":")
+    kind = settings.teacher.partition(":")[0]
     named = {"keras": Teacher.from_keras, "larq_zoo": Teacher.from_larq_zoo}
     if kind in named:
-        name, arguments = parse_spec(spec)
+        name, arguments = parse_spec(settings.teacher)
+        name = name.removeprefix(f"{kind}:")
         with arguments_of("teacher", settings.teacher):
             return named[kind](
                 name, size, settings.teacher_weights or None, preprocessing, **arguments
@@ -275,6 +325,7 @@ def build_model(
     student: tf.keras.Model,
     teacher: Teacher | None,
     examples: data.LongTailedData,
+    epochs: int,
 ) -> StudentModel:
     """The compiled model that `fit` trains: CandleModel where the method distills."""
     resolution = {"resolutions": settings.resolutions, "seed": settings.seed}
@@ -292,10 +343,17 @@ def build_model(
         )
     else:
         model = StudentModel(student, **resolution)
-    updates = settings.epochs * steps_per_epoch(settings, examples)
-    schedule = tf.keras.optimizers.schedules.CosineDecay(settings.learning_rate, updates)
+    steps = steps_per_epoch(settings, examples)
+    warmup = settings.warmup_epochs * steps
+    rate = settings.learning_rate
+    schedule = tf.keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else rate, epochs * steps - warmup, warmup_target=rate, warmup_steps=warmup
+    )
+    name, arguments = parse_spec(settings.binary_optimizer)
+    with arguments_of("binary_optimizer", settings.binary_optimizer):
+        optimizer = BINARY_OPTIMIZERS[name](schedule, **arguments)
     model.compile(
-        tf.keras.optimizers.Adam(schedule),
+        optimizer,
         loss=None if method.distills else method.loss(examples.class_counts),
         metrics=["accuracy"],
     )
@@ -344,16 +402,23 @@ class Checkpoints(tf.keras.callbacks.Callback):
             ) from error
 
 
-def fit(settings: Settings, model: StudentModel, examples: data.LongTailedData) -> float:
-    """Trains to the last epoch, from the last checkpoint where there is one.
+def fit(
+    settings: Settings,
+    model: StudentModel,
+    examples: data.LongTailedData,
+    checkpoints_name: str,
+    first_epoch: int,
+    epochs: int,
+) -> float:
+    """Trains from `first_epoch`, or from the last checkpoint, to `epochs`.
 
     Returns:
         The seconds that it took, over all restarts.
     """
     workdir = Path(settings.workdir)
-    checkpoints = Checkpoints(model, workdir / "checkpoints")
-    first_epoch = int(checkpoints.epoch)
-    if first_epoch == settings.epochs:
+    checkpoints = Checkpoints(model, workdir / checkpoints_name)
+    first_epoch = max(first_epoch, int(checkpoints.epoch))
+    if first_epoch == epochs:
         return float(checkpoints.seconds)
     steps = steps_per_epoch(settings, examples)
     batches = data.training_batches(
@@ -366,11 +431,11 @@ def fit(settings: Settings, model: StudentModel, examples: data.LongTailedData) 
         settings.seed,
         first_epoch * steps * settings.batch_size,
     )
-    print(f"Training {settings.student} by {settings.method}: {settings.epochs} x {steps} updates")
+    print(f"Training {settings.student} by {settings.method}: epochs of {steps} updates")
     model.fit(
         batches,
         initial_epoch=first_epoch,
-        epochs=settings.epochs,
+        epochs=epochs,
         steps_per_epoch=steps,
         callbacks=[
             checkpoints,
@@ -430,13 +495,12 @@ def describe(settings: Settings, examples: data.LongTailedData) -> dict:
 
 
 def student_size(student: tf.keras.Model) -> dict:
-    """Weights in kB (a bit where binary, else 32) and multiply-accumulates, as Larq counts them."""
+    """Weights in kB at their own widths, and multiply-accumulates by width, as Larq counts them."""
     profile = lq.models.ModelProfile(student)
     return {
         "kilobytes": profile.memory / 8 / 1000,
         "kilobytes_float": profile.fp_equivalent_memory / 8 / 1000,
-        "binary_macs": profile.op_count("mac", 1),
-        "float_macs": profile.op_count("mac", 32),
+        "macs": {bits: profile.op_count("mac", bits) for bits in profile.unique_op_precisions},
     }
 
 

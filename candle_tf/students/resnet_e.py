@@ -15,6 +15,7 @@ def resnet_e(
     input_quantizer="approx_sign",
     kernel_quantizer="ste_sign",
     kernel_constraint="weight_clip",
+    norm_momentum: float = 0.9,
 ) -> tf.keras.Model:
     """Full-precision stem and classifier, binary 3x3 convolutions each with its own shortcut.
 
@@ -28,6 +29,7 @@ def resnet_e(
         width: factor on the channels.
         blocks: convolutions a stage.
         input_quantizer, kernel_quantizer, kernel_constraint: as in `larq.layers.QuantConv2D`.
+        norm_momentum: of the moving averages of batch norm.
 
     Returns:
         A functional model (batch, image_size, image_size, 3) -> logits (batch, num_classes), with
@@ -35,7 +37,7 @@ def resnet_e(
     """
 
     def norm(x):
-        return tf.keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
+        return tf.keras.layers.BatchNormalization(momentum=norm_momentum, epsilon=1e-5)(x)
 
     def activation(x):
         slope = tf.keras.initializers.Constant(0.25)

@@ -1,0 +1,78 @@
+"""One network definition at any bit width: the quantizers of a built student, exchanged."""
+
+import larq as lq
+import tensorflow as tf
+from candle_tf.registry import lookup
+
+
+def dorefa(k_bit: int, mode: str) -> dict:
+    return {"class_name": "DoReFa", "config": {"k_bit": k_bit, "mode": mode}}
+
+
+def dorefa_pair(k_bit: int) -> dict:
+    return {
+        "input_quantizer": dorefa(k_bit, "activations"),
+        "kernel_quantizer": dorefa(k_bit, "weights"),
+        "kernel_constraint": "weight_clip",
+    }
+
+
+# What `--student_bits` stands for; None leaves the network as it was defined, with 1 bit.
+BITS = {
+    "1": {},
+    "ternary": {
+        "input_quantizer": "ste_tern",
+        # Its threshold is 0.7 times the mean magnitude of the weights (Ternary Weight Networks).
+        "kernel_quantizer": {"class_name": "SteTern", "config": {"ternary_weight_networks": True}},
+        "kernel_constraint": "weight_clip",
+    },
+    "2": dorefa_pair(2),
+    "4": dorefa_pair(4),
+    "32": dict.fromkeys(("input_quantizer", "kernel_quantizer", "kernel_constraint")),
+}
+
+
+def at_bits(student: tf.keras.Model, bits: str) -> tf.keras.Model:
+    """The student with weights and activations of another width: a name of `BITS`.
+
+    Raises:
+        ValueError: for an unknown width.
+    """
+    changes = lookup("student_bits", bits, BITS)
+    return requantize(student, **changes) if changes else student
+
+
+def requantize(student: tf.keras.Model, **changes) -> tf.keras.Model:
+    """The same network and weights with other quantizers, wherever the student has any.
+
+    Args:
+        changes: any of input_quantizer, kernel_quantizer and kernel_constraint, as in
+            `larq.layers.QuantConv2D`; those of depthwise and pointwise kernels change alike.
+
+    Returns:
+        A model of new layers: the student and its weights stay as they are.
+    """
+
+    def clone(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
+        config = layer.get_config()
+        for kind, new in changes.items():
+            role, _, what = kind.partition("_")
+            roles = (role,) if role == "input" else ("kernel", "depthwise", "pointwise")
+            for name in (f"{role}_{what}" for role in roles):
+                old = config.get(name)
+                if isinstance(old, dict) and "quantizer" in old["config"]:  # within an RSign
+                    old["config"]["quantizer"] = new
+                elif old is not None:
+                    config[name] = new
+        if "pad_values" in config and not is_binary(config["input_quantizer"]):
+            config["pad_values"] = 0.0
+        return layer.from_config(config)
+
+    again = tf.keras.models.clone_model(student, clone_function=clone)
+    again.set_weights(student.get_weights())
+    return again
+
+
+def is_binary(quantizer) -> bool:
+    """Whether a quantizer, or what names it, leaves one bit."""
+    return getattr(lq.quantizers.get(quantizer), "precision", None) == 1

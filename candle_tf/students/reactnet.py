@@ -1,0 +1,119 @@
+"""ReActNet-A (Liu et al., ECCV 2020, arXiv 2003.03488), the paper's student, and its layers."""
+
+import larq as lq
+import tensorflow as tf
+
+CHANNELS = (64, 128, 128, 256, 256, *[512] * 6, 1024, 1024)
+
+
+@tf.keras.saving.register_keras_serializable("candle_tf")
+class RSign(lq.quantizers.Quantizer):
+    """q(x - alpha), alpha learned per channel: the input quantizer of ReActNet (eq. 1).
+
+    Args:
+        quantizer: q, a name or quantizer of Larq; None only shifts.
+    """
+
+    def __init__(self, quantizer="approx_sign", **kwargs):
+        super().__init__(**kwargs)
+        self.quantizer = lq.quantizers.get(quantizer)
+        self.precision = getattr(self.quantizer, "precision", None)
+
+    def build(self, input_shape):
+        # By name a bias, as it is one: else Larq counts it as multiply-accumulates.
+        self.alpha = self.add_weight("alpha_bias", (input_shape[-1],), initializer="zeros")
+        super().build(input_shape)
+
+    def call(self, inputs):
+        shifted = inputs - self.alpha
+        return shifted if self.quantizer is None else self.quantizer(shifted)
+
+    def get_config(self):
+        return {**super().get_config(), "quantizer": lq.quantizers.serialize(self.quantizer)}
+
+
+@tf.keras.saving.register_keras_serializable("candle_tf")
+class RPReLU(tf.keras.layers.Layer):
+    """PReLU(x - gamma) + zeta, all three learned per channel (eq. 2)."""
+
+    def build(self, input_shape):
+        shape = (1, 1, input_shape[-1])
+        self.gamma = self.add_weight("gamma", shape, initializer="zeros")
+        self.slope = self.add_weight("slope", shape, initializer=tf.constant_initializer(0.25))
+        self.zeta = self.add_weight("zeta", shape, initializer="zeros")
+        super().build(input_shape)
+
+    def call(self, inputs):
+        x = inputs - self.gamma
+        # Word for word as Keras's PReLU, which the TFLite converters know as one operation.
+        return tf.nn.relu(x) + -self.slope * tf.nn.relu(-x) + self.zeta
+
+
+def reactnet_a(
+    num_classes: int,
+    image_size: int = 224,
+    width: float = 1.0,
+    input_quantizer="approx_sign",
+    kernel_quantizer="ste_sign",
+    kernel_constraint="weight_clip",
+    norm_momentum: float = 0.9,
+) -> tf.keras.Model:
+    """MobileNetV1's plan in binary: each block a 3x3 and a 1x1 convolution, each with a shortcut.
+
+    Where the channels double, the paper sets two 1x1 convolutions side by side on the same input,
+    each with its own batch norm and shortcut; since all of that is per channel, it equals one
+    convolution of twice the filters over a shortcut of the input beside itself, as built here.
+
+    Args:
+        num_classes: width of the classifier.
+        image_size: side of the input in pixels; below 64 the stem does not stride.
+        width: factor on the channels.
+        input_quantizer: q of the `RSign` in front of each convolution.
+        kernel_quantizer, kernel_constraint: as in `larq.layers.QuantConv2D`.
+        norm_momentum: of the moving averages of batch norm.
+
+    Returns:
+        A functional model (batch, image_size, image_size, 3) -> logits (batch, num_classes), with
+        the pooled embedding in its layer `features`.
+    """
+
+    def norm(x):
+        return tf.keras.layers.BatchNormalization(momentum=norm_momentum, epsilon=1e-5)(x)
+
+    def unit(x, filters, kernel_size, strides=1):
+        """RSign -> binary convolution -> batch norm -> shortcut -> RPReLU."""
+        shortcut = x
+        if strides > 1:
+            shortcut = tf.keras.layers.AveragePooling2D(strides, padding="same")(x)
+        if filters > x.shape[-1]:
+            shortcut = tf.keras.layers.Concatenate()([shortcut, shortcut])
+        x = lq.layers.QuantConv2D(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding="same",
+            pad_values=1.0,  # zero would be a third value beside -1 and 1
+            use_bias=False,
+            input_quantizer=RSign(input_quantizer),
+            kernel_quantizer=kernel_quantizer,
+            kernel_constraint=kernel_constraint,
+        )(x)
+        return RPReLU()(tf.keras.layers.add([norm(x), shortcut]))
+
+    channels = [int(32 * width), *(2 * (int(32 * width) * c // 64) for c in CHANNELS)]
+    if channels[0] < 1:
+        raise ValueError(f"width {width} leaves the network without channels.")
+    images = tf.keras.Input((image_size, image_size, 3), name="images")
+    x = tf.keras.layers.Rescaling(1 / 127.5, offset=-1.0)(images)
+    strides = 2 if image_size >= 64 else 1
+    x = tf.keras.layers.Conv2D(channels[0], 3, strides=strides, padding="same", use_bias=False)(x)
+    x = norm(x)
+    for before, after in zip(channels, channels[1:]):
+        # As in MobileNetV1: strides where the channels double, but for the first block.
+        strides = 2 if after > before and before > channels[0] else 1
+        x = unit(x, before, 3, strides)
+        x = unit(x, after, 1)
+    x = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
+    return tf.keras.Model(
+        images, tf.keras.layers.Dense(num_classes, name="logits")(x), name="reactnet_a"
+    )

@@ -1,0 +1,59 @@
+"""The binary networks of larq-zoo as students."""
+
+import tensorflow as tf
+from candle_tf.pretrained import build_encoder, zoo_networks
+from candle_tf.registry import lookup
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class _Inlined(tf.keras.layers.Lambda):
+    """A Lambda whose TensorFlow calls become layers of the network, which can be saved."""
+
+    def __call__(self, inputs, **kwargs):
+        return self.function(inputs)
+
+
+def larq_zoo(
+    name: str, num_classes: int, image_size: int = 224, weights: str | None = None
+) -> tf.keras.Model:
+    """A network of larq-zoo up to its last feature map, then pooling and a new classifier.
+
+    Args:
+        name: as in `larq_zoo`, for instance "QuickNet".
+        num_classes: width of the classifier.
+        image_size: side of the input in pixels.
+        weights: to start from: "imagenet" (downloaded by larq-zoo), a weights file, or None for
+            random ones.
+
+    Returns:
+        A functional model (batch, image_size, image_size, 3) -> logits (batch, num_classes), with
+        the pooled embedding in its layer `features`.
+
+    Raises:
+        ValueError: for an unknown name, weights that do not fit, or images too small.
+    """
+    network = lookup("larq-zoo network", name, zoo_networks())
+    # Pretrained weights are those of 224 pixels: some networks have another stem below 50.
+    size = 224 if weights else image_size
+    try:
+        encoder = build_encoder(network, weights, (size, size, 3), {})
+        images = tf.keras.Input((image_size, image_size, 3), name="images")
+        x = tf.keras.layers.Rescaling(
+            [1 / (255 * s) for s in IMAGENET_STD],
+            [-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD)],
+        )(images)
+        for layer in encoder.layers:
+            if isinstance(layer, tf.keras.layers.Lambda):
+                layer.__class__ = _Inlined
+        x = encoder.call(x)  # not encoder(x): its layers, not itself, are to be the student's
+    except ValueError as error:
+        if "egative dimension" not in str(error) and "output is <= 0" not in str(error):
+            raise
+        raise ValueError(
+            f"larq-zoo's {name} cannot work at {image_size} pixels: give larger images."
+        ) from error
+    if name.startswith("QuickNet"):
+        x = tf.keras.layers.Activation("relu")(x)  # which larq-zoo counts as part of the top
+    x = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
+    return tf.keras.Model(images, tf.keras.layers.Dense(num_classes, name="logits")(x), name=name)
