@@ -22,6 +22,21 @@ def replace_directory(written: str, path: str):
     shutil.rmtree(old, ignore_errors=True)
 
 
+def names_text(student: tf.keras.Model, class_names: Sequence[str] | None) -> str:
+    """The class names of an export, a name a line; the numbers by default.
+
+    Raises:
+        ValueError: if they are not as many as the classes.
+    """
+    classes = student.output_shape[-1]
+    names = [str(name) for name in (class_names if class_names is not None else range(classes))]
+    if len(names) != classes:
+        raise ValueError(
+            f"class_names has {len(names)} names but the student has {classes} classes."
+        )
+    return "".join(f"{name}\n" for name in names)
+
+
 def export_saved_model(
     student: tf.keras.Model,
     path: str | os.PathLike,
@@ -48,12 +63,7 @@ def export_saved_model(
     if os.path.exists(path) and not os.path.exists(os.path.join(path, "saved_model.pb")):
         if not os.path.isdir(path) or os.listdir(path):
             raise FileExistsError(f"{path} is no SavedModel to replace: export to a new directory.")
-    classes = student.output_shape[-1]
-    names = [str(name) for name in (class_names if class_names is not None else range(classes))]
-    if len(names) != classes:
-        raise ValueError(
-            f"class_names has {len(names)} names but the student has {classes} classes."
-        )
+    names = names_text(student, class_names)
 
     def predict(images):
         logits = student(resize(images, image_size), training=False)
@@ -69,7 +79,7 @@ def export_saved_model(
     try:
         names_file = os.path.join(written, "class_names.txt")
         with open(names_file, "w", encoding="utf-8") as file:
-            file.write("\n".join(names) + "\n")
+            file.write(names)
         module = tf.Module()
         # Variables instead of the Keras model: the file needs no Keras and no Larq to load.
         module.parameters = student.variables

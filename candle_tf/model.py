@@ -2,14 +2,24 @@
 
 import numbers
 from collections.abc import Sequence
+from functools import partial
 
+import larq as lq
 import tensorflow as tf
 from candle_tf import losses
 from candle_tf.balancer import AdversarialBalancer
+from candle_tf.edge import export_flatbuffer
 from candle_tf.export import export_saved_model
 from candle_tf.networks import check_size, split_at_features
+from candle_tf.registry import lookup
 from candle_tf.resolution import RandomResolution, resize
 from candle_tf.teacher import Teacher
+
+FORMATS = {
+    "saved_model": export_saved_model,
+    "lce": partial(export_flatbuffer, binary=True),
+    "tflite": partial(export_flatbuffer, binary=False),
+}
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -43,7 +53,8 @@ class StudentModel(tf.keras.Model):
             )
         self.student = student
         self.resolution = RandomResolution(resolutions or (base,), base, seed)
-        encoder, classifier = split_at_features(student)
+        own_size_only = self.resolution.sizes == (student.input_shape[1],)
+        encoder, classifier = split_at_features(student, own_size_only)
         check_size(encoder, base, self.resolution.sizes[0], "student")
         # Functions, not models: Keras would track (and save) the shared layers a second time.
         self.encode = lambda images, training: encoder(images, training=training)
@@ -72,7 +83,7 @@ class StudentModel(tf.keras.Model):
 
     def train_step(self, data):
         images, labels, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
-        size = self.resolution.draw(self.optimizer.iterations)
+        size = self.resolution.draw(iterations(self.optimizer))
         with tf.GradientTape() as tape:
             features = self.encode(resize(images, size), training=True)
             logits = self.classify(features, training=True)
@@ -99,9 +110,19 @@ class StudentModel(tf.keras.Model):
         """Everything that training changes, by name, as a checkpoint wants it."""
         return {"student": self.student, "optimizer": self.optimizer}
 
-    def export(self, filepath: str, class_names: Sequence[str] | None = None):
-        """Writes the student alone as a SavedModel: see `candle_tf.export.export_saved_model`."""
-        export_saved_model(self.student, filepath, self.resolution.base, class_names)
+    def export(
+        self, filepath: str, class_names: Sequence[str] | None = None, format: str = "saved_model"
+    ):
+        """Writes the student alone.
+
+        Args:
+            filepath: a directory, or a `.tflite` file.
+            class_names: names in class order; the numbers by default.
+            format: "saved_model" (see `candle_tf.export.export_saved_model`), or a flatbuffer (see
+                `candle_tf.edge.export_flatbuffer`): "lce" in 1 bit, "tflite" with real values.
+        """
+        write = lookup("format", format, FORMATS)
+        write(self.student, filepath, self.resolution.base, class_names)
 
     def get_config(self):
         return {
@@ -215,7 +236,7 @@ class CandleModel(StudentModel):
 
     def train_step(self, data):
         images, labels, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
-        size = self.resolution.draw(self.optimizer.iterations)
+        size = self.resolution.draw(iterations(self.optimizer))
         teacher_features, teacher_logits = self.teacher(images, self.teacher_size(size))
         with tf.GradientTape() as tape:
             features = self.encode(resize(images, size), training=True)
@@ -295,6 +316,13 @@ def build_optimizer(optimizer, variables: list[tf.Variable]):
     """Creates the optimizer's slots now, so that a saved state finds them; legacy ones need not."""
     if isinstance(optimizer, tf.keras.optimizers.Optimizer):
         optimizer.build(variables)
+
+
+def iterations(optimizer) -> tf.Variable:
+    """The updates made so far; Larq's CaseOptimizer counts them in the optimizers it holds."""
+    while isinstance(optimizer, lq.optimizers.CaseOptimizer):
+        optimizer = optimizer.default
+    return optimizer.iterations
 
 
 def batch_mean(values: tf.Tensor, sample_weight: tf.Tensor | None) -> tf.Tensor:

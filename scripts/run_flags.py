@@ -60,7 +60,7 @@ def main_of(job):
             sys.exit(f"Not a flag: {argv[1]!r}; flags begin with --.")
         try:
             job()
-        except (ValueError, OSError, tf.errors.OpError, flags.Error) as error:
+        except (ValueError, OSError, ImportError, tf.errors.OpError, flags.Error) as error:
             logging.debug("The error arose here:", exc_info=True)
             sys.exit(f"{type(error).__name__}: {error}")
 

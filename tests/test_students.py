@@ -1,136 +1,139 @@
-import larq as lq
+"""Every student: distilled for a step, saved and reloaded, exported as both kinds of file."""
+
+import inspect
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from candle_tf import CandleModel, Teacher, students
+from candle_tf.exported import Exported
+from candle_tf.model_files import load_model
 from candle_tf.networks import any_size
-from candle_tf.students import STUDENTS, resnet_e
+from candle_tf.pretrained import zoo_networks
+from candle_tf.training import LETTERS
 
-IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+OURS = {"resnet_e": (32, {}), "reactnet_a": (32, {"width": 0.125})}
+LARGER = {"BinaryAlexNet": 64, "DoReFaNet": 64, "XNORNet": 200}
+ZOO = {f"larq_zoo:{name}": (LARGER.get(name, 32), {}) for name in zoo_networks()}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
+# What Larq Compute Engine cannot pack, and how it is refused.
+STAYS_REAL = {
+    "larq_zoo:BinaryAlexNet": "has a real-valued input",
+    "larq_zoo:DoReFaNet": "has a 2-bit input",
+}
 
 
-def tiny(**kwargs):
-    return resnet_e(5, **{"width": 0.125, **kwargs})
+@pytest.fixture(scope="module")
+def cifar(shared_data):
+    """1,000 real test images, uint8, and their labels."""
+    import tensorflow_datasets as tfds
 
-
-def randomize(model):
-    """Random weights, positive wherever batch norm needs it."""
-    rng = np.random.default_rng(1)
-    model.set_weights(
-        [
-            rng.uniform(0.2, 1, w.shape) * rng.choice([1, -1], w.shape)
-            if w.ndim == 4
-            else rng.uniform(0.2, 1, w.shape)
-            for w in model.get_weights()
-        ]
+    images, labels = tfds.load(
+        "cifar10",
+        split="test[:1000]",
+        data_dir=shared_data / "tfds",
+        download=False,
+        batch_size=-1,
+        as_supervised=True,
     )
+    return images.numpy(), labels.numpy()
+
+
+def distilled(name: str, images, labels) -> CandleModel:
+    """The student after two steps beside a small calibrated teacher."""
+    size, arguments = {**OURS, **ZOO}[name]
+    teacher = Teacher.from_file(LETTERS, 32)
+    teacher.calibrate(
+        tf.data.Dataset.from_tensor_slices((images, labels)).batch(50),
+        np.bincount(labels, minlength=10),
+        epochs=1,
+        verbose=0,
+    )
+    model = CandleModel(teacher, students.find(name)(10, size, **arguments))
+    model.compile(tf.keras.optimizers.Adam(1e-3))
+    history = model.fit(images.astype(np.float32), labels, batch_size=16, epochs=1, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
     return model
 
 
-def convolutions(model):
-    """The model's convolutions: (full-precision ones, binary ones)."""
-    found = [layer for layer in model.layers if isinstance(layer, tf.keras.layers.Conv2D)]
-    binary = [layer for layer in found if isinstance(layer, lq.layers.QuantConv2D)]
-    return [layer for layer in found if layer not in binary], binary
+@pytest.mark.parametrize("name", [*OURS, *SLOW])
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_every_student_trains_saves_and_exports(name, cifar, tmp_path):
+    images, labels = cifar
+    model = distilled(name, images[:64], labels[:64])
+    probabilities = tf.nn.softmax(model.predict(images.astype(np.float32), verbose=0)).numpy()
+
+    model.student.save(tmp_path / "student.keras")
+    again = load_model(tmp_path / "student.keras")
+    batch = tf.image.resize(tf.cast(images[:8], tf.float32), again.input_shape[1:3])
+    np.testing.assert_allclose(tf.nn.softmax(again(batch)), probabilities[:8], atol=1e-4)
+
+    model.export(tmp_path / "saved_model")
+    served = Exported(tmp_path / "saved_model").predict(images[:100])
+    np.testing.assert_allclose(served, probabilities[:100], atol=1e-5)
+
+    binary = tmp_path / "student.tflite"
+    if name in STAYS_REAL:
+        with pytest.raises(ValueError, match=STAYS_REAL[name]):
+            model.export(binary, format="lce")
+        return
+    model.export(binary, format="lce")
+    packed = Exported(binary).predict(images)
+    assert np.sum(packed.argmax(-1) == probabilities.argmax(-1)) >= 999
+    print(f"{name}: largest probability difference {np.abs(packed - probabilities).max():.1e}")
 
 
-def test_every_student_is_tested():
-    assert set(STUDENTS) == {"resnet_e"}
+def test_zoo_students_take_the_same_arguments_as_ours():
+    parameters = [list(inspect.signature(students.find(name)).parameters)[:2] for name in OURS]
+    zoo = list(inspect.signature(students.larq_zoo).parameters)[1:3]
+    assert parameters == [zoo] * len(OURS) == [["num_classes", "image_size"]] * len(OURS)
+
+
+@pytest.fixture(scope="module")
+def quicknet():
+    return students.find("larq_zoo:QuickNetSmall")(7, 64)
+
+
+def test_a_zoo_student_is_flat_and_scales_raw_pixels_as_larq_zoo_does(quicknet):
+    assert not any(isinstance(layer, tf.keras.Model) for layer in quicknet.layers)
+    assert quicknet.output_shape == (None, 7)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
+    scaled = tf.keras.Model(quicknet.input, quicknet.layers[1].output)(pixels)
+    expected = tf.keras.applications.imagenet_utils.preprocess_input(pixels.copy(), mode="torch")
+    np.testing.assert_allclose(scaled, expected, atol=1e-4)
+
+
+def test_a_zoo_student_computes_what_larq_zoo_does(quicknet):
+    """With its own classifier, on the network that larq-zoo builds with its top."""
+    original = zoo_networks()["QuickNetSmall"](weights=None, input_shape=(64, 64, 3), num_classes=7)
+    original.set_weights(quicknet.get_weights())
+    x = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
+    scaled = tf.keras.applications.imagenet_utils.preprocess_input(x.copy(), mode="torch")
+    np.testing.assert_allclose(tf.nn.softmax(quicknet(x)), original(scaled), atol=1e-5)
+
+
+def test_a_zoo_student_works_at_other_sizes(quicknet):
+    assert any_size(quicknet)(tf.zeros((1, 96, 80, 3))).shape == (1, 7)
+
+
+def test_a_zoo_student_starts_from_a_weights_file(quicknet, tmp_path):
+    network = zoo_networks()["QuickNetSmall"](weights=None, include_top=False)
+    network.save_weights(tmp_path / "weights.h5")
+    student = students.larq_zoo("QuickNetSmall", 7, 64, weights=str(tmp_path / "weights.h5"))
+    for mine, original in zip(student.get_weights(), network.get_weights()):
+        np.testing.assert_array_equal(mine, original)
 
 
 @pytest.mark.parametrize(
-    "arguments, features, binary",
+    "name, arguments, error, message",
     [
-        ({}, 256, 3),
-        ({"blocks": (2, 2, 2), "width": 0.5}, 128, 6),
-        ({"blocks": (1, 3), "width": 0.25}, 32, 4),
+        ("resnet", {}, ValueError, "did you mean 'resnet_e'"),
+        ("QuickNet", {}, ValueError, "did you mean 'larq_zoo:QuickNet'"),
+        ("larq_zoo:BiRealNets", {}, ValueError, "did you mean 'larq_zoo:BiRealNet'"),
+        ("larq_zoo:XNORNet", {"image_size": 32}, ValueError, "cannot work at 32 pixels"),
+        ("larq_zoo:QuickNet", {"weights": "no.h5"}, FileNotFoundError, "Weights no.h5"),
     ],
 )
-def test_shapes(arguments, features, binary):
-    student = resnet_e(7, **arguments)
-    assert student.input_shape == (None, 32, 32, 3)
-    assert student.output_shape == (None, 7)
-    assert student.get_layer("features").output_shape == (None, features)
-    stem, quantized = convolutions(student)
-    assert (len(stem), len(quantized)) == (1, binary)
-    logits = student(IMAGES)
-    assert logits.shape == (2, 7) and np.isfinite(logits).all()
-
-
-@pytest.mark.parametrize("image_size, stem", [(32, 1), (48, 1), (64, 1), (65, 2), (224, 3)])
-def test_the_stem_halves_large_images_again(image_size, stem):
-    student = tiny(image_size=image_size)
-    plain, quantized = convolutions(student)
-    assert len(plain) == stem
-    assert quantized[0].input_shape[1] == -(-image_size // 2**stem)
-
-
-@pytest.mark.parametrize("blocks", [(1, 1, 1), (2, 2, 2)])
-def test_binary_operations(blocks):
-    # side^2 * 3x3 * channels in * channels out, of stages at 16, 8 and 4 pixels
-    first = sum(s * s * 9 * i * o for s, i, o in [(16, 64, 64), (8, 64, 128), (4, 128, 256)])
-    later = sum(s * s * 9 * c * c for s, c in [(16, 64), (8, 128), (4, 256)])
-    profile = lq.models.ModelProfile(resnet_e(10, blocks=blocks))
-    macs = profile.op_count("mac", 1)
-    assert macs == pytest.approx(first + (blocks[0] - 1) * later, rel=0.01)
-    assert macs <= 60e6
-
-
-def test_convolutions_after_the_stem_are_binary():
-    _, quantized = convolutions(tiny())
-    for layer in quantized:
-        kernel = layer.kernel_quantizer(tf.convert_to_tensor(layer.kernel))
-        inputs = layer.input_quantizer(tf.random.normal(layer.input_shape[1:]))
-        assert set(np.unique(kernel)) == set(np.unique(inputs)) == {-1.0, 1.0}
-        assert layer.kernel_constraint is not None and not layer.use_bias and layer.pad_values == 1
-
-
-@pytest.mark.parametrize(
-    "quantizers, binary",
-    [({}, True), ({"input_quantizer": None, "kernel_quantizer": None}, False)],
-    ids=["binary", "full precision"],
-)
-def test_quantizers(quantizers, binary):
-    student = randomize(tiny(kernel_constraint=None, **quantizers))
-    profile = lq.models.ModelProfile(student)
-    assert (profile.op_count("mac", 1) > 0) == binary
-    before = student(IMAGES).numpy()
-    kernel = convolutions(student)[1][1].kernel
-    kernel.assign(kernel * 0.5)  # a sign forgets magnitudes
-    assert np.allclose(student(IMAGES), before, rtol=1e-5) == binary
-
-
-def test_other_sizes():
-    student = randomize(tiny())
-    network = any_size(student)
-    np.testing.assert_allclose(network(IMAGES), student(IMAGES), rtol=1e-4)
-    for size in (16, 24, 40):
-        logits = network(tf.image.resize(IMAGES, [size, size]))
-        assert logits.shape == (2, 5) and np.isfinite(logits).all()
-
-
-def test_input_is_scaled_inside():
-    student = tiny()
-    stem, _ = convolutions(student)
-    scaled = tf.keras.Model(student.input, stem[0].input)
-    ramp = np.linspace(0, 255, 32 * 32 * 3, dtype="float32").reshape(1, 32, 32, 3)
-    np.testing.assert_allclose(scaled(ramp), ramp / 127.5 - 1, atol=1e-5)
-
-
-def test_every_weight_learns():
-    student = tiny(blocks=(2, 1, 1))
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(student(IMAGES, training=True)[:, 0] * [1.0, -2.0])
-    for variable, gradient in zip(
-        student.trainable_variables, tape.gradient(loss, student.trainable_variables)
-    ):
-        assert np.abs(gradient).max() > 0, variable.name
-
-
-@pytest.mark.parametrize("suffix", [".keras", ".h5"])
-@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
-def test_save_and_reload(suffix, tmp_path):
-    student = randomize(tiny())
-    student.save(tmp_path / f"student{suffix}")
-    again = tf.keras.models.load_model(tmp_path / f"student{suffix}", compile=False)
-    np.testing.assert_allclose(again(IMAGES), student(IMAGES), rtol=1e-5)
-    assert len(convolutions(again)[1]) == 3
+def test_a_mistake_is_named(name, arguments, error, message):
+    with pytest.raises(error, match=message):
+        students.find(name)(10, **{"image_size": 64, **arguments})

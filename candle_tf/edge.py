@@ -1,0 +1,184 @@
+"""The student alone as a TFLite flatbuffer: 1-bit by Larq Compute Engine (LCE), or plain."""
+
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import larq as lq
+import tensorflow as tf
+from candle_tf.export import names_text
+from candle_tf.students.bits import is_binary
+
+NAMES_FILE = "class_names.txt"
+QUANTIZERS = ("input_quantizer", "kernel_quantizer", "depthwise_quantizer", "pointwise_quantizer")
+
+
+def export_flatbuffer(
+    student: tf.keras.Model,
+    path: str | os.PathLike,
+    image_size: int,
+    class_names: Sequence[str] | None = None,
+    *,
+    binary: bool,
+):
+    """Writes a `.tflite` file of the student.
+
+    It takes `images`, float32 RGB in [0, 255], (1, image_size, image_size, 3), and gives
+    `probabilities` float32 (1, classes). The names lie in it as TFLite's associated files do, in a
+    zip archive at the end: `unzip -p FILE class_names.txt`.
+
+    Args:
+        student: Keras model from images to logits.
+        path: the file to write; what stands there is replaced once the new one is complete.
+        image_size: side in pixels.
+        class_names: names in class order; the numbers by default.
+        binary: convert by LCE, which packs 1-bit weights and runs their convolutions as bit
+            operations; its custom operations need LCE's runtime. Otherwise as TFLite converts it,
+            with real-valued weights, for any TFLite runtime.
+
+    Raises:
+        ImportError: if LCE is not installed.
+        ValueError: if `path` does not end in `.tflite`, the names are not as many as the classes,
+            or a quantized layer would stay real-valued in a binary file (named).
+        OSError: if it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".tflite":
+        raise ValueError(f"A flatbuffer's name ends in .tflite, not {path.name!r}.")
+    names = names_text(student, class_names)
+    flatbuffer = to_lce(student, image_size) if binary else to_tflite(student, image_size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        written.write_bytes(with_names(flatbuffer, names))
+        os.replace(written, path)
+    finally:
+        written.unlink(missing_ok=True)
+
+
+def with_names(flatbuffer: bytes, names: str) -> bytes:
+    file = io.BytesIO(flatbuffer)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(NAMES_FILE), names)  # without a date: the same each time
+    return file.getvalue()
+
+
+def to_tflite(student: tf.keras.Model, image_size: int) -> bytes:
+    """The student as TFLite's own converter makes it, real-valued in every layer."""
+    return convert(
+        lambda images: tf.nn.softmax(student(images, training=False)),
+        (1, image_size, image_size, 3),
+        student,
+        lambda path: tf.lite.TFLiteConverter.from_saved_model(path).convert(),
+    )
+
+
+def to_lce(student: tf.keras.Model, image_size: int) -> bytes:
+    """The student as LCE converts it, every quantized layer of it in 1 bit.
+
+    Raises:
+        ImportError: if LCE is not installed.
+        ValueError: for a layer that would stay real-valued.
+    """
+    lce = larq_compute_engine()
+    layers = binary_layers(student)
+    flatbuffer = convert(
+        lambda images: tf.nn.softmax(student(images, training=False)),
+        (1, image_size, image_size, 3),
+        student,
+        lce.convert_saved_model,
+    )
+    if operations(flatbuffer).count("LceBconv2d") < len(layers):
+        for layer in layers:  # which one? each alone
+            alone = convert(
+                layer, (1, *layer.get_input_shape_at(0)[1:]), layer, lce.convert_saved_model
+            )
+            if "LceBconv2d" not in operations(alone):
+                raise ValueError(
+                    f"Larq Compute Engine keeps layer {layer.name!r} real-valued "
+                    f"({layer.get_config()}): change it, or export with format='tflite'."
+                )
+        raise ValueError(
+            f"Larq Compute Engine keeps a layer of {student.name!r} real-valued, though each alone "
+            "would be packed: export with format='tflite'."
+        )
+    return flatbuffer
+
+
+def larq_compute_engine():
+    """The package, which is an extra.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    try:
+        import larq_compute_engine
+    except ImportError as error:
+        raise ImportError(
+            "Larq Compute Engine is not installed: pip install -e '.[edge]' in the clone (it has "
+            "wheels for Linux on x86-64, macOS and Windows), or export with format='tflite'."
+        ) from error
+    return larq_compute_engine
+
+
+def binary_layers(student: tf.keras.Model) -> list[tf.keras.layers.Layer]:
+    """The student's quantized layers, which must all be such as LCE packs.
+
+    Raises:
+        ValueError: for a student without any, or the first that LCE cannot pack.
+    """
+    found = []
+    for layer in student.layers:
+        own = {q: getattr(layer, q) for q in QUANTIZERS if hasattr(layer, q)}
+        if not any(own.values()):
+            continue
+        if not isinstance(layer, lq.layers.QuantConv2D):
+            problem = f"is a {type(layer).__name__}, and LCE packs QuantConv2D alone"
+        elif wide := [name for name, quantizer in own.items() if not is_binary(quantizer)]:
+            role = wide[0].partition("_")[0]
+            precision = getattr(own[wide[0]], "precision", None)
+            problem = f"has {f'a {precision}-bit' if precision else 'a real-valued'} {role}"
+        else:
+            found.append(layer)
+            continue
+        raise ValueError(
+            f"Layer {layer.name!r} {problem}: it would stay real-valued in a binary file. Train a "
+            "network that is binary throughout, or export with format='tflite'."
+        )
+    if not found:
+        raise ValueError(
+            f"The student {student.name!r} has no binary layer: export it with format='tflite'."
+        )
+    return found
+
+
+def convert(
+    function: Callable, input_shape: tuple[int, ...], owner, converter: Callable[[str], bytes]
+) -> bytes:
+    """Converts a function of float32 images by way of a SavedModel."""
+    module = tf.Module()
+    module.parameters = owner.variables
+    module.run = tf.function(
+        lambda images: {"probabilities": function(images)},
+        input_signature=[tf.TensorSpec(input_shape, tf.float32, name="images")],
+    )
+    with tempfile.TemporaryDirectory() as path:
+        tf.saved_model.save(
+            module,
+            path,
+            signatures={"serving_default": module.run},
+            options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+        )
+        return converter(path)
+
+
+def operations(flatbuffer: bytes) -> list[str]:
+    """The names of a flatbuffer's custom operations, in the order in which they run."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(flatbuffer, 0)
+    codes = [(code.customCode or b"").decode() for code in model.operatorCodes]
+    return [codes[operator.opcodeIndex] for operator in model.subgraphs[0].operators]

@@ -1,0 +1,80 @@
+"""What `export` wrote, loaded again: a SavedModel or a flatbuffer, used alike."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from candle_tf.edge import NAMES_FILE, larq_compute_engine, operations
+from candle_tf.resolution import resize
+
+
+class Exported:
+    """An exported student: `predict` images, look up `class_names`.
+
+    Args:
+        path: a SavedModel directory or a `.tflite` file that `export` wrote.
+
+    Raises:
+        FileNotFoundError: if nothing is there.
+        ValueError: if it is neither, or broken.
+        ImportError: for a binary flatbuffer where Larq Compute Engine is not installed.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"No exported model at {path}: check the path.")
+        try:
+            load = self._load_saved_model if path.is_dir() else self._load_flatbuffer
+            self.class_names = load(path).splitlines()
+        except (OSError, KeyError, zipfile.BadZipFile, tf.errors.OpError) as error:
+            raise ValueError(
+                f"{path} is not what export writes, a SavedModel directory or a .tflite file "
+                f"({error})."
+            ) from error
+
+    def _load_saved_model(self, path: Path) -> str:
+        self.model = tf.saved_model.load(str(path))  # keeps the signature's variables alive
+        signature = self.model.signatures["serving_default"]
+        self.predict_batch = lambda images: signature(images=images)["probabilities"].numpy()
+        return (path / "assets" / NAMES_FILE).read_text(encoding="utf-8")
+
+    def _load_flatbuffer(self, path: Path) -> str:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.read(NAMES_FILE).decode()
+        flatbuffer = path.read_bytes()
+        make = lce_interpreter if any(operations(flatbuffer)) else tflite_interpreter
+        size, run = make(flatbuffer)
+        self.predict_batch = lambda images: np.concatenate(
+            [run(image[None]) for image in resize(images, size).numpy()]
+        )
+        return names
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Images (batch, height, width, 3) in [0, 255] to probabilities (batch, classes)."""
+        return self.predict_batch(tf.cast(images, tf.float32))
+
+
+def lce_interpreter(flatbuffer: bytes, threads: int = 1):
+    """(input size, function from one image (1, size, size, 3) to its probabilities) by LCE."""
+    larq_compute_engine()
+    from larq_compute_engine.tflite.python.interpreter import Interpreter
+
+    interpreter = Interpreter(flatbuffer, num_threads=threads)
+    return interpreter.input_shapes[0][1], interpreter.predict
+
+
+def tflite_interpreter(flatbuffer: bytes, threads: int = 1):
+    """As `lce_interpreter`, by TensorFlow Lite itself."""
+    interpreter = tf.lite.Interpreter(model_content=flatbuffer, num_threads=threads)
+    interpreter.allocate_tensors()
+    (images,), (probabilities,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(image):
+        interpreter.set_tensor(images["index"], image)
+        interpreter.invoke()
+        return interpreter.get_tensor(probabilities["index"])
+
+    return images["shape"][1], run

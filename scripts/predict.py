@@ -1,0 +1,49 @@
+"""Prints the classes of images by an exported student, a SavedModel or a .tflite file.
+
+python scripts/predict.py --model=runs/digits/saved_model digit.png
+python scripts/predict.py --model=student.tflite --top=3 *.jpg
+"""
+
+import sys
+
+import candle_tf  # noqa: F401  before tensorflow
+import tensorflow as tf
+from absl import app, flags
+from candle_tf.exported import Exported
+
+flags.DEFINE_string("model", None, "SavedModel directory or .tflite file.", required=True)
+flags.DEFINE_integer("top", 3, "How many classes to print, the most probable first.", 1)
+
+
+def read_image(path: str) -> tf.Tensor:
+    """uint8 (height, width, 3)."""
+    try:
+        return tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+    except tf.errors.OpError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path} cannot be read as an image (JPEG, PNG, BMP, GIF): {reason}"
+        ) from error
+
+
+def predict(paths: list[str]):
+    images = {path: read_image(path) for path in paths}  # all, before the model is loaded
+    model = Exported(flags.FLAGS.model)
+    for path, image in images.items():
+        probabilities = model.predict(image[None])[0]
+        best = probabilities.argsort()[::-1][: flags.FLAGS.top]
+        ranking = ", ".join(f"{model.class_names[c]} {100 * probabilities[c]:.1f} %" for c in best)
+        print(f"{path}: {ranking}")
+
+
+def main(argv):
+    if len(argv) < 2:
+        sys.exit("Name the images: predict.py --model=MODEL IMAGE...")
+    try:
+        predict(argv[1:])
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)
