@@ -30,6 +30,6 @@ setup(
     extras_require={
         "edge": EDGE,
         "report": REPORT,
-        "test": ["pytest>=7", "ruff>=0.17,<0.18", *REPORT],
+        "test": ["pytest>=7", "ruff>=0.17,<0.18", *EDGE, *REPORT],
     },
 )

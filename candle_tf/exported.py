@@ -57,6 +57,27 @@ class Exported:
         return self.predict_batch(tf.cast(images, tf.float32))
 
 
+def agreement(exported: Exported, model: tf.keras.Model, batches: tf.data.Dataset) -> str:
+    """How often an export gives the class that the student does, and how far they differ.
+
+    Args:
+        model: gives the student's logits.
+        batches: of (images, labels).
+    """
+    same = images = 0
+    largest = 0.0
+    for batch, _ in batches:
+        mine = tf.nn.softmax(model.predict_on_batch(batch)).numpy()
+        theirs = exported.predict(batch)
+        same += int(np.sum(mine.argmax(-1) == theirs.argmax(-1)))
+        images += len(mine)
+        largest = max(largest, float(np.abs(mine - theirs).max()))
+    return (
+        f"{same} of {images} classes equal the Keras student's; largest difference of a "
+        f"probability {largest:.1e}"
+    )
+
+
 def lce_interpreter(flatbuffer: bytes, threads: int = 1):
     """(input size, function from one image (1, size, size, 3) to its probabilities) by LCE."""
     larq_compute_engine()

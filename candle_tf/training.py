@@ -138,7 +138,7 @@ class Settings:
         lookup("sampler", self.sampler, data.SAMPLERS)
         students.find(parse_spec(self.student)[0])
         lookup("student_bits", self.student_bits, bits.BITS)
-        lookup("binary_optimizer", parse_spec(self.binary_optimizer)[0], BINARY_OPTIMIZERS)
+        build_optimizer(self, self.learning_rate)
         lookup("calibration", self.calibration, dict.fromkeys(CALIBRATIONS))
         if self.teacher_preprocessing is not None:
             lookup("preprocessing", self.teacher_preprocessing, dict.fromkeys(PREPROCESSING))
@@ -349,15 +349,19 @@ def build_model(
     schedule = tf.keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else rate, epochs * steps - warmup, warmup_target=rate, warmup_steps=warmup
     )
-    name, arguments = parse_spec(settings.binary_optimizer)
-    with arguments_of("binary_optimizer", settings.binary_optimizer):
-        optimizer = BINARY_OPTIMIZERS[name](schedule, **arguments)
     model.compile(
-        optimizer,
+        build_optimizer(settings, schedule),
         loss=None if method.distills else method.loss(examples.class_counts),
         metrics=["accuracy"],
     )
     return model
+
+
+def build_optimizer(settings: Settings, learning_rate):
+    name, arguments = parse_spec(settings.binary_optimizer)
+    build = lookup("binary_optimizer", name, BINARY_OPTIMIZERS)
+    with arguments_of("binary_optimizer", settings.binary_optimizer):
+        return build(learning_rate, **arguments)
 
 
 def steps_per_epoch(settings: Settings, examples: data.LongTailedData) -> int:
@@ -470,14 +474,21 @@ def evaluate(predict: Callable, settings: Settings, examples: data.LongTailedDat
         part = getattr(examples, split)
         if part is None:
             continue
-        batches = data.evaluation_batches(
-            part, view_size(settings, examples), settings.batch_size, examples.info.augmentation
-        )
+        batches = evaluation_batches(settings, examples, part)
         predictions = np.argmax(predict(batches, verbose=0), axis=-1)
         reports[split] = metrics.accuracy_report(
             part.labels, predictions, examples.class_counts, examples.info.bounds
         )
     return reports
+
+
+def evaluation_batches(
+    settings: Settings, examples: data.LongTailedData, part: data.Examples
+) -> tf.data.Dataset:
+    """A split of the data as the run's student sees it, in batches of (images, labels)."""
+    return data.evaluation_batches(
+        part, view_size(settings, examples), settings.batch_size, examples.info.augmentation
+    )
 
 
 def describe(settings: Settings, examples: data.LongTailedData) -> dict:

@@ -1,6 +1,7 @@
 """Evaluates the student of a run from its last checkpoint, and prints the table.
 
 python scripts/evaluate.py --workdir=runs/digits
+python scripts/evaluate.py --workdir=runs/digits --exported=digits.tflite    # an export beside it
 """
 
 import dataclasses
@@ -8,9 +9,11 @@ import dataclasses
 import run_flags
 from absl import app, flags
 from candle_tf import training
+from candle_tf.exported import Exported, agreement
 from candle_tf.report import accuracy_table, per_class_table
 
 flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
+flags.DEFINE_string("exported", None, "An export of this run to compare on the test images.")
 flags.DEFINE_string("data_dir", None, "Where the data lies now (where the run read it).")
 
 
@@ -18,11 +21,16 @@ def evaluate():
     settings = run_flags.settings_of(flags.FLAGS.workdir)
     if flags.FLAGS.data_dir:
         settings = dataclasses.replace(settings, data_dir=flags.FLAGS.data_dir)
+    exported = flags.FLAGS.exported and Exported(flags.FLAGS.exported)
     model, class_names = training.restore(settings)
-    reports = training.evaluate(model.predict, settings, training.load_data(settings))
+    examples = training.load_data(settings)
+    reports = training.evaluate(model.predict, settings, examples)
     for split, report in reports.items():
         print(f"\n{split}\n{accuracy_table({settings.method: report})}\n")
         print(per_class_table({settings.method: report}, class_names))
+    if exported:
+        batches = training.evaluation_batches(settings, examples, examples.test)
+        print(f"\n{flags.FLAGS.exported}: {agreement(exported, model, batches)}")
 
 
 if __name__ == "__main__":

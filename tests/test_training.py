@@ -71,19 +71,89 @@ def test_the_same_seed_gives_the_same_run(finished, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_an_interrupted_run_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatch):
+def run_interrupted(settings: Settings, monkeypatch):
+    """The run, killed after each of its epochs and started again."""
+
     def interrupt(self, epoch, logs=None):
         save(self, epoch, logs)
         raise KeyboardInterrupt
 
     save = training.Checkpoints.on_epoch_end
-    settings = tiny(tmp_path, resolutions=(12, 16, 20))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.Checkpoints, "on_epoch_end", interrupt)
-        training.run(settings)
+    for _ in range(settings.epochs):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(training.Checkpoints, "on_epoch_end", interrupt)
+            training.run(settings)
     training.run(settings)
+
+
+def test_an_interrupted_run_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatch):
+    run_interrupted(tiny(tmp_path, resolutions=(12, 16, 20)), monkeypatch)
     for a, b in zip(weights(finished[0]), weights(tmp_path)):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "practice", [{"binary_optimizer": "bop:gamma=1e-2,threshold=1e-6"}, {"two_step": True}]
+)
+def test_so_does_one_with(practice, tmp_path, monkeypatch):
+    practice = {"method": "cross_entropy", "resolutions": (12, 16, 20), **practice}
+    training.run(tiny(tmp_path / "whole", **practice))
+    run_interrupted(tiny(tmp_path / "parts", **practice), monkeypatch)
+    for a, b in zip(weights(tmp_path / "whole"), weights(tmp_path / "parts")):
+        np.testing.assert_array_equal(a, b)
+
+
+def compiled(**changes):
+    """(model, student) as `run` builds them, not trained."""
+    settings = dataclasses.replace(tiny("x", method="cross_entropy"), **changes)
+    examples = training.load_data(settings)
+    student = training.build_student(settings, 10)
+    method = training.resolve(settings)
+    return training.build_model(settings, method, student, None, examples, settings.epochs), student
+
+
+def test_warm_up_rises_from_0_and_then_anneals_to_0():
+    model, _ = compiled(epochs=4, warmup_epochs=1, learning_rate=0.1)
+    rate = model.optimizer._learning_rate
+    steps = np.arange(13)  # 3 an epoch
+    annealed = 0.05 * (1 + np.cos(np.pi * (steps - 3) / 9))
+    expected = np.where(steps < 3, 0.1 * steps / 3, annealed)
+    np.testing.assert_allclose([rate(step) for step in steps], expected, atol=1e-7)
+
+
+def test_bop_flips_the_binary_weights_and_adam_moves_the_others():
+    model, student = compiled(binary_optimizer="bop:gamma=1.0,threshold=0.0")
+    before = {v.name: v.numpy() for v in student.trainable_variables}
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (32, 16, 16, 3)).astype(np.float32)
+    model.fit(images, np.arange(32) % 10, batch_size=16, verbose=0)
+    for variable in student.trainable_variables:
+        after, binary = variable.numpy(), "quant_conv2d" in variable.name
+        assert (set(np.unique(after)) == {-1.0, 1.0}) == binary, variable.name
+        assert (np.sign(after) != np.sign(before[variable.name])).any() or not binary
+        assert not np.array_equal(after, before[variable.name]), variable.name
+
+
+def test_two_step_training_begins_with_real_weights(tmp_path, monkeypatch):
+    quantizers = []
+    build = training.build_model
+
+    def watched(settings, method, student, *args):
+        layer = next(x for x in student.layers if "quant_conv2d" in x.name)
+        quantizers.append((layer.input_quantizer is None, layer.kernel_quantizer is None))
+        return build(settings, method, student, *args)
+
+    monkeypatch.setattr(training, "build_model", watched)
+    results = training.run(tiny(tmp_path, method="cross_entropy", two_step=True))
+    assert quantizers == [(False, True), (False, False)]
+    assert {"first_step", "train"} <= set(results["seconds"])
+
+
+@pytest.mark.parametrize("bits, precision", [("1", 1), ("ternary", 2), ("4", 4), ("32", 32)])
+def test_student_bits(bits, precision, tmp_path):
+    settings = tiny(tmp_path, method="cross_entropy", student_bits=bits, epochs=1)
+    macs = training.run(settings)["student"]["macs"]
+    assert set(macs) == {precision, 32}
 
 
 def test_a_finished_run_again_evaluates_the_same(finished):
@@ -133,6 +203,12 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"method": "candl"}, "did you mean 'candle'"),
         ({"student": "resnet"}, "did you mean 'resnet_e'"),
         ({"student": "resnet_e:widht=1"}, "widht"),
+        ({"student_bits": "3"}, "Unknown student_bits '3'"),
+        ({"binary_optimizer": "bob"}, "did you mean 'bop'"),
+        ({"binary_optimizer": "bop:gama=1"}, "gama"),
+        ({"warmup_epochs": -1}, "--warmup_epochs is -1"),
+        ({"warmup_epochs": 2}, "--warmup_epochs is 2 but must be below the 2 epochs"),
+        ({"warmup_epochs": 1, "two_step": True}, "below the 1 epochs"),
         ({"teacher": "keras:MobilNet"}, "did you mean 'MobileNet'"),
         ({"teacher": "larq_zoo:QuikNet"}, "did you mean 'QuickNet'"),
         ({"teacher": "nowhere.h5"}, "nowhere.h5"),

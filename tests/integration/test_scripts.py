@@ -5,10 +5,14 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.datasets import load_digits
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+DOCUMENT = str(ROOT / "README.md")
+DIGIT = np.repeat(load_digits().images[0][..., None] * 255 / 16, 3, axis=-1)
 TINY = (
     "--flagfile=configs/digits_lt.cfg --student=resnet_e:width=0.125 --epochs=1 "
     "--steps_per_epoch=3 --calibration_epochs=2 --validation_split=0.2"
@@ -56,6 +60,24 @@ def test_export_writes_the_same_student(run, tmp_path):
     tf.debugging.assert_near(mine["probabilities"], theirs["probabilities"], atol=1e-6)
 
 
+def test_predict_prints_the_same_from_every_export(run, tmp_path):
+    workdir, _ = run
+    tf.io.write_file(f"{tmp_path}/a.png", tf.io.encode_png(tf.cast(DIGIT, tf.uint8)))
+    tf.io.write_file(f"{tmp_path}/b.jpg", tf.io.encode_jpeg(tf.cast(255 - DIGIT, tf.uint8)))
+    printed = []
+    for format in ("saved_model", "lce", "tflite"):
+        output = tmp_path / (format if format == "saved_model" else f"{format}.tflite")
+        done = script("export", f"--workdir={workdir}", f"--format={format}", f"--output={output}")
+        assert done.returncode == 0, done.stderr[-3000:]
+        done = script("predict", f"--model={output}", f"{tmp_path}/a.png", f"{tmp_path}/b.jpg")
+        assert done.returncode == 0, done.stderr[-3000:]
+        printed.append(done.stdout)
+    assert printed[0] == printed[1] == printed[2]
+    assert [line.count("%") for line in printed[0].splitlines()] == [3, 3]
+    report = (tmp_path / "lce.md").read_text()
+    assert "LCE's optimised kernels are for 64-bit ARM" in report and "quant_conv2d" in report
+
+
 def test_compare(run):
     done = script("compare", run[0], "--split=validation")
     assert done.stdout.count("| candle (candle) |") == 1, done.stderr[-3000:]
@@ -69,6 +91,9 @@ def test_compare(run):
         ("train", ["--workdir=/tmp/x", "--resolutions=a,b"], "whole numbers of pixels"),
         ("evaluate", ["--workdir=/nowhere"], "names no run of train.py"),
         ("compare", ["/nowhere"], "/nowhere holds no finished run"),
+        ("predict", ["--model=/nowhere"], "Name the images"),
+        ("predict", ["--model=/nowhere", "/no.png"], "/no.png cannot be read as an image"),
+        ("predict", ["--model=/nowhere", DOCUMENT], "README.md cannot be read as an image"),
     ],
 )
 def test_a_mistake_is_one_sentence(name, arguments, message):
@@ -77,8 +102,16 @@ def test_a_mistake_is_one_sentence(name, arguments, message):
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "export", "compare"])
-def test_help(name):
+@pytest.mark.parametrize(
+    "name, flag",
+    [
+        ("train", "--teacher_preprocessing:"),
+        ("evaluate", "--workdir:"),
+        ("export", "--format:"),
+        ("compare", "--split:"),
+        ("predict", "--model:"),
+    ],
+)
+def test_help(name, flag):
     done = script(name, "--help")
-    flag = {"train": "--teacher_preprocessing:", "compare": "--split:"}.get(name, "--workdir:")
     assert flag in done.stdout and f"scripts/{name}.py" in done.stdout
