@@ -10,6 +10,7 @@ from pathlib import Path
 import larq as lq
 import tensorflow as tf
 from candle_tf.export import names_text
+from candle_tf.interpreters import larq_compute_engine, lce_interpreter
 from candle_tf.students.bits import is_binary
 
 NAMES_FILE = "class_names.txt"
@@ -49,8 +50,8 @@ def export_flatbuffer(
     if path.suffix != ".tflite":
         raise ValueError(f"A flatbuffer's name ends in .tflite, not {path.name!r}.")
     names = names_text(student, class_names)
-    flatbuffer = to_lce(student, image_size) if binary else to_tflite(student, image_size)
     path.parent.mkdir(parents=True, exist_ok=True)
+    flatbuffer = to_lce(student, image_size) if binary else to_tflite(student, image_size)
     written = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         written.write_bytes(with_names(flatbuffer, names))
@@ -81,7 +82,7 @@ def to_lce(student: tf.keras.Model, image_size: int) -> bytes:
 
     Raises:
         ImportError: if LCE is not installed.
-        ValueError: for a layer that would stay real-valued.
+        ValueError: for a layer that would stay real-valued, or a network that LCE cannot run.
     """
     lce = larq_compute_engine()
     layers = binary_layers(student)
@@ -91,37 +92,25 @@ def to_lce(student: tf.keras.Model, image_size: int) -> bytes:
         student,
         lce.convert_saved_model,
     )
-    if operations(flatbuffer).count("LceBconv2d") < len(layers):
+    found = operations(flatbuffer)
+    if found.count("LceBconv2d") < len(layers) or "LceDequantize" in found:
         for layer in layers:  # which one? each alone
             alone = convert(
                 layer, (1, *layer.get_input_shape_at(0)[1:]), layer, lce.convert_saved_model
             )
             if "LceBconv2d" not in operations(alone):
                 raise ValueError(
-                    f"Larq Compute Engine keeps layer {layer.name!r} real-valued "
-                    f"({layer.get_config()}): change it, or export with format='tflite'."
+                    f"Larq Compute Engine keeps layer {layer.name!r} real-valued: choose "
+                    "quantizers to -1 and 1 and padding by 0 or 1, or export with format='tflite'."
                 )
-        raise ValueError(
-            f"Larq Compute Engine keeps a layer of {student.name!r} real-valued, though each alone "
-            "would be packed: export with format='tflite'."
-        )
-    return flatbuffer
-
-
-def larq_compute_engine():
-    """The package, which is an extra.
-
-    Raises:
-        ImportError: if it is not installed.
-    """
     try:
-        import larq_compute_engine
-    except ImportError as error:
-        raise ImportError(
-            "Larq Compute Engine is not installed: pip install -e '.[edge]' in the clone (it has "
-            "wheels for Linux on x86-64, macOS and Windows), or export with format='tflite'."
+        lce_interpreter(flatbuffer)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"Larq Compute Engine cannot run what it makes of {student.name!r} ({error}): export "
+            "with format='tflite'."
         ) from error
-    return larq_compute_engine
+    return flatbuffer
 
 
 def binary_layers(student: tf.keras.Model) -> list[tf.keras.layers.Layer]:
@@ -131,12 +120,14 @@ def binary_layers(student: tf.keras.Model) -> list[tf.keras.layers.Layer]:
         ValueError: for a student without any, or the first that LCE cannot pack.
     """
     found = []
-    for layer in student.layers:
+    for layer in student._flatten_layers(include_self=False):  # those of nested models too
         own = {q: getattr(layer, q) for q in QUANTIZERS if hasattr(layer, q)}
         if not any(own.values()):
             continue
         if not isinstance(layer, lq.layers.QuantConv2D):
             problem = f"is a {type(layer).__name__}, and LCE packs QuantConv2D alone"
+        elif layer.groups > 1:
+            problem = f"has {layer.groups} groups, which LCE cannot run"
         elif wide := [name for name, quantizer in own.items() if not is_binary(quantizer)]:
             role = wide[0].partition("_")[0]
             precision = getattr(own[wide[0]], "precision", None)

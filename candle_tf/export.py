@@ -26,7 +26,7 @@ def names_text(student: tf.keras.Model, class_names: Sequence[str] | None) -> st
     """The class names of an export, a name a line; the numbers by default.
 
     Raises:
-        ValueError: if they are not as many as the classes.
+        ValueError: if they are not as many as the classes, or one is not a line.
     """
     classes = student.output_shape[-1]
     names = [str(name) for name in (class_names if class_names is not None else range(classes))]
@@ -34,6 +34,9 @@ def names_text(student: tf.keras.Model, class_names: Sequence[str] | None) -> st
         raise ValueError(
             f"class_names has {len(names)} names but the student has {classes} classes."
         )
+    for name in names:
+        if len(name.splitlines()) != 1:
+            raise ValueError(f"The class name {name!r} is not one line of text: rename the class.")
     return "".join(f"{name}\n" for name in names)
 
 

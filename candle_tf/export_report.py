@@ -11,7 +11,7 @@ import larq as lq
 import numpy as np
 import tensorflow as tf
 from candle_tf.edge import to_tflite
-from candle_tf.exported import lce_interpreter, tflite_interpreter
+from candle_tf.interpreters import lce_interpreter, tflite_interpreter
 from candle_tf.report import markdown
 from candle_tf.students.bits import BITS, requantize
 

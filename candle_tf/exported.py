@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.edge import NAMES_FILE, larq_compute_engine, operations
+from candle_tf.edge import NAMES_FILE, operations
+from candle_tf.interpreters import lce_interpreter, tflite_interpreter
 from candle_tf.resolution import resize
 
 
@@ -29,7 +30,9 @@ class Exported:
         try:
             load = self._load_saved_model if path.is_dir() else self._load_flatbuffer
             self.class_names = load(path).splitlines()
-        except (OSError, KeyError, zipfile.BadZipFile, tf.errors.OpError) as error:
+        except ImportError:
+            raise
+        except Exception as error:  # each parser of a damaged file fails in its own ways
             raise ValueError(
                 f"{path} is not what export writes, a SavedModel directory or a .tflite file "
                 f"({error})."
@@ -76,26 +79,3 @@ def agreement(exported: Exported, model: tf.keras.Model, batches: tf.data.Datase
         f"{same} of {images} classes equal the Keras student's; largest difference of a "
         f"probability {largest:.1e}"
     )
-
-
-def lce_interpreter(flatbuffer: bytes, threads: int = 1):
-    """(input size, function from one image (1, size, size, 3) to its probabilities) by LCE."""
-    larq_compute_engine()
-    from larq_compute_engine.tflite.python.interpreter import Interpreter
-
-    interpreter = Interpreter(flatbuffer, num_threads=threads)
-    return interpreter.input_shapes[0][1], interpreter.predict
-
-
-def tflite_interpreter(flatbuffer: bytes, threads: int = 1):
-    """As `lce_interpreter`, by TensorFlow Lite itself."""
-    interpreter = tf.lite.Interpreter(model_content=flatbuffer, num_threads=threads)
-    interpreter.allocate_tensors()
-    (images,), (probabilities,) = interpreter.get_input_details(), interpreter.get_output_details()
-
-    def run(image):
-        interpreter.set_tensor(images["index"], image)
-        interpreter.invoke()
-        return interpreter.get_tensor(probabilities["index"])
-
-    return images["shape"][1], run

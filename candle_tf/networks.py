@@ -25,8 +25,8 @@ def any_size(network: tf.keras.Model) -> tf.keras.Model:
         return rewired
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"The network {network.name!r} does not take images of any size ({error}): end its "
-            "feature map with global pooling instead of flattening it."
+            f"The network {network.name!r} works at its own size alone, not with images of any "
+            "size: end its feature map with global pooling instead of flattening it."
         ) from error
 
 

@@ -14,6 +14,7 @@ from candle_tf.networks import any_size, check_size
 from candle_tf.pretrained import build_encoder, networks_of, zoo_networks
 from candle_tf.registry import lookup
 from candle_tf.resolution import resize
+from candle_tf.students.bits import at_bits
 
 PREPROCESSING = ("tf", "torch", "caffe", "none")
 CALIBRATIONS = ("balanced_softmax", "label_aware_smoothing")
@@ -98,12 +99,17 @@ class Teacher(tf.keras.Model):
         image_size: int,
         weights: str | None = "imagenet",
         preprocessing: str | None = None,
-        **kwargs,
+        bits: str = "1",
     ) -> "Teacher":
-        """A network of larq-zoo, for instance `from_larq_zoo("QuickNet", 224)`; as `from_keras`."""
+        """A network of larq-zoo, for instance `from_larq_zoo("QuickNet", 224)`; as `from_keras`.
+
+        Args:
+            bits: the width of its weights and activations, a name of `candle_tf.students.BITS`;
+                "32" for weights that were trained so.
+        """
         network = lookup("larq-zoo network", name, zoo_networks())
-        encoder = build_encoder(network, weights, (224, 224, 3), kwargs)
-        return cls(encoder, image_size, preprocessing or "torch")
+        encoder = build_encoder(network, weights, (224, 224, 3), {})
+        return cls(at_bits(encoder, bits), image_size, preprocessing or "torch")
 
     @classmethod
     def from_file(

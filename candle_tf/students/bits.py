@@ -45,6 +45,8 @@ def at_bits(student: tf.keras.Model, bits: str) -> tf.keras.Model:
 def requantize(student: tf.keras.Model, **changes) -> tf.keras.Model:
     """The same network and weights with other quantizers, wherever the student has any.
 
+    Start from the student as it was defined: a layer without quantizers stays without.
+
     Args:
         changes: any of input_quantizer, kernel_quantizer and kernel_constraint, as in
             `larq.layers.QuantConv2D`; those of depthwise and pointwise kernels change alike.
@@ -60,8 +62,9 @@ def requantize(student: tf.keras.Model, **changes) -> tf.keras.Model:
             roles = (role,) if role == "input" else ("kernel", "depthwise", "pointwise")
             for name in (f"{role}_{what}" for role in roles):
                 old = config.get(name)
-                if isinstance(old, dict) and "quantizer" in old["config"]:  # within an RSign
-                    old["config"]["quantizer"] = new
+                inner = old.get("config") if isinstance(old, dict) else None
+                if isinstance(inner, dict) and "quantizer" in inner:  # within an RSign
+                    inner["quantizer"] = new
                 elif old is not None:
                     config[name] = new
         if "pad_values" in config and not is_binary(config["input_quantizer"]):
@@ -75,4 +78,11 @@ def requantize(student: tf.keras.Model, **changes) -> tf.keras.Model:
 
 def is_binary(quantizer) -> bool:
     """Whether a quantizer, or what names it, leaves one bit."""
-    return getattr(lq.quantizers.get(quantizer), "precision", None) == 1
+    quantizer = lq.quantizers.get(quantizer)
+    no_op = isinstance(quantizer, lq.quantizers.NoOp)  # claims a precision, changes nothing
+    return getattr(quantizer, "precision", None) == 1 and not no_op
+
+
+def pad_value(input_quantizer) -> float:
+    """What to pad a convolution's quantized input with: beside -1 and 1, zero is a third value."""
+    return 1.0 if is_binary(input_quantizer) else 0.0

@@ -2,11 +2,12 @@
 
 import larq as lq
 import tensorflow as tf
+from candle_tf.students.bits import pad_value
 
 CHANNELS = (64, 128, 128, 256, 256, *[512] * 6, 1024, 1024)
 
 
-@tf.keras.saving.register_keras_serializable("candle_tf")
+@lq.utils.register_keras_custom_object  # by its bare name, as Larq looks quantizers up
 class RSign(lq.quantizers.Quantizer):
     """q(x - alpha), alpha learned per channel: the input quantizer of ReActNet (eq. 1).
 
@@ -37,7 +38,7 @@ class RPReLU(tf.keras.layers.Layer):
     """PReLU(x - gamma) + zeta, all three learned per channel (eq. 2)."""
 
     def build(self, input_shape):
-        shape = (1, 1, input_shape[-1])
+        shape = (input_shape[-1],)
         self.gamma = self.add_weight("gamma", shape, initializer="zeros")
         self.slope = self.add_weight("slope", shape, initializer=tf.constant_initializer(0.25))
         self.zeta = self.add_weight("zeta", shape, initializer="zeros")
@@ -92,7 +93,7 @@ def reactnet_a(
             kernel_size,
             strides=strides,
             padding="same",
-            pad_values=1.0,  # zero would be a third value beside -1 and 1
+            pad_values=pad_value(input_quantizer),
             use_bias=False,
             input_quantizer=RSign(input_quantizer),
             kernel_quantizer=kernel_quantizer,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import larq as lq
 import tensorflow as tf
+from candle_tf.students.bits import pad_value
 
 
 def resnet_e(
@@ -53,7 +54,7 @@ def resnet_e(
             3,
             strides=strides,
             padding="same",
-            pad_values=1.0,  # zero would be a third value beside -1 and 1
+            pad_values=pad_value(input_quantizer),
             use_bias=False,
             input_quantizer=input_quantizer,
             kernel_quantizer=kernel_quantizer,
