@@ -11,6 +11,7 @@ import larq as lq
 import tensorflow as tf
 from candle_tf.export import names_text
 from candle_tf.interpreters import larq_compute_engine, lce_interpreter
+from candle_tf.networks import rewire
 from candle_tf.students.bits import is_binary
 
 NAMES_FILE = "class_names.txt"
@@ -85,7 +86,8 @@ def to_lce(student: tf.keras.Model, image_size: int) -> bytes:
         ValueError: for a layer that would stay real-valued, or a network that LCE cannot run.
     """
     lce = larq_compute_engine()
-    layers = binary_layers(student)
+    sized = rewire(student, (image_size, image_size, 3))  # tells each layer its input's shape
+    layers = binary_layers(sized)
     flatbuffer = convert(
         lambda images: tf.nn.softmax(student(images, training=False)),
         (1, image_size, image_size, 3),
@@ -96,7 +98,7 @@ def to_lce(student: tf.keras.Model, image_size: int) -> bytes:
     if found.count("LceBconv2d") < len(layers) or "LceDequantize" in found:
         for layer in layers:  # which one? each alone
             alone = convert(
-                layer, (1, *layer.get_input_shape_at(0)[1:]), layer, lce.convert_saved_model
+                layer, (1, *layer.get_input_shape_at(-1)[1:]), layer, lce.convert_saved_model
             )
             if "LceBconv2d" not in operations(alone):
                 raise ValueError(
@@ -132,18 +134,38 @@ def binary_layers(student: tf.keras.Model) -> list[tf.keras.layers.Layer]:
             role = wide[0].partition("_")[0]
             precision = getattr(own[wide[0]], "precision", None)
             problem = f"has {f'a {precision}-bit' if precision else 'a real-valued'} {role}"
+        elif side := too_small_to_pad(layer):
+            problem = (
+                f"pads its {side}-pixel input with zeros, which LCE computes wrongly where the "
+                "kernel is larger (pad_values=1.0 or larger images help)"
+            )
         else:
             found.append(layer)
             continue
         raise ValueError(
-            f"Layer {layer.name!r} {problem}: it would stay real-valued in a binary file. Train a "
-            "network that is binary throughout, or export with format='tflite'."
+            f"Layer {layer.name!r} {problem}: a binary file cannot hold it. Train a network "
+            "that is binary throughout, or export with format='tflite'."
         )
     if not found:
         raise ValueError(
             f"The student {student.name!r} has no binary layer: export it with format='tflite'."
         )
     return found
+
+
+def too_small_to_pad(layer: lq.layers.QuantConv2D) -> int | None:
+    """The side of an input smaller than the kernel that is padded with zeros.
+
+    LCE 0.16 corrects its optimised kernels for a padding of zeros, but not for windows that reach
+    beyond both sides.
+    """
+    for side, kernel, dilation in zip(
+        layer.get_input_shape_at(-1)[1:3], layer.kernel_size, layer.dilation_rate
+    ):
+        zeros = layer.padding == "same" and layer.pad_values == 0.0
+        if zeros and side < (kernel - 1) * dilation + 1:
+            return side
+    return None
 
 
 def convert(

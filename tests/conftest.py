@@ -17,6 +17,26 @@ def shared_data() -> pathlib.Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def cifar10(shared_data):
+    """Reads a split of the real CIFAR-10: images uint8 (n, 32, 32, 3) and labels int64 (n,)."""
+
+    def read(split: str):
+        import tensorflow_datasets as tfds
+
+        images, labels = tfds.load(
+            "cifar10",
+            split=split,
+            data_dir=shared_data / "tfds",
+            download=False,
+            batch_size=-1,
+            as_supervised=True,
+        )
+        return images.numpy(), labels.numpy()
+
+    return read
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     tf.keras.utils.set_random_seed(0)

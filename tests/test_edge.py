@@ -18,32 +18,19 @@ NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"
 WIDTHS = ["1", "4", "ternary", "32"]
 
 
-def cifar10(data_dir, split):
-    import tensorflow_datasets as tfds
-
-    images, labels = tfds.load(
-        "cifar10",
-        split=split,
-        data_dir=data_dir / "tfds",
-        download=False,
-        batch_size=-1,
-        as_supervised=True,
-    )
-    return images.numpy().astype(np.float32), labels.numpy()
+@pytest.fixture(scope="module")
+def images(cifar10):
+    return cifar10("test[:200]")[0].astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def images(shared_data):
-    return cifar10(shared_data, "test[:200]")[0]
-
-
-@pytest.fixture(scope="module")
-def trained(shared_data):
+def trained(cifar10):
     """A binary student whose batch norm has left its initial state."""
     tf.keras.utils.set_random_seed(0)
     model = ct.StudentModel(resnet_e(10, 32, width=0.125))
     model.compile(tf.keras.optimizers.Adam(1e-2))
-    model.fit(*cifar10(shared_data, "train[:256]"), batch_size=32, epochs=4, verbose=0)
+    images, labels = cifar10("train[:256]")
+    model.fit(images.astype(np.float32), labels, batch_size=32, epochs=4, verbose=0)
     return model
 
 
@@ -184,6 +171,10 @@ REFUSED = {
         "'odd' has a real-valued kernel",
     ),
     "groups": (lambda: student_of(quantized("odd", groups=2)), "'odd' has 2 groups"),
+    "small map": (
+        lambda: student_of(tf.keras.layers.MaxPool2D(3), quantized("odd", padding="same")),
+        "'odd' pads its 2-pixel input with zeros",
+    ),
     # What Larq Compute Engine itself would leave as it is:
     "padding by -1": (
         lambda: student_of(quantized(), quantized("odd", padding="same", pad_values=-1.0)),

@@ -38,17 +38,8 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def images(shared_data):
-    import tensorflow_datasets as tfds
-
-    small = tfds.load(
-        "cifar10",
-        split="test[:64]",
-        data_dir=shared_data / "tfds",
-        download=False,
-        batch_size=-1,
-        as_supervised=True,
-    )[0].numpy()
+def images(cifar10):
+    small = cifar10("test[:64]")[0]
     other = tf.image.resize(tf.cast(small[:8], tf.float32), (48, 40)).numpy()
     return {"uint8": small, "float": small.astype(np.float32), "other": other}
 
@@ -175,11 +166,12 @@ def half_written(module, path, **_):
     "place, broken, names, error",
     [
         (None, None, ["one", "two"], "class_names has 2 names but the student has 3 classes"),
+        (None, None, ["one", "two", "a\nb"], r"class name 'a\\nb' is not one line"),
         ("tensorflow.saved_model.save", half_written, None, "No space left"),
         ("os.makedirs", fail, None, "No space left"),
         ("os.replace", fail, None, "No space left"),
     ],
-    ids=["names", "saving", "unwritable parent", "renaming"],
+    ids=["names", "name of two lines", "saving", "unwritable parent", "renaming"],
 )
 def test_a_failure_leaves_the_old_export(place, broken, names, error, exported, monkeypatch):
     if place:

@@ -13,7 +13,11 @@ from candle_tf.pretrained import zoo_networks
 from candle_tf.training import LETTERS
 
 OURS = {"resnet_e": (32, {}), "reactnet_a": (32, {"width": 0.125})}
-LARGER = {"BinaryAlexNet": 64, "DoReFaNet": 64, "XNORNet": 200}
+LARGER = {
+    **dict.fromkeys(("BinaryAlexNet", "DoReFaNet"), 64),
+    **dict.fromkeys(("BiRealNet", "MeliusNet22", "RealToBinaryNet"), 96),
+    "XNORNet": 224,
+}
 ZOO = {f"larq_zoo:{name}": (LARGER.get(name, 32), {}) for name in zoo_networks()}
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
 # What Larq Compute Engine cannot pack, and how it is refused.
@@ -21,22 +25,6 @@ STAYS_REAL = {
     "larq_zoo:BinaryAlexNet": "has a real-valued input",
     "larq_zoo:DoReFaNet": "has a 2-bit input",
 }
-
-
-@pytest.fixture(scope="module")
-def cifar(shared_data):
-    """1,000 real test images, uint8, and their labels."""
-    import tensorflow_datasets as tfds
-
-    images, labels = tfds.load(
-        "cifar10",
-        split="test[:1000]",
-        data_dir=shared_data / "tfds",
-        download=False,
-        batch_size=-1,
-        as_supervised=True,
-    )
-    return images.numpy(), labels.numpy()
 
 
 def distilled(name: str, images, labels) -> CandleModel:
@@ -58,8 +46,8 @@ def distilled(name: str, images, labels) -> CandleModel:
 
 @pytest.mark.parametrize("name", [*OURS, *SLOW])
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
-def test_every_student_trains_saves_and_exports(name, cifar, tmp_path):
-    images, labels = cifar
+def test_every_student_trains_saves_and_exports(name, cifar10, tmp_path):
+    images, labels = cifar10("test[:1000]")
     model = distilled(name, images[:64], labels[:64])
     probabilities = tf.nn.softmax(model.predict(images.astype(np.float32), verbose=0)).numpy()
 

@@ -25,22 +25,14 @@ def weights(shared_data):
 
 
 @pytest.fixture(scope="module")
-def cifar(shared_data):
+def cifar(cifar10):
     """(long-tailed training images and labels), (balanced test images and labels)."""
-    import tensorflow_datasets as tfds
 
     def read(split, counts):
-        images, labels = tfds.load(
-            "cifar10",
-            split=split,
-            data_dir=shared_data / "tfds",
-            download=False,
-            batch_size=-1,
-            as_supervised=True,
-        )
+        images, labels = cifar10(split)
         kept = [np.flatnonzero(labels == c)[:n] for c, n in enumerate(counts)]
         kept = np.random.default_rng(0).permutation(np.concatenate(kept))
-        return tf.cast(tf.gather(images, kept), tf.float32).numpy(), labels.numpy()[kept]
+        return images[kept].astype(np.float32), labels[kept]
 
     return read("train[:3000]", COUNTS), read("test[:600]", [30] * 10)
 

@@ -38,15 +38,16 @@ class RPReLU(tf.keras.layers.Layer):
     """PReLU(x - gamma) + zeta, all three learned per channel (eq. 2)."""
 
     def build(self, input_shape):
-        shape = (input_shape[-1],)
-        self.gamma = self.add_weight("gamma", shape, initializer="zeros")
-        self.slope = self.add_weight("slope", shape, initializer=tf.constant_initializer(0.25))
-        self.zeta = self.add_weight("zeta", shape, initializer="zeros")
+        channels = input_shape[-1]
+        self.gamma = self.add_weight("gamma", (channels,), initializer="zeros")
+        # As Keras's PReLU holds and uses it: so the TFLite converters see one operation.
+        quarter = tf.constant_initializer(0.25)
+        self.slope = self.add_weight("slope", (1, 1, channels), initializer=quarter)
+        self.zeta = self.add_weight("zeta", (channels,), initializer="zeros")
         super().build(input_shape)
 
     def call(self, inputs):
         x = inputs - self.gamma
-        # Word for word as Keras's PReLU, which the TFLite converters know as one operation.
         return tf.nn.relu(x) + -self.slope * tf.nn.relu(-x) + self.zeta
 
 

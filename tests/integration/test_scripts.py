@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -74,6 +75,9 @@ def test_predict_prints_the_same_from_every_export(run, tmp_path):
         printed.append(done.stdout)
     assert printed[0] == printed[1] == printed[2]
     assert [line.count("%") for line in printed[0].splitlines()] == [3, 3]
+    done = script("evaluate", f"--workdir={workdir}", f"--exported={tmp_path}/lce.tflite")
+    same, images = map(int, re.search(r"(\d+) of (\d+) classes equal", done.stdout).groups())
+    assert same >= 0.99 * images > 300
     report = (tmp_path / "lce.md").read_text()
     assert "LCE's optimised kernels are for 64-bit ARM" in report and "quant_conv2d" in report
 
