@@ -51,14 +51,19 @@ def export_flatbuffer(
     if path.suffix != ".tflite":
         raise ValueError(f"A flatbuffer's name ends in .tflite, not {path.name!r}.")
     names = names_text(student, class_names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    flatbuffer = to_lce(student, image_size) if binary else to_tflite(student, image_size)
-    written = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        written.write_bytes(with_names(flatbuffer, names))
-        os.replace(written, path)
-    finally:
-        written.unlink(missing_ok=True)
+        flatbuffer = to_lce(student, image_size) if binary else to_tflite(student, image_size)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            written.write_bytes(with_names(flatbuffer, names))
+            os.replace(written, path)
+        finally:
+            written.unlink(missing_ok=True)
+    except tf.errors.OpError as error:
+        raise OSError(
+            f"{path} cannot be written ({error}): make room or export elsewhere."
+        ) from error
 
 
 def with_names(flatbuffer: bytes, names: str) -> bytes:
@@ -71,9 +76,8 @@ def with_names(flatbuffer: bytes, names: str) -> bytes:
 def to_tflite(student: tf.keras.Model, image_size: int) -> bytes:
     """The student as TFLite's own converter makes it, real-valued in every layer."""
     return convert(
-        lambda images: tf.nn.softmax(student(images, training=False)),
+        with_softmax(student),
         (1, image_size, image_size, 3),
-        student,
         lambda path: tf.lite.TFLiteConverter.from_saved_model(path).convert(),
     )
 
@@ -88,23 +92,23 @@ def to_lce(student: tf.keras.Model, image_size: int) -> bytes:
     lce = larq_compute_engine()
     sized = rewire(student, (image_size, image_size, 3))  # tells each layer its input's shape
     layers = binary_layers(sized)
-    flatbuffer = convert(
-        lambda images: tf.nn.softmax(student(images, training=False)),
-        (1, image_size, image_size, 3),
-        student,
-        lce.convert_saved_model,
-    )
+    shape = (1, image_size, image_size, 3)
+    flatbuffer = convert(with_softmax(student), shape, lce.convert_saved_model)
     found = operations(flatbuffer)
     if found.count("LceBconv2d") < len(layers) or "LceDequantize" in found:
         for layer in layers:  # which one? each alone
-            alone = convert(
-                layer, (1, *layer.get_input_shape_at(-1)[1:]), layer, lce.convert_saved_model
-            )
+            shape = (1, *layer.get_input_shape_at(-1)[1:])
+            alone = convert(layer, shape, lce.convert_saved_model)
             if "LceBconv2d" not in operations(alone):
                 raise ValueError(
                     f"Larq Compute Engine keeps layer {layer.name!r} real-valued: choose "
                     "quantizers to -1 and 1 and padding by 0 or 1, or export with format='tflite'."
                 )
+        if found.count("LceBconv2d") < len(layers):
+            raise ValueError(
+                f"Larq Compute Engine keeps a layer of {student.name!r} real-valued, though each "
+                "alone would be packed: export with format='tflite'."
+            )
     try:
         lce_interpreter(flatbuffer)
     except (RuntimeError, ValueError) as error:
@@ -168,14 +172,19 @@ def too_small_to_pad(layer: lq.layers.QuantConv2D) -> int | None:
     return None
 
 
+def with_softmax(student: tf.keras.Model) -> tf.keras.Model:
+    # Names of their own: Keras's numbered ones would make each file another.
+    return tf.keras.Sequential([student, tf.keras.layers.Softmax(name="softmax")], name="export")
+
+
 def convert(
-    function: Callable, input_shape: tuple[int, ...], owner, converter: Callable[[str], bytes]
+    layer: tf.keras.layers.Layer, input_shape: tuple[int, ...], converter: Callable[[str], bytes]
 ) -> bytes:
-    """Converts a function of float32 images by way of a SavedModel."""
+    """Converts a layer or model of float32 inputs by way of a SavedModel."""
     module = tf.Module()
-    module.parameters = owner.variables
+    module.parameters = layer.variables
     module.run = tf.function(
-        lambda images: {"probabilities": function(images)},
+        lambda images: {"probabilities": layer(images, training=False)},
         input_signature=[tf.TensorSpec(input_shape, tf.float32, name="images")],
     )
     with tempfile.TemporaryDirectory() as path:

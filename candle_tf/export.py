@@ -35,7 +35,7 @@ def names_text(student: tf.keras.Model, class_names: Sequence[str] | None) -> st
             f"class_names has {len(names)} names but the student has {classes} classes."
         )
     for name in names:
-        if len(name.splitlines()) != 1:
+        if name.splitlines() != [name]:
             raise ValueError(f"The class name {name!r} is not one line of text: rename the class.")
     return "".join(f"{name}\n" for name in names)
 

@@ -67,7 +67,7 @@ class StudentModel(tf.keras.Model):
         self.compiled_with = lambda: given  # a function: Keras would track what is in a dict
         loss = loss or tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         super().compile(optimizer, loss, metrics, **kwargs)
-        build_optimizer(self.optimizer, self.theta())
+        create_slots(self.optimizer, self.theta())
 
     def get_compile_config(self):
         given = {"optimizer": self.optimizer, **self.compiled_with()}
@@ -228,7 +228,7 @@ class CandleModel(StudentModel):
         self.balancer_optimizer = tf.keras.optimizers.get(
             balancer_optimizer or tf.keras.optimizers.Adam(1e-3)
         )
-        build_optimizer(self.balancer_optimizer, self.phi())
+        create_slots(self.balancer_optimizer, self.phi())
 
     def get_compile_config(self):
         own = tf.keras.saving.serialize_keras_object(self.balancer_optimizer)
@@ -312,8 +312,8 @@ class CandleModel(StudentModel):
         }
 
 
-def build_optimizer(optimizer, variables: list[tf.Variable]):
-    """Creates the optimizer's slots now, so that a saved state finds them; legacy ones need not."""
+def create_slots(optimizer, variables: list[tf.Variable]):
+    """Makes an optimizer's slots now, so that a saved state finds them; legacy ones need not."""
     if isinstance(optimizer, tf.keras.optimizers.Optimizer):
         optimizer.build(variables)
 

@@ -24,6 +24,7 @@ from candle_tf.teacher import CALIBRATIONS, PREPROCESSING, Teacher, named_teache
 LETTERS = Path(__file__).parent / "assets" / "letters.h5"
 FLAG_FILE, METRICS_FILE = "flags.cfg", "metrics.json"
 CLASSES_FILE, CLASSIFIER_FILE = "class_names.json", "teacher_classifier.keras"
+CHECKPOINTS, FIRST_STEP = "checkpoints", "first_step"
 
 
 def adam(learning_rate) -> tf.keras.optimizers.Optimizer:
@@ -154,6 +155,13 @@ class Settings:
         for name in ("learning_rate", "temperature"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"--{name} is {getattr(self, name)} but must be above 0.")
+        if self.two_step and self.epochs == 1:
+            raise ValueError("--two_step needs at least 2 --epochs, one for each step.")
+        if self.student_bits != "1" and not self.binary_optimizer.startswith("adam"):
+            raise ValueError(
+                f"--binary_optimizer={self.binary_optimizer} trains binary weights: there are none "
+                f"at --student_bits={self.student_bits}, so leave one of the two out."
+            )
         shortest = self.epochs // 2 if self.two_step else self.epochs
         if self.epochs and self.warmup_epochs >= shortest:
             raise ValueError(
@@ -199,19 +207,7 @@ def run(settings: Settings) -> dict:
                 "kilobytes": 4 * teacher.count_params() / 1000,
             }
     if settings.epochs:
-        with_real_weights = settings.epochs // 2 if settings.two_step else 0
-        if with_real_weights:
-            real = bits.requantize(student, kernel_quantizer=None)
-            model = build_model(settings, method, real, teacher, examples, with_real_weights)
-            seconds["first_step"] = fit(
-                settings, model, examples, "first_step", 0, with_real_weights
-            )
-            student.set_weights(real.get_weights())
-        epochs = settings.epochs - with_real_weights
-        model = build_model(settings, method, student, teacher, examples, epochs)
-        seconds["train"] = fit(
-            settings, model, examples, "checkpoints", with_real_weights, settings.epochs
-        )
+        model = train(settings, method, student, teacher, examples, seconds)
         with timed(seconds, "evaluate"):
             results["student"] = {
                 **evaluate(model.predict, settings, examples),
@@ -222,6 +218,30 @@ def run(settings: Settings) -> dict:
     results["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     write_text(Path(settings.workdir) / METRICS_FILE, json.dumps(results, indent=1) + "\n")
     return results
+
+
+def train(
+    settings: Settings,
+    method: Method,
+    student: tf.keras.Model,
+    teacher: Teacher | None,
+    examples: data.LongTailedData,
+    seconds: dict[str, float],
+) -> StudentModel:
+    """Trains the student, with real-valued weights first where two steps are asked for."""
+    half = settings.epochs // 2 if settings.two_step else 0
+    model = build_model(settings, method, student, teacher, examples, settings.epochs - half)
+    if half:
+        real = bits.requantize(student, kernel_quantizer=None)
+        adam = dataclasses.replace(settings, binary_optimizer="adam")  # Bop finds no binary weights
+        first = build_model(adam, method, real, teacher, examples, half)
+        seconds["first_step"] = fit(settings, first, examples, FIRST_STEP, 0, half)
+        parts = model.trained_parts()
+        for name, part in first.trained_parts().items():
+            if isinstance(part, tf.keras.layers.Layer):  # each step has optimizers of its own
+                parts[name].set_weights(part.get_weights())
+    seconds["train"] = fit(settings, model, examples, CHECKPOINTS, half, settings.epochs)
+    return model
 
 
 def resolve(settings: Settings) -> Method:
@@ -410,17 +430,17 @@ def fit(
     settings: Settings,
     model: StudentModel,
     examples: data.LongTailedData,
-    checkpoints_name: str,
+    name: str,
     first_epoch: int,
     epochs: int,
 ) -> float:
-    """Trains from `first_epoch`, or from the last checkpoint, to `epochs`.
+    """Trains from `first_epoch`, or from the last checkpoint in `name`, to `epochs`.
 
     Returns:
         The seconds that it took, over all restarts.
     """
     workdir = Path(settings.workdir)
-    checkpoints = Checkpoints(model, workdir / checkpoints_name)
+    checkpoints = Checkpoints(model, workdir / name)
     first_epoch = max(first_epoch, int(checkpoints.epoch))
     if first_epoch == epochs:
         return float(checkpoints.seconds)
@@ -459,7 +479,7 @@ def restore(settings: Settings) -> tuple[StudentModel, list[str]]:
     """
     class_names = json.loads((Path(settings.workdir) / CLASSES_FILE).read_text(encoding="utf-8"))
     student = build_student(settings, len(class_names))
-    latest = tf.train.latest_checkpoint(str(Path(settings.workdir) / "checkpoints"))
+    latest = tf.train.latest_checkpoint(str(Path(settings.workdir) / CHECKPOINTS))
     if latest is None:
         raise FileNotFoundError(f"{settings.workdir} holds no checkpoint yet: let train.py finish.")
     restored = tf.train.Checkpoint(student=student).restore(latest)
@@ -519,7 +539,7 @@ def check_workdir(settings: Settings):
     """Refuses a workdir in which another run has begun; where its data lies may change."""
     workdir = Path(settings.workdir)
     path = workdir / FLAG_FILE
-    begun = (workdir / CLASSIFIER_FILE).exists() or (workdir / "checkpoints").exists()
+    begun = any((workdir / name).exists() for name in (CLASSIFIER_FILE, CHECKPOINTS, FIRST_STEP))
     if not path.exists() or not begun:
         return
     old, new = (

@@ -3,8 +3,7 @@
 python scripts/compare.py runs/cross_entropy runs/candle
 """
 
-import sys
-
+import run_flags
 from absl import app, flags
 from candle_tf.report import comparison_table
 
@@ -12,14 +11,9 @@ flags.DEFINE_enum("split", "test", ["test", "validation"], "The images that accu
 flags.DEFINE_bool("per_class", False, "A column a class, instead of overall and groups.")
 
 
-def main(argv):
-    if len(argv) < 2:
-        sys.exit("Name the workdirs to compare: compare.py WORKDIR...")
-    try:
-        print(comparison_table(argv[1:], flags.FLAGS.split, flags.FLAGS.per_class))
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(str(error))
+def compare(workdirs: list[str]):
+    print(comparison_table(workdirs, flags.FLAGS.split, flags.FLAGS.per_class))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(run_flags.main_of(compare, "WORKDIR..."))

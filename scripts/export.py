@@ -38,7 +38,7 @@ def export():
     print(f"Wrote {output}")
     if format == "lce":
         report = export_report(model.student, output, model.resolution.base)
-        Path(output).with_suffix(".md").write_text(report, encoding="utf-8")
+        training.write_text(Path(output).with_suffix(".md"), report)
         print(report)
 
 

@@ -4,9 +4,7 @@ python scripts/predict.py --model=runs/digits/saved_model digit.png
 python scripts/predict.py --model=student.tflite --top=3 *.jpg
 """
 
-import sys
-
-import candle_tf  # noqa: F401  before tensorflow
+import run_flags
 import tensorflow as tf
 from absl import app, flags
 from candle_tf.exported import Exported
@@ -36,14 +34,5 @@ def predict(paths: list[str]):
         print(f"{path}: {ranking}")
 
 
-def main(argv):
-    if len(argv) < 2:
-        sys.exit("Name the images: predict.py --model=MODEL IMAGE...")
-    try:
-        predict(argv[1:])
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-
-
 if __name__ == "__main__":
-    app.run(main)
+    app.run(run_flags.main_of(predict, "IMAGE..."))

@@ -52,14 +52,21 @@ def settings_of(workdir: str) -> Settings:
     return settings(values)
 
 
-def main_of(job):
-    """Turns a job's one-sentence errors into exit code 1; `--verbosity=1` shows their trace."""
+def main_of(job, arguments: str | None = None):
+    """Turns a job's one-sentence errors into exit code 1; `--verbosity=1` shows their trace.
+
+    Args:
+        job: called without arguments, or with those that follow the flags.
+        arguments: what must follow the flags, if anything.
+    """
 
     def main(argv):
-        if len(argv) > 1:
+        if arguments is None and len(argv) > 1:
             sys.exit(f"Not a flag: {argv[1]!r}; flags begin with --.")
+        if arguments and len(argv) < 2:
+            sys.exit(f"Nothing to work on: give {arguments} after the flags.")
         try:
-            job()
+            job(argv[1:]) if arguments else job()
         except (ValueError, OSError, ImportError, tf.errors.OpError, flags.Error) as error:
             logging.debug("The error arose here:", exc_info=True)
             sys.exit(f"{type(error).__name__}: {error}")

@@ -8,7 +8,7 @@ import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.edge import export_flatbuffer, operations
+from candle_tf.edge import export_flatbuffer, operations, to_lce, to_tflite, with_names
 from candle_tf.students import RPReLU, RSign, at_bits, resnet_e
 
 pytestmark = pytest.mark.filterwarnings(
@@ -99,6 +99,12 @@ def test_every_binary_layer_is_packed(lce_file, trained):
 def test_a_binary_file_is_smaller(lce_file, plain_files):
     _, plain = plain_files["1"]
     assert lce_file.stat().st_size < plain.stat().st_size / 2
+
+
+def test_the_default_student_is_a_twentieth_of_its_real_valued_twin():
+    student = resnet_e(10)
+    plain = to_tflite(at_bits(student, "32"), 32)
+    assert 20 * len(with_names(to_lce(student, 32), "\n".join(NAMES))) < len(plain)
 
 
 def test_tflite_alone_cannot_run_a_binary_file(lce_file):

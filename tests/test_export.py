@@ -166,7 +166,7 @@ def half_written(module, path, **_):
     "place, broken, names, error",
     [
         (None, None, ["one", "two"], "class_names has 2 names but the student has 3 classes"),
-        (None, None, ["one", "two", "a\nb"], r"class name 'a\\nb' is not one line"),
+        (None, None, ["one", "two", "a\n"], r"class name 'a\\n' is not one line"),
         ("tensorflow.saved_model.save", half_written, None, "No space left"),
         ("os.makedirs", fail, None, "No space left"),
         ("os.replace", fail, None, "No space left"),

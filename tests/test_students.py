@@ -1,4 +1,4 @@
-"""Every student: distilled for a step, saved and reloaded, exported as both kinds of file."""
+"""Every student: distilled for a few updates, saved and reloaded, exported."""
 
 import inspect
 
@@ -28,7 +28,7 @@ STAYS_REAL = {
 
 
 def distilled(name: str, images, labels) -> CandleModel:
-    """The student after two steps beside a small calibrated teacher."""
+    """The student after four updates beside a small calibrated teacher."""
     size, arguments = {**OURS, **ZOO}[name]
     teacher = Teacher.from_file(LETTERS, 32)
     teacher.calibrate(
@@ -41,6 +41,12 @@ def distilled(name: str, images, labels) -> CandleModel:
     model.compile(tf.keras.optimizers.Adam(1e-3))
     history = model.fit(images.astype(np.float32), labels, batch_size=16, epochs=1, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
+    # So short a training gives one class to all images: spread them over the classes.
+    logits = model.predict(images.astype(np.float32), verbose=0)
+    classifier = model.student.get_layer("logits")
+    kernel, bias = classifier.get_weights()
+    scale = logits.std(axis=0)
+    classifier.set_weights([kernel / scale, (bias - logits.mean(axis=0)) / scale])
     return model
 
 
@@ -50,6 +56,7 @@ def test_every_student_trains_saves_and_exports(name, cifar10, tmp_path):
     images, labels = cifar10("test[:1000]")
     model = distilled(name, images[:64], labels[:64])
     probabilities = tf.nn.softmax(model.predict(images.astype(np.float32), verbose=0)).numpy()
+    assert len(set(probabilities.argmax(-1))) > 3
 
     model.student.save(tmp_path / "student.keras")
     again = load_model(tmp_path / "student.keras")
@@ -68,7 +75,10 @@ def test_every_student_trains_saves_and_exports(name, cifar10, tmp_path):
     model.export(binary, format="lce")
     packed = Exported(binary).predict(images)
     assert np.sum(packed.argmax(-1) == probabilities.argmax(-1)) >= 999
-    print(f"{name}: largest probability difference {np.abs(packed - probabilities).max():.1e}")
+    # A value at 0 may take either sign by rounding, so that a single image may differ.
+    difference = np.abs(packed - probabilities).max(axis=-1)
+    assert np.median(difference) < 1e-3
+    print(f"{name}: largest probability difference {difference.max():.1e}")
 
 
 def test_zoo_students_take_the_same_arguments_as_ours():

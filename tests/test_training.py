@@ -144,16 +144,34 @@ def test_two_step_training_begins_with_real_weights(tmp_path, monkeypatch):
         return build(settings, method, student, *args)
 
     monkeypatch.setattr(training, "build_model", watched)
-    results = training.run(tiny(tmp_path, method="cross_entropy", two_step=True))
-    assert quantizers == [(False, True), (False, False)]
+    settings = tiny(tmp_path, two_step=True, binary_optimizer="bop", epochs=2)
+    results = training.run(settings)
+    assert quantizers == [(False, False), (False, True)]
     assert {"first_step", "train"} <= set(results["seconds"])
 
 
+def test_the_second_step_goes_on_from_all_that_the_first_learned(tmp_path, monkeypatch):
+    models = []
+    monkeypatch.setattr(training, "fit", lambda settings, model, *args: models.append(model) or 0.0)
+    settings = tiny(tmp_path, two_step=True, epochs=2)
+    examples = training.load_data(settings)
+    teacher = training.build_teacher(settings)
+    training.calibrate(teacher, settings, examples)
+    student = training.build_student(settings, 10)
+    second = training.train(
+        settings, training.resolve(settings), student, teacher, examples, seconds={}
+    )
+    first, last = models
+    assert last is second and first.adapter is not second.adapter
+    for part in ("student", "adapter", "balancer"):
+        for a, b in zip(getattr(first, part).get_weights(), getattr(second, part).get_weights()):
+            np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("bits, precision", [("1", 1), ("ternary", 2), ("4", 4), ("32", 32)])
-def test_student_bits(bits, precision, tmp_path):
-    settings = tiny(tmp_path, method="cross_entropy", student_bits=bits, epochs=1)
-    macs = training.run(settings)["student"]["macs"]
-    assert set(macs) == {precision, 32}
+def test_student_bits(bits, precision):
+    student = training.build_student(tiny("x", student_bits=bits), 10)
+    assert set(training.student_size(student)["macs"]) == {precision, 32}
 
 
 def test_a_finished_run_again_evaluates_the_same(finished):
@@ -206,6 +224,8 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"student_bits": "3"}, "Unknown student_bits '3'"),
         ({"binary_optimizer": "bob"}, "did you mean 'bop'"),
         ({"binary_optimizer": "bop:gama=1"}, "gama"),
+        ({"binary_optimizer": "bop", "student_bits": "4"}, "bop trains binary weights"),
+        ({"two_step": True, "epochs": 1}, "--two_step needs at least 2 --epochs"),
         ({"warmup_epochs": -1}, "--warmup_epochs is -1"),
         ({"warmup_epochs": 2}, "--warmup_epochs is 2 but must be below the 2 epochs"),
         ({"warmup_epochs": 1, "two_step": True}, "below the 1 epochs"),

@@ -17,9 +17,9 @@ def dorefa_pair(k_bit: int) -> dict:
     }
 
 
-# What `--student_bits` stands for; None leaves the network as it was defined, with 1 bit.
+# What `--student_bits` stands for.
 BITS = {
-    "1": {},
+    "1": {},  # the network as it was defined
     "ternary": {
         "input_quantizer": "ste_tern",
         # Its threshold is 0.7 times the mean magnitude of the weights (Ternary Weight Networks).
@@ -53,7 +53,12 @@ def requantize(student: tf.keras.Model, **changes) -> tf.keras.Model:
 
     Returns:
         A model of new layers: the student and its weights stay as they are.
+
+    Raises:
+        TypeError: for another name.
     """
+    if unknown := changes.keys() - {"input_quantizer", "kernel_quantizer", "kernel_constraint"}:
+        raise TypeError(f"requantize() knows no {', '.join(sorted(unknown))}.")
 
     def clone(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
         config = layer.get_config()
@@ -61,19 +66,23 @@ def requantize(student: tf.keras.Model, **changes) -> tf.keras.Model:
             role, _, what = kind.partition("_")
             roles = (role,) if role == "input" else ("kernel", "depthwise", "pointwise")
             for name in (f"{role}_{what}" for role in roles):
-                old = config.get(name)
-                inner = old.get("config") if isinstance(old, dict) else None
-                if isinstance(inner, dict) and "quantizer" in inner:  # within an RSign
-                    inner["quantizer"] = new
-                elif old is not None:
-                    config[name] = new
-        if "pad_values" in config and not is_binary(config["input_quantizer"]):
-            config["pad_values"] = 0.0
+                if config.get(name) is not None:
+                    config[name] = replaced(config[name], new)
+                    if role == "input" and "pad_values" in config and not is_binary(new):
+                        config["pad_values"] = 0.0
         return layer.from_config(config)
 
     again = tf.keras.models.clone_model(student, clone_function=clone)
     again.set_weights(student.get_weights())
     return again
+
+
+def replaced(old, new):
+    """The new quantizer or constraint, within the RSign that held the old one."""
+    inner = old.get("config") if isinstance(old, dict) else None
+    if isinstance(inner, dict) and "quantizer" in inner:
+        return {**old, "config": {**inner, "quantizer": new}}
+    return new
 
 
 def is_binary(quantizer) -> bool:

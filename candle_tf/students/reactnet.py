@@ -11,6 +11,8 @@ CHANNELS = (64, 128, 128, 256, 256, *[512] * 6, 1024, 1024)
 class RSign(lq.quantizers.Quantizer):
     """q(x - alpha), alpha learned per channel: the input quantizer of ReActNet (eq. 1).
 
+    Inputs and outputs are float (..., channels).
+
     Args:
         quantizer: q, a name or quantizer of Larq; None only shifts.
     """
@@ -35,7 +37,10 @@ class RSign(lq.quantizers.Quantizer):
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
 class RPReLU(tf.keras.layers.Layer):
-    """PReLU(x - gamma) + zeta, all three learned per channel (eq. 2)."""
+    """PReLU(x - gamma) + zeta, all three learned per channel (eq. 2).
+
+    Inputs and outputs are float (batch, height, width, channels).
+    """
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -102,17 +107,18 @@ def reactnet_a(
         )(x)
         return RPReLU()(tf.keras.layers.add([norm(x), shortcut]))
 
-    channels = [int(32 * width), *(2 * (int(32 * width) * c // 64) for c in CHANNELS)]
-    if channels[0] < 1:
+    stem = int(32 * width)
+    channels = [stem, *(stem * c // 32 for c in CHANNELS)]
+    if stem < 1:
         raise ValueError(f"width {width} leaves the network without channels.")
     images = tf.keras.Input((image_size, image_size, 3), name="images")
     x = tf.keras.layers.Rescaling(1 / 127.5, offset=-1.0)(images)
     strides = 2 if image_size >= 64 else 1
-    x = tf.keras.layers.Conv2D(channels[0], 3, strides=strides, padding="same", use_bias=False)(x)
+    x = tf.keras.layers.Conv2D(stem, 3, strides=strides, padding="same", use_bias=False)(x)
     x = norm(x)
     for before, after in zip(channels, channels[1:]):
         # As in MobileNetV1: strides where the channels double, but for the first block.
-        strides = 2 if after > before and before > channels[0] else 1
+        strides = 2 if after > before and before > stem else 1
         x = unit(x, before, 3, strides)
         x = unit(x, after, 1)
     x = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
