@@ -27,6 +27,7 @@ def export_report(student: tf.keras.Model, path: str | os.PathLike, image_size: 
         path: its `.tflite` file.
         image_size: side in pixels.
     """
+    student = requantize(student)  # Larq cannot tell the shapes of layers of several input sizes
     packed = Path(path).read_bytes()
     plain = to_tflite(requantize(student, **BITS["32"]), image_size)
     with tempfile.TemporaryDirectory() as directory:

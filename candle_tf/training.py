@@ -527,11 +527,12 @@ def describe(settings: Settings, examples: data.LongTailedData) -> dict:
 
 def student_size(student: tf.keras.Model) -> dict:
     """Weights in kB at their own widths, and multiply-accumulates by width, as Larq counts them."""
-    profile = lq.models.ModelProfile(student)
+    # A copy: Larq cannot tell the shapes of layers that serve several input sizes.
+    profile = lq.models.ModelProfile(bits.requantize(student))
     return {
         "kilobytes": profile.memory / 8 / 1000,
         "kilobytes_float": profile.fp_equivalent_memory / 8 / 1000,
-        "macs": {bits: profile.op_count("mac", bits) for bits in profile.unique_op_precisions},
+        "macs": {str(n): profile.op_count("mac", n) for n in profile.unique_op_precisions},
     }
 
 
