@@ -96,7 +96,11 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(finished, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "practice", [{"binary_optimizer": "bop:gamma=1e-2,threshold=1e-6"}, {"two_step": True}]
+    "practice",
+    [
+        {"binary_optimizer": "bop:gamma=1e-2,threshold=1e-6"},
+        pytest.param({"two_step": True}, marks=pytest.mark.slow),
+    ],
 )
 def test_so_does_one_with(practice, tmp_path, monkeypatch):
     practice = {"method": "cross_entropy", "resolutions": (12, 16, 20), **practice}
