@@ -9,13 +9,10 @@ from pathlib import Path
 
 import larq as lq
 import tensorflow as tf
-from candle_tf.export import names_text
+from candle_tf.export import NAMES_FILE, names_text, writing
 from candle_tf.interpreters import larq_compute_engine, lce_interpreter
 from candle_tf.networks import rewire
-from candle_tf.students.bits import is_binary
-
-NAMES_FILE = "class_names.txt"
-QUANTIZERS = ("input_quantizer", "kernel_quantizer", "depthwise_quantizer", "pointwise_quantizer")
+from candle_tf.students.bits import KERNELS, is_binary
 
 
 def export_flatbuffer(
@@ -51,7 +48,7 @@ def export_flatbuffer(
     if path.suffix != ".tflite":
         raise ValueError(f"A flatbuffer's name ends in .tflite, not {path.name!r}.")
     names = names_text(student, class_names)
-    try:
+    with writing(path):
         flatbuffer = to_lce(student, image_size) if binary else to_tflite(student, image_size)
         path.parent.mkdir(parents=True, exist_ok=True)
         written = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -60,10 +57,6 @@ def export_flatbuffer(
             os.replace(written, path)
         finally:
             written.unlink(missing_ok=True)
-    except tf.errors.OpError as error:
-        raise OSError(
-            f"{path} cannot be written ({error}): make room or export elsewhere."
-        ) from error
 
 
 def with_names(flatbuffer: bytes, names: str) -> bytes:
@@ -127,17 +120,17 @@ def binary_layers(student: tf.keras.Model) -> list[tf.keras.layers.Layer]:
     """
     found = []
     for layer in student._flatten_layers(include_self=False):  # those of nested models too
-        own = {q: getattr(layer, q) for q in QUANTIZERS if hasattr(layer, q)}
+        names = {role: f"{role}_quantizer" for role in ("input", *KERNELS)}
+        own = {role: getattr(layer, q) for role, q in names.items() if hasattr(layer, q)}
         if not any(own.values()):
             continue
         if not isinstance(layer, lq.layers.QuantConv2D):
             problem = f"is a {type(layer).__name__}, and LCE packs QuantConv2D alone"
         elif layer.groups > 1:
             problem = f"has {layer.groups} groups, which LCE cannot run"
-        elif wide := [name for name, quantizer in own.items() if not is_binary(quantizer)]:
-            role = wide[0].partition("_")[0]
+        elif wide := [role for role, quantizer in own.items() if not is_binary(quantizer)]:
             precision = getattr(own[wide[0]], "precision", None)
-            problem = f"has {f'a {precision}-bit' if precision else 'a real-valued'} {role}"
+            problem = f"has {f'a {precision}-bit' if precision else 'a real-valued'} {wide[0]}"
         elif side := too_small_to_pad(layer):
             problem = (
                 f"pads its {side}-pixel input with zeros, which LCE computes wrongly where the "

@@ -1,11 +1,25 @@
 """The student alone, as files that run without Keras, Larq or this library."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Sequence
 
 import tensorflow as tf
 from candle_tf.resolution import resize
+
+NAMES_FILE = "class_names.txt"
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike):
+    """Turns TensorFlow's errors on the way to `path` into an OSError that names it."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(
+            f"{path} cannot be written ({error}): make room or export elsewhere."
+        ) from error
 
 
 def replace_directory(written: str, path: str):
@@ -80,29 +94,26 @@ def export_saved_model(
     shutil.rmtree(written, ignore_errors=True)  # left by a killed process of the same number
     os.makedirs(written)
     try:
-        names_file = os.path.join(written, "class_names.txt")
-        with open(names_file, "w", encoding="utf-8") as file:
-            file.write(names)
-        module = tf.Module()
-        # Variables instead of the Keras model: the file needs no Keras and no Larq to load.
-        module.parameters = student.variables
-        module.class_names = tf.saved_model.Asset(names_file)
-        module.serving_default = signature(tf.float32, tf.identity)
-        module.serving_uint8 = signature(tf.uint8, lambda images: tf.cast(images, tf.float32))
-        tf.saved_model.save(
-            module,
-            written,
-            signatures={
-                "serving_default": module.serving_default,
-                "serving_uint8": module.serving_uint8,
-            },
-            options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
-        )
-        os.remove(names_file)  # the asset is a copy of it
-        replace_directory(written, path)
-    except tf.errors.OpError as error:
-        raise OSError(
-            f"{path} cannot be written ({error}): make room or export elsewhere."
-        ) from error
+        with writing(path):
+            names_file = os.path.join(written, NAMES_FILE)
+            with open(names_file, "w", encoding="utf-8") as file:
+                file.write(names)
+            module = tf.Module()
+            # Variables instead of the Keras model: the file needs no Keras and no Larq to load.
+            module.parameters = student.variables
+            module.class_names = tf.saved_model.Asset(names_file)
+            module.serving_default = signature(tf.float32, tf.identity)
+            module.serving_uint8 = signature(tf.uint8, lambda images: tf.cast(images, tf.float32))
+            tf.saved_model.save(
+                module,
+                written,
+                signatures={
+                    "serving_default": module.serving_default,
+                    "serving_uint8": module.serving_uint8,
+                },
+                options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+            )
+            os.remove(names_file)  # the asset is a copy of it
+            replace_directory(written, path)
     finally:
         shutil.rmtree(written, ignore_errors=True)

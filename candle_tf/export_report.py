@@ -13,7 +13,7 @@ import tensorflow as tf
 from candle_tf.edge import to_tflite
 from candle_tf.interpreters import lce_interpreter, tflite_interpreter
 from candle_tf.report import markdown
-from candle_tf.students.bits import BITS, requantize
+from candle_tf.students.bits import at_bits, requantize
 
 
 def export_report(student: tf.keras.Model, path: str | os.PathLike, image_size: int) -> str:
@@ -29,7 +29,7 @@ def export_report(student: tf.keras.Model, path: str | os.PathLike, image_size: 
     """
     student = requantize(student)  # Larq cannot tell the shapes of layers of several input sizes
     packed = Path(path).read_bytes()
-    plain = to_tflite(requantize(student, **BITS["32"]), image_size)
+    plain = to_tflite(at_bits(student, "32"), image_size)
     with tempfile.TemporaryDirectory() as directory:
         whole = os.path.join(directory, "student.weights.h5")
         student.save_weights(whole)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.edge import NAMES_FILE, operations
+from candle_tf.edge import operations
+from candle_tf.export import NAMES_FILE
 from candle_tf.interpreters import lce_interpreter, tflite_interpreter
 from candle_tf.resolution import resize
 

@@ -131,12 +131,16 @@ def _refuse_strangers(path: Path, config: dict) -> None:
         if isinstance(node, dict):
             inner = node.get("config")
             layer = inner.get("name", layer) if isinstance(inner, dict) else layer
-            if "class_name" in node and (stranger := _stranger(node, known)):
-                raise ModelFileError(
-                    f"{path}: layer {layer!r} uses the {stranger}, which may run code or open "
-                    "files as its author likes; pass allow_custom_code=True "
-                    "(--allow_custom_code) if you trust its author."
-                )
+            if "class_name" in node and _stranger(node, known):
+                import larq_zoo  # noqa: F401  registers its own; only now, since it takes seconds
+
+                known = _known_names()
+                if stranger := _stranger(node, known):
+                    raise ModelFileError(
+                        f"{path}: layer {layer!r} uses the {stranger}, which may run code or open "
+                        "files as its author likes; pass allow_custom_code=True "
+                        "(--allow_custom_code) if you trust its author."
+                    )
             todo += [(child, layer) for child in reversed(node.values())]
         elif isinstance(node, list):
             todo += [(child, layer) for child in reversed(node)]
@@ -164,8 +168,6 @@ def _stranger(node: dict, known: set[str]) -> str | None:
 
 def _known_names() -> set[str]:
     """Keras's public classes and functions, and what the trusted packages registered with it."""
-    import larq_zoo  # noqa: F401  registers its own; here, since it takes seconds
-
     k = tf.keras
     known = set()
     for space in (k.layers, k.initializers, k.regularizers, k.constraints, k.losses, k.metrics):

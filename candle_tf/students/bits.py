@@ -4,6 +4,8 @@ import larq as lq
 import tensorflow as tf
 from candle_tf.registry import lookup
 
+KERNELS = ("kernel", "depthwise", "pointwise")  # what Larq's layers quantize beside their input
+
 
 def dorefa(k_bit: int, mode: str) -> dict:
     return {"class_name": "DoReFa", "config": {"k_bit": k_bit, "mode": mode}}
@@ -64,7 +66,7 @@ def requantize(student: tf.keras.Model, **changes) -> tf.keras.Model:
         config = layer.get_config()
         for kind, new in changes.items():
             role, _, what = kind.partition("_")
-            roles = (role,) if role == "input" else ("kernel", "depthwise", "pointwise")
+            roles = (role,) if role == "input" else KERNELS
             for name in (f"{role}_{what}" for role in roles):
                 if config.get(name) is not None:
                     config[name] = replaced(config[name], new)
