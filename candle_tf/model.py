@@ -85,11 +85,14 @@ class StudentModel(tf.keras.Model):
         images, labels, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         size = self.resolution.draw(iterations(self.optimizer))
         with tf.GradientTape() as tape:
-            features = self.encode(resize(images, size), training=True)
-            logits = self.classify(features, training=True)
-            loss = self.compute_loss(images, labels, logits, sample_weight)
+            loss, logits = self.objective(resize(images, size), labels, sample_weight)
         self.optimizer.minimize(loss, self.theta(), tape=tape)
         return self.compute_metrics(images, labels, logits, sample_weight)
+
+    def objective(self, images: tf.Tensor, labels: tf.Tensor, sample_weight: tf.Tensor | None):
+        """What a step minimises: (the loss, logits for the metrics)."""
+        logits = self.classify(self.encode(images, training=True), training=True)
+        return self.compute_loss(images, labels, logits, sample_weight), logits
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
         """compile's loss and the student's regularizers, without those of a teacher."""
