@@ -1,12 +1,18 @@
 """Keras networks taken apart: at any input size, and at the features."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 
-def rewire(network: tf.keras.Model, input_shape: tuple[int | None, ...]) -> tf.keras.Model:
-    """The same layers and weights on an input of their own."""
+def rewire(
+    network: tf.keras.Model,
+    input_shape: tuple[int | None, ...],
+    replace: Callable[[tf.keras.layers.Layer], tf.keras.layers.Layer] = lambda layer: layer,
+) -> tf.keras.Model:
+    """The same layers and weights on an input of their own, or what `replace` makes of a layer."""
     return tf.keras.models.clone_model(
-        network, input_tensors=tf.keras.Input(input_shape), clone_function=lambda layer: layer
+        network, input_tensors=tf.keras.Input(input_shape), clone_function=replace
     )
 
 
