@@ -28,25 +28,20 @@ STAYS_REAL = {
 
 
 def distilled(name: str, images, labels) -> CandleModel:
-    """The student after four updates beside a small calibrated teacher."""
+    """The student, distilled and fitted to the labels until few classes lie near each other."""
     size, arguments = {**OURS, **ZOO}[name]
     teacher = Teacher.from_file(LETTERS, 32)
     teacher.calibrate(
-        tf.data.Dataset.from_tensor_slices((images, labels)).batch(50),
-        np.bincount(labels, minlength=10),
+        tf.data.Dataset.from_tensor_slices((images[:64], labels[:64])).batch(32),
+        np.bincount(labels[:64], minlength=10),
         epochs=1,
         verbose=0,
     )
     model = CandleModel(teacher, students.find(name)(10, size, **arguments))
-    model.compile(tf.keras.optimizers.Adam(1e-3))
-    history = model.fit(images.astype(np.float32), labels, batch_size=16, epochs=1, verbose=0)
+    cross_entropy = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(tf.keras.optimizers.Adam(1e-3), cross_entropy)
+    history = model.fit(images.astype(np.float32), labels, batch_size=50, epochs=8, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
-    # So short a training gives one class to all images: spread them over the classes.
-    logits = model.predict(images.astype(np.float32), verbose=0)
-    classifier = model.student.get_layer("logits")
-    kernel, bias = classifier.get_weights()
-    scale = logits.std(axis=0)
-    classifier.set_weights([kernel / scale, (bias - logits.mean(axis=0)) / scale])
     return model
 
 
@@ -78,9 +73,7 @@ def test_every_student_trains_saves_and_exports(name, cifar10, tmp_path):
     same = int(np.sum(packed.argmax(-1) == probabilities.argmax(-1)))
     difference = np.abs(packed - probabilities).max(axis=-1)
     print(f"{name}: {same} classes equal, largest probability difference {difference.max():.1e}")
-    # Classes as near as these change places: deep networks of larq-zoo, hardly trained, differ on
-    # some images.
-    assert same >= (999 if name in OURS else 950)
+    assert same >= 999
 
 
 def test_zoo_students_take_the_same_arguments_as_ours():
