@@ -235,16 +235,19 @@ def test_reactnets_layers_compute_the_same(unit, tmp_path):
     assert_agree(run_lce(tmp_path / "student.tflite", images), student, images, atol=1e-3)
 
 
-def test_a_channel_that_never_varied_keeps_its_digits(tmp_path):
-    """Behind its ReLU in training, so that its moving variance came near 0."""
-    packed, norm = quantized(size=(64, 3), activation="relu"), tf.keras.layers.BatchNormalization()
+@pytest.mark.parametrize("sign", ["ste_sign", "magnitude_aware_sign"])
+def test_a_channel_that_never_varied_keeps_its_digits(sign, tmp_path):
+    """Behind its ReLU in training, so that its moving variance came near 0; others did vary."""
+    packed = quantized(size=(64, 3), activation="relu", kernel_quantizer=sign)
+    norm = tf.keras.layers.BatchNormalization()
     student = student_of(packed, norm)
     stem, classifier = student.layers[1], student.layers[-1]
-    stem.bias.assign(tf.fill(stem.bias.shape, 1e4))  # inputs of 1, weights of -1: dead
-    packed.kernel.assign(-tf.ones_like(packed.kernel))
-    norm.moving_variance.assign(tf.fill(norm.moving_variance.shape, 1e-6))
-    norm.moving_mean.assign(tf.linspace(0.0, 1e-3, 64))
-    classifier.kernel.assign(tf.random.normal(classifier.kernel.shape, seed=0))
+    stem.bias.assign(tf.fill(stem.bias.shape, 1e4))  # so that all inputs are 1
+    dead = np.arange(64) < 32
+    packed.kernel.assign(tf.fill(packed.kernel.shape, 0.3) * np.where(dead, -1.0, 1.0))
+    norm.moving_variance.assign(np.where(dead, 1e-6, 1e4))
+    norm.moving_mean.assign(np.where(dead, 1e-3, 170.0))
+    classifier.kernel.assign(tf.random.normal(classifier.kernel.shape, stddev=0.1, seed=0))
     images = np.random.default_rng(0).uniform(0, 255, (5, 16, 16, 3)).astype(np.float32)
     export_flatbuffer(student, tmp_path / "student.tflite", 16, binary=True)
     binary = run_lce(tmp_path / "student.tflite", images)
