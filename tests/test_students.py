@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf import CandleModel, Teacher, students
+from candle_tf import CandleModel, StudentModel, Teacher, students
 from candle_tf.exported import Exported
 from candle_tf.model_files import load_model
 from candle_tf.networks import any_size
@@ -19,6 +19,7 @@ LARGER = {
     "XNORNet": 224,
 }
 ZOO = {f"larq_zoo:{name}": (LARGER.get(name, 32), {}) for name in zoo_networks()}
+ANIMALS = range(2, 8)  # of CIFAR-10's classes
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("reactnet_a", *ZOO)]
 # What Larq Compute Engine cannot pack, and how it is refused.
 STAYS_REAL = {
@@ -28,30 +29,41 @@ STAYS_REAL = {
 
 
 def distilled(name: str, images, labels) -> CandleModel:
-    """The student, distilled and fitted to the labels until few classes lie near each other."""
+    """The student after some updates beside a small calibrated teacher."""
     size, arguments = {**OURS, **ZOO}[name]
     teacher = Teacher.from_file(LETTERS, 32)
     teacher.calibrate(
-        tf.data.Dataset.from_tensor_slices((images[:64], labels[:64])).batch(32),
-        np.bincount(labels[:64], minlength=10),
+        tf.data.Dataset.from_tensor_slices((images, labels)).batch(50),
+        np.bincount(labels, minlength=10),
         epochs=1,
         verbose=0,
     )
     model = CandleModel(teacher, students.find(name)(10, size, **arguments))
-    cross_entropy = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(tf.keras.optimizers.Adam(1e-3), cross_entropy)
-    history = model.fit(images.astype(np.float32), labels, batch_size=50, epochs=8, verbose=0)
+    model.compile(tf.keras.optimizers.Adam(1e-3), metrics=["accuracy"])
+    history = model.fit(images.astype(np.float32), labels, batch_size=16, epochs=1, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
     return model
+
+
+def fit_until_sure(student: tf.keras.Model, images, labels):
+    """Fits the images themselves: where classes lie near each other, rounding decides."""
+    model = StudentModel(student)
+    model.compile(tf.keras.optimizers.Adam(1e-3), metrics=["accuracy"])
+    for _ in range(15):
+        model.fit(images, labels, batch_size=50, verbose=0)
+        if model.evaluate(images, labels, verbose=0)[1] > 0.9:
+            return
 
 
 @pytest.mark.parametrize("name", ["resnet_e", *SLOW])
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 def test_every_student_trains_saves_and_exports(name, cifar10, tmp_path):
     images, labels = cifar10("test[:1000]")
+    pixels = images.astype(np.float32)
     model = distilled(name, images[:64], labels[:64])
-    probabilities = tf.nn.softmax(model.predict(images.astype(np.float32), verbose=0)).numpy()
-    assert len(set(probabilities.argmax(-1))) > 3
+    if name not in STAYS_REAL:
+        fit_until_sure(model.student, pixels, np.isin(labels, ANIMALS).astype(int))
+    probabilities = tf.nn.softmax(model.predict(pixels, verbose=0)).numpy()
 
     model.student.save(tmp_path / "student.keras")
     again = load_model(tmp_path / "student.keras")
@@ -73,7 +85,7 @@ def test_every_student_trains_saves_and_exports(name, cifar10, tmp_path):
     same = int(np.sum(packed.argmax(-1) == probabilities.argmax(-1)))
     difference = np.abs(packed - probabilities).max(axis=-1)
     print(f"{name}: {same} classes equal, largest probability difference {difference.max():.1e}")
-    assert same >= 999
+    assert same >= 999 and np.median(difference) < 1e-5
 
 
 def test_zoo_students_take_the_same_arguments_as_ours():
