@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.data import Augmentation, Examples, evaluation_batches, training_batches
+from candle_tf.data import SAMPLERS, Augmentation, Examples, evaluation_batches, training_batches
 from candle_tf.data.pipeline import augment, jitter
 
 PLAIN = Augmentation("pad", flip=False)
@@ -27,7 +27,7 @@ def test_every_example_once_an_epoch(examples):
     assert (labels[:50] != labels[50:100]).any()
 
 
-@pytest.mark.parametrize("sampler", ["instance_balanced", "class_balanced"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_resumed_stream_goes_on_as_the_first_would(examples, sampler):
     images, labels = stream(examples, 136, sampler=sampler)
     resumed_images, resumed_labels = stream(examples, 136, sampler=sampler, first_example=72)
@@ -57,6 +57,52 @@ def test_class_balanced_batches():
     examples = Examples(tf.repeat(image, 1000), labels)
     _, drawn = stream(examples, 2000, sampler="class_balanced")
     assert abs(drawn.mean() - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("sampler, size", [("over_sampling", 20), ("under_sampling", 2)])
+def test_an_even_epoch_has_its_own_length(examples, sampler, size):
+    examples = Examples(examples.images[:42], np.repeat(range(5), [20, 10, 5, 5, 2]))
+    _, labels = stream(examples, 15 * size, sampler=sampler)
+    for epoch in labels.reshape(3, -1):
+        assert np.bincount(epoch).tolist() == [size] * 5
+    batches = training_batches(examples, 16, 8, sampler=sampler, augmentation=PLAIN)
+    assert sum(len(y) for _, y in batches) == 5 * size
+
+
+def test_progressively_balanced_ends_near_balance():
+    labels = np.repeat([0, 1], [900, 100])
+    image = tf.io.encode_png(np.zeros((8, 8, 3), np.uint8))
+    examples = Examples(tf.repeat(image, 1000), labels)
+    _, drawn = stream(examples, 4000, sampler="progressively_balanced")
+    expected = 0.1 + 0.4 * np.arange(4) / 4
+    np.testing.assert_allclose(drawn.reshape(4, -1).mean(1), expected, atol=0.05)
+
+
+def test_two_views_are_aligned_and_augmented_independently(examples):
+    how = {"augmentation": PLAIN, "seed": 5}
+    (first, second), labels = next(iter(training_batches(examples, 16, 50, views=2, **how)))
+    _, expected = next(iter(training_batches(examples, 16, 50, **how)))
+    np.testing.assert_array_equal(labels, expected)
+    first, second = first.numpy(), second.numpy()
+    # 5 x 5 places of the crop: the same one twice in 25.
+    assert 0.7 < (first != second).any(axis=(1, 2, 3)).mean() < 1.0
+    middle = slice(4, 12)  # in a view whatever the crop's place
+    for image, other in zip(first, second):
+        patches = np.lib.stride_tricks.sliding_window_view(other, (8, 8, 3)).reshape(-1, 8, 8, 3)
+        assert (patches == image[middle, middle]).all(axis=(1, 2, 3)).any()
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"views": 0}, "views is 0"),
+        ({"sampler": "progressively_balanced"}, "give num_examples"),
+        ({"sampler": "class-balanced"}, "did you mean 'class_balanced'"),
+    ],
+)
+def test_bad_arguments_are_refused(examples, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        training_batches(examples, 16, 8, **wrong)
 
 
 def test_evaluation_is_in_order_and_untouched(examples):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.data.samplers import epoch_order
+from candle_tf.data.samplers import epoch_length, epoch_order
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def training_batches(
     augmentation: Augmentation = Augmentation(),
     seed: int = 0,
     first_example: int = 0,
+    views: int = 1,
 ) -> tf.data.Dataset:
     """Augmented batches; epochs follow each other without a gap, and a batch may span two.
 
@@ -63,21 +64,37 @@ def training_batches(
         image_size: side of the batch's images in pixels.
         num_examples: where the stream ends, counted from 0. None: each time the dataset is read
             it gives the next epoch, as `fit(dataset, epochs=...)` expects.
+        sampler: a name of `candle_tf.data.SAMPLERS`; an epoch is one of `epoch_order`.
+        first_example: where the stream starts, counted from 0.
+        views: independently augmented views of each image.
 
     Returns:
         A finite dataset of (images float32 (batch, image_size, image_size, 3) in [0, 255],
-        labels int64 (batch,)).
+        labels int64 (batch,)); with several views, the images are a tuple of such.
+
+    Raises:
+        ValueError: for an unknown sampler, `progressively_balanced` without an end, or no view.
     """
-    n = len(examples)
+    n = epoch_length(examples.labels, sampler)
+    if sampler == "progressively_balanced" and num_examples is None:
+        raise ValueError(
+            "The sampler progressively_balanced changes until the stream's end: give num_examples."
+        )
+    if views < 1:
+        raise ValueError(f"views is {views} but must be at least 1.")
+    num_epochs = 1 if num_examples is None else -(-num_examples // n)
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         key = tf.random.fold_in([seed, 0], number)
-        order = tf.data.Dataset.from_tensor_slices(epoch_order(examples.labels, sampler, key))
-        return order.enumerate().map(lambda place, i: (i, tf.random.fold_in(key, place)))
+        order = epoch_order(examples.labels, sampler, key, number / num_epochs)
+        places = tf.data.Dataset.from_tensor_slices(order).enumerate()
+        return places.map(lambda place, i: (i, tf.random.fold_in(key, place)))
 
     def example(index, key):
         image = decode(tf.gather(examples.images, index))
-        return augment(image, key, image_size, augmentation), tf.gather(examples.labels, index)
+        keys = [key] if views == 1 else tf.unstack(tf.random.split(key, num=views))
+        images = tuple(augment(image, key, image_size, augmentation) for key in keys)
+        return images if views > 1 else images[0], tf.gather(examples.labels, index)
 
     if num_examples is None:
         count = itertools.count()
@@ -86,7 +103,7 @@ def training_batches(
         stream = epochs.flat_map(epoch).apply(tf.data.experimental.assert_cardinality(n))
     else:
         first_epoch = first_example // n
-        epochs = tf.data.Dataset.range(first_epoch, -(-num_examples // n))
+        epochs = tf.data.Dataset.range(first_epoch, num_epochs)
         stream = epochs.flat_map(epoch).skip(first_example - first_epoch * n)
         stream = stream.take(num_examples - first_example)
     return (

@@ -1,36 +1,93 @@
 """Samplers: which example comes at which place of an epoch.
 
-The probability of class j is proportional to n_j^q (Kang et al., Decoupling, ICLR 2020).
+The probability of class j is p_j proportional to n_j^q (Kang et al., Decoupling, ICLR 2020):
+p_j(t) = (1 - t) p_j(first q) + t p_j(last q), where t in [0, 1) is the share of the epochs that
+have passed. `reversed` is that of BBN (Zhou et al., CVPR 2020).
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 from candle_tf.registry import lookup
 
-SAMPLERS = {"instance_balanced": 1.0, "square_root": 0.5, "class_balanced": 0.0}  # name -> q
+shuffle = tf.random.experimental.stateless_shuffle
+
+SAMPLERS = {  # name -> (first q, last q)
+    "instance_balanced": (1.0, 1.0),
+    "square_root": (0.5, 0.5),
+    "class_balanced": (0.0, 0.0),
+    "reversed": (-1.0, -1.0),
+    "progressively_balanced": (1.0, 0.0),
+    "over_sampling": (0.0, 0.0),
+    "under_sampling": (0.0, 0.0),
+}
+EVEN = {"over_sampling": np.max, "under_sampling": np.min}  # class_counts -> places of each class
 
 
-def class_probabilities(class_counts: np.ndarray, sampler: str) -> np.ndarray:
-    """p_j = n_j^q / sum_i n_i^q, float64 (classes,)."""
+def class_probabilities(
+    class_counts: np.ndarray, sampler: str, progress: tf.Tensor | float = 0.0
+) -> np.ndarray | tf.Tensor:
+    """p_j(t), float64 (classes,), at t = `progress` (float64 where it is a tensor)."""
     counts = np.asarray(class_counts, np.float64)
-    weight = np.where(counts > 0, counts ** lookup("sampler", sampler, SAMPLERS), 0.0)  # 0^0 is 1
-    return weight / weight.sum()
+
+    def power(q: float) -> np.ndarray:
+        weight = np.power(counts, q, where=counts > 0, out=np.zeros_like(counts))
+        return weight / weight.sum()
+
+    first, last = map(power, lookup("sampler", sampler, SAMPLERS))
+    return first + progress * (last - first)
 
 
-def epoch_order(labels: np.ndarray, sampler: str, seed: tf.Tensor) -> tf.Tensor:
-    """The indices of one epoch, int64 (n,), a function of the stateless `seed` (2,) alone.
+def epoch_length(labels: np.ndarray, sampler: str) -> int:
+    """The places of one epoch: as many as examples, but for over- and under-sampling.
 
-    Instance-balanced: a permutation, each example once. Else n independent draws: a class by its
-    probability, then an example of it.
+    There every class that has examples gets as many places as the largest, or the smallest, has.
     """
-    if lookup("sampler", sampler, SAMPLERS) == 1.0:
-        return tf.random.experimental.stateless_shuffle(tf.range(len(labels), dtype=tf.int64), seed)
+    lookup("sampler", sampler, SAMPLERS)
+    if sampler not in EVEN:
+        return len(labels)
+    counts = np.unique(labels, return_counts=True)[1]
+    return len(counts) * int(EVEN[sampler](counts))
+
+
+def epoch_order(
+    labels: np.ndarray, sampler: str, seed: tf.Tensor, progress: tf.Tensor | float = 0.0
+) -> tf.Tensor:
+    """The indices of one epoch, int64 (epoch_length,), a function of `seed` and `progress` alone.
+
+    Instance-balanced: a permutation, each example once. Over-sampling: a permutation of each class
+    repeated to the size of the largest; under-sampling: a random part of each class. Else
+    independent draws: a class by its probability, then an example of it.
+
+    Args:
+        seed: stateless, (2,).
+        progress: t, the share of the epochs that have passed, for `progressively_balanced`.
+    """
+    lookup("sampler", sampler, SAMPLERS)
+    if sampler == "instance_balanced":
+        return shuffle(tf.range(len(labels), dtype=tf.int64), seed)
+    if sampler in EVEN:
+        return even_order(labels, EVEN[sampler], seed)
     class_counts = np.bincount(labels)
-    cumulative = np.cumsum(class_probabilities(class_counts, sampler))[:-1]
+    cumulative = tf.cumsum(class_probabilities(class_counts, sampler, progress))[:-1]
     by_class = np.argsort(labels, kind="stable").astype(np.int64)
     start = np.cumsum(class_counts) - class_counts
     u = tf.random.stateless_uniform([2, len(labels)], seed, dtype=tf.float64)
-    drawn = tf.searchsorted(tf.constant(cumulative), u[0], side="right")
+    drawn = tf.searchsorted(cumulative, u[0], side="right")
     count = tf.cast(tf.gather(tf.constant(class_counts), drawn), tf.float64)
     place = tf.gather(tf.constant(start), drawn) + tf.cast(tf.floor(u[1] * count), tf.int64)
     return tf.gather(tf.constant(by_class), place)
+
+
+def even_order(
+    labels: np.ndarray, size_of: Callable[[np.ndarray], int], seed: tf.Tensor
+) -> tf.Tensor:
+    """The first `size_of(class_counts)` of each class, shuffled and repeated without end."""
+    within, between = tf.unstack(tf.random.split(seed))
+    counts = np.unique(labels, return_counts=True)[1]
+    start = np.cumsum(counts) - counts
+    places = start[:, None] + np.arange(size_of(counts)) % counts[:, None]
+    shuffled = shuffle(tf.range(len(labels), dtype=tf.int64), within)
+    by_class = tf.gather(shuffled, tf.argsort(tf.gather(labels, shuffled), stable=True))
+    return shuffle(tf.gather(by_class, places.reshape(-1)), between)
