@@ -1,4 +1,7 @@
-"""Distillation terms and long-tailed cross-entropies. Logits in, never probabilities."""
+"""Distillation terms, long-tailed cross-entropies and terms on features.
+
+Logits in, never probabilities.
+"""
 
 from collections.abc import Sequence
 
@@ -47,8 +50,8 @@ def feature_similarity(student_features: tf.Tensor, teacher_features: tf.Tensor)
     return 2.0 - 2.0 * tf.reduce_sum(a * g, axis=-1)
 
 
-def log_prior(class_counts: Sequence[int]) -> np.ndarray:
-    """log(n_c / sum n), float32 (classes,).
+def positive_counts(class_counts: Sequence[int]) -> np.ndarray:
+    """class_counts as float64 (classes,).
 
     Raises:
         ValueError: if a class has no training image.
@@ -60,7 +63,61 @@ def log_prior(class_counts: Sequence[int]) -> np.ndarray:
             f"class_counts is 0 for class {empty[:5]}: every class needs a training image; "
             "leave the class out or lower the imbalance ratio."
         )
+    return counts
+
+
+def log_prior(class_counts: Sequence[int]) -> np.ndarray:
+    """log(n_c / sum n), float32 (classes,).
+
+    Raises:
+        ValueError: if a class has no training image.
+    """
+    counts = positive_counts(class_counts)
     return np.log(counts / counts.sum()).astype(np.float32)
+
+
+def inverse_frequency_weights(class_counts: Sequence[int]) -> np.ndarray:
+    """Class weights in proportion to 1 / n_c that sum to the number of classes, float32 (classes,).
+
+    Raises:
+        ValueError: if a class has no training image.
+    """
+    return sum_to_classes(1.0 / positive_counts(class_counts))
+
+
+def class_balanced_weights(class_counts: Sequence[int], beta: float = 0.9999) -> np.ndarray:
+    """Class weights in proportion to (1 - beta) / (1 - beta^n_c), the inverse effective number.
+
+    (Cui et al., CVPR 2019.) At beta = 0 all are 1; toward beta = 1 they tend to 1 / n_c.
+
+    Returns:
+        float32 (classes,), which sum to the number of classes.
+
+    Raises:
+        ValueError: if a class has no training image, or beta is not in [0, 1).
+    """
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta is {beta} but must be at least 0 and below 1, such as 0.9999.")
+    return sum_to_classes((1.0 - beta) / (1.0 - beta ** positive_counts(class_counts)))
+
+
+def sum_to_classes(weights: np.ndarray) -> np.ndarray:
+    return (weights * len(weights) / weights.sum()).astype(np.float32)
+
+
+def class_indices(y_true: tf.Tensor) -> tf.Tensor:
+    """Labels (batch,) or (batch, 1) of any type as int32 (batch,)."""
+    return tf.cast(tf.reshape(y_true, [-1]), tf.int32)
+
+
+def cross_entropy(y_true: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """-log p_y, one value an example."""
+    return tf.keras.losses.sparse_categorical_crossentropy(y_true, logits, from_logits=True)
+
+
+def of_labels(class_values: tf.Tensor, y_true: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """The value of each example's class (batch,), in the dtype of `like`."""
+    return tf.cast(tf.gather(class_values, class_indices(y_true)), like.dtype)
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -77,12 +134,32 @@ class BalancedSoftmax(tf.keras.losses.Loss):
         self.log_prior = log_prior(self.class_counts)
 
     def call(self, y_true, y_pred):
-        return tf.keras.losses.sparse_categorical_crossentropy(
-            y_true, y_pred + tf.cast(self.log_prior, y_pred.dtype), from_logits=True
-        )
+        return cross_entropy(y_true, y_pred + tf.cast(self.log_prior, y_pred.dtype))
 
     def get_config(self):
         return {**super().get_config(), "class_counts": self.class_counts}
+
+
+@tf.keras.saving.register_keras_serializable("candle_tf")
+class LogitAdjustment(BalancedSoftmax):
+    """Cross-entropy of z + tau log pi_c (Menon et al., ICLR 2021, eq. 10).
+
+    pi_c = n_c / sum n; at tau = 1 it is the balanced softmax.
+
+    Args:
+        class_counts: training images per class, (classes,).
+        tau: how much of the prior is added.
+    """
+
+    def __init__(
+        self, class_counts: Sequence[int], tau: float = 1.0, name="logit_adjustment", **kwargs
+    ):
+        super().__init__(class_counts, name=name, **kwargs)
+        self.tau = tau
+        self.log_prior = tau * self.log_prior
+
+    def get_config(self):
+        return {**super().get_config(), "tau": self.tau}
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -115,12 +192,218 @@ class LabelAwareSmoothing(tf.keras.losses.Loss):
         self.smoothing = (tail + (head - tail) * np.sin(np.pi / 2 * rank)).astype(np.float32)
 
     def call(self, y_true, y_pred):
-        labels = tf.cast(tf.reshape(y_true, [-1]), tf.int32)
         negative_log_p = -tf.nn.log_softmax(y_pred)
-        e = tf.gather(tf.cast(self.smoothing, y_pred.dtype), labels)
-        of_label = tf.gather(negative_log_p, labels, batch_dims=1)
+        e = of_labels(self.smoothing, y_true, like=y_pred)
+        of_label = tf.gather(negative_log_p, class_indices(y_true), batch_dims=1)
         return (1.0 - e) * of_label + e * tf.reduce_mean(negative_log_p, axis=-1)
 
     def get_config(self):
         own = {"class_counts": self.class_counts, "head": self.head, "tail": self.tail}
         return {**super().get_config(), **own}
+
+
+@tf.keras.saving.register_keras_serializable("candle_tf")
+class WeightedCrossEntropy(tf.keras.losses.Loss):
+    """-w_y log p_y: re-weighting.
+
+    Args:
+        class_weights: w_c, (classes,), for instance `class_balanced_weights(class_counts)`.
+    """
+
+    def __init__(self, class_weights: Sequence[float], name="weighted_cross_entropy", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.class_weights = [float(w) for w in class_weights]
+
+    def call(self, y_true, y_pred):
+        weights = of_labels(self.class_weights, y_true, like=y_pred)
+        return weights * cross_entropy(y_true, y_pred)
+
+    def get_config(self):
+        return {**super().get_config(), "class_weights": self.class_weights}
+
+
+@tf.keras.saving.register_keras_serializable("candle_tf")
+class Focal(tf.keras.losses.Loss):
+    """-w_y (1 - p_y)^gamma log p_y, with p the softmax (Lin et al., ICCV 2017, eq. 5).
+
+    Args:
+        gamma: how much less the examples count that are classified well; 0 for as much.
+        class_weights: w_c, (classes,), 1 by default; with `class_balanced_weights(class_counts)` it
+            is CB-focal (Cui et al., CVPR 2019).
+
+    Raises:
+        ValueError: if gamma is negative.
+    """
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        class_weights: Sequence[float] | None = None,
+        name="focal",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        if gamma < 0:
+            raise ValueError(f"gamma is {gamma} but must be at least 0.")
+        self.gamma = gamma
+        if class_weights is not None:
+            class_weights = [float(w) for w in class_weights]
+        self.class_weights = class_weights
+
+    def call(self, y_true, y_pred):
+        negative_log_p = cross_entropy(y_true, y_pred)
+        rest = -tf.math.expm1(-negative_log_p)  # 1 - p_y
+        rest = tf.maximum(rest, tf.keras.backend.epsilon())  # 0^gamma may have an infinite slope
+        loss = rest**self.gamma * negative_log_p
+        if self.class_weights is None:
+            return loss
+        return of_labels(self.class_weights, y_true, like=y_pred) * loss
+
+    def get_config(self):
+        own = {"gamma": self.gamma, "class_weights": self.class_weights}
+        return {**super().get_config(), **own}
+
+
+@tf.keras.saving.register_keras_serializable("candle_tf")
+class LDAM(tf.keras.losses.Loss):
+    """Cross-entropy with a label-distribution-aware margin (Cao et al., NeurIPS 2019).
+
+    The logits are s cos(x, w_c), those of a `CosineClassifier` of the same scale s; that of the
+    label becomes s (cos(x, w_y) - m_y), where m_c = C / n_c^(1/4), C such that the largest margin
+    is `max_margin`. `class_weights` are 1 until `DeferredReweighting` changes them (LDAM-DRW).
+
+    Args:
+        class_counts: training images per class, (classes,).
+        max_margin: the margin of the smallest class, as a cosine.
+        scale: s.
+    """
+
+    def __init__(
+        self,
+        class_counts: Sequence[int],
+        max_margin: float = 0.5,
+        scale: float = 30.0,
+        name="ldam",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        counts = positive_counts(class_counts)
+        self.class_counts = [int(n) for n in class_counts]
+        self.max_margin, self.scale = max_margin, scale
+        self.margins = (max_margin * (counts.min() / counts) ** 0.25).astype(np.float32)
+        self.class_weights = tf.Variable(np.ones_like(self.margins), trainable=False)
+
+    def call(self, y_true, y_pred):
+        margin = self.scale * of_labels(self.margins, y_true, like=y_pred)[:, None]
+        label = tf.one_hot(class_indices(y_true), len(self.margins), dtype=y_pred.dtype)
+        weights = of_labels(self.class_weights, y_true, like=y_pred)
+        return weights * cross_entropy(y_true, y_pred - margin * label)
+
+    def get_config(self):
+        own = {
+            "class_counts": self.class_counts,
+            "max_margin": self.max_margin,
+            "scale": self.scale,
+        }
+        return {**super().get_config(), **own}
+
+
+class DeferredReweighting(tf.keras.callbacks.Callback):
+    """Class-balanced weights in an `LDAM` loss from an epoch on, 1 before (Cao et al., 2019, DRW).
+
+    The epoch's number alone decides, so that a resumed `fit` (`initial_epoch`) needs no state.
+
+    Args:
+        start_epoch: the first epoch, counted from 0, with weights.
+        beta: of `class_balanced_weights`.
+
+    Raises:
+        ValueError: from `fit`, if the model was compiled with another loss.
+    """
+
+    def __init__(self, start_epoch: int, beta: float = 0.9999):
+        super().__init__()
+        self.start_epoch, self.beta = start_epoch, beta
+
+    def on_epoch_begin(self, epoch, logs=None):
+        loss = self.model.loss
+        if not isinstance(loss, LDAM):
+            raise ValueError(
+                "DeferredReweighting changes the weights of LDAM, but the loss is "
+                f"{getattr(loss, 'name', loss)}: compile the model with LDAM(class_counts)."
+            )
+        beta = self.beta if epoch >= self.start_epoch else 0.0
+        loss.class_weights.assign(class_balanced_weights(loss.class_counts, beta))
+
+
+def squared_distances(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """||x_i - y_j||^2 for x float (n, width) and y float (m, width), (n, m)."""
+    x_squares, y_squares = (tf.reduce_sum(vectors**2, axis=-1) for vectors in (x, y))
+    products = tf.matmul(x, y, transpose_b=True)
+    return tf.maximum(x_squares[:, None] + y_squares[None] - 2.0 * products, 0.0)
+
+
+def range_loss(
+    features: tf.Tensor, labels: tf.Tensor, margin: float = 1.0, k: int = 2
+) -> tf.Tensor:
+    """Range loss of a batch, both parts with weight 1 (Zhang et al., ICCV 2017).
+
+    Within: the harmonic mean of a class's k largest squared distances, summed over classes.
+    Between: max(margin - d, 0), where d is the least squared distance of two class centres.
+
+    Args:
+        features: float (batch, width).
+        labels: class numbers (batch,).
+        margin: how far apart the centres are pushed, as a squared distance.
+        k: how many distances of a class count; where it has fewer, those.
+
+    Returns:
+        float32 (); a part without a pair of images, or of classes, is 0.
+    """
+    x = tf.cast(features, tf.float32)
+    classes, index = tf.unique(class_indices(labels))
+    member = tf.one_hot(index, tf.size(classes), axis=0)
+    pair = member[:, :, None] * member[:, None, :]
+    pair -= tf.linalg.band_part(pair, -1, 0)  # i < j
+    # The same image twice is at distance 0: its inverse, squared in the gradient, stays finite.
+    spread = tf.reshape(pair * (squared_distances(x, x) + 1e-6), (tf.size(classes), -1))
+    ranges, _ = tf.math.top_k(spread, tf.minimum(k, tf.shape(spread)[1]))
+    found = tf.math.count_nonzero(ranges, axis=1, dtype=tf.float32)
+    inverse = tf.math.reciprocal_no_nan(ranges)
+    within = tf.math.divide_no_nan(found, tf.reduce_sum(inverse, axis=1))
+    centres = tf.matmul(member, x) / tf.reduce_sum(member, axis=1, keepdims=True)
+    apart = tf.linalg.set_diag(
+        squared_distances(centres, centres), tf.fill([tf.size(classes)], float(margin))
+    )
+    return tf.reduce_sum(within) + tf.nn.relu(margin - tf.reduce_min(apart))
+
+
+def lifted_structured_loss(
+    features: tf.Tensor, labels: tf.Tensor, margin: float = 1.0
+) -> tf.Tensor:
+    """Lifted structured loss of a batch (Oh Song et al., CVPR 2016, eq. 4).
+
+    With D the Euclidean distance, the mean over pairs (i, j) of one class of max(0, J_ij)^2 / 2:
+
+        J_ij = log(sum_k exp(margin - D_ik) + sum_l exp(margin - D_jl)) + D_ij
+
+    where k and l run over the images of other classes than that of i and j.
+
+    Args:
+        features: float (batch, width).
+        labels: class numbers (batch,).
+        margin: how much farther than D_ij other classes are pushed.
+
+    Returns:
+        float32 (); 0 for a batch without two images of a class, or with a single class.
+    """
+    y = class_indices(labels)
+    x = tf.cast(features, tf.float32)
+    # The slope of the root is infinite at 0, the distance of the same image twice.
+    distance = tf.sqrt(tf.maximum(squared_distances(x, x), 1e-12))
+    same = tf.equal(y[:, None], y[None])
+    positive = tf.linalg.set_diag(tf.cast(same, tf.float32), tf.zeros(tf.shape(y)))
+    negative = tf.reduce_logsumexp(tf.where(same, -np.inf, margin - distance), axis=1)
+    hardest = tf.reduce_logsumexp(tf.stack(tf.meshgrid(negative, negative)), axis=0)
+    penalty = tf.nn.relu(hardest + distance) ** 2
+    return tf.math.divide_no_nan(tf.reduce_sum(positive * penalty), 2.0 * tf.reduce_sum(positive))

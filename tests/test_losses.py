@@ -10,9 +10,15 @@ COUNTS = [100, 55, 10]
 PRIOR = np.log(np.array(COUNTS) / 165)
 LABELS = np.array([0, 2, 1, 2, 0])
 Z_T, Z_S = RNG.normal(scale=3.0, size=(2, 5, 3)).astype("float32")
+WEIGHTS = [0.2, 0.8, 2.0]
 LONG_TAILED = [
     losses.BalancedSoftmax(COUNTS),
+    losses.LogitAdjustment(COUNTS, tau=1.5),
     losses.LabelAwareSmoothing(COUNTS, head=0.1, tail=0.4),
+    losses.WeightedCrossEntropy(WEIGHTS),
+    losses.Focal(gamma=1.5),
+    losses.Focal(gamma=0.5, class_weights=WEIGHTS),
+    losses.LDAM(COUNTS, max_margin=0.4, scale=5.0),
 ]
 
 
@@ -22,19 +28,31 @@ def softmax(z):
 
 
 def targets(loss):
-    """The distribution each loss pulls toward, and the prior added to the logits."""
+    """The distribution each loss pulls toward, and what is added to the logits."""
     one_hot = np.eye(3)[LABELS]
-    if isinstance(loss, losses.BalancedSoftmax):
-        return one_hot, np.log(COUNTS)
-    e = np.array([0.1, 0.4 - 0.3 * np.sqrt(0.5), 0.4])[LABELS][:, None]
-    return (1 - e) * one_hot + e / 3, 0.0
+    if isinstance(loss, losses.LabelAwareSmoothing):
+        e = np.array([0.1, 0.4 - 0.3 * np.sqrt(0.5), 0.4])[LABELS][:, None]
+        return (1 - e) * one_hot + e / 3, 0.0
+    shift = {
+        losses.BalancedSoftmax: np.log(COUNTS),
+        losses.LogitAdjustment: 1.5 * np.log(COUNTS),
+        losses.LDAM: -5.0 * one_hot * 0.4 * np.array([0.1, 10 / 55, 1.0]) ** 0.25,
+    }
+    return one_hot, shift.get(type(loss), 0.0)
 
 
 def reference(loss):
     """One value an example, and its gradient with respect to the logits."""
-    target, prior = targets(loss)
-    p = softmax(Z_S + prior)
-    return -(target * np.log(p)).sum(-1), p - target
+    target, shift = targets(loss)
+    p = softmax(Z_S + shift)
+    value, slope = -(target * np.log(p)).sum(-1), p - target
+    if isinstance(loss, losses.Focal):
+        gamma, p_y = loss.gamma, p[np.arange(5), LABELS]
+        of_slope = (1 - p_y) ** gamma - gamma * p_y * (1 - p_y) ** (gamma - 1) * np.log(p_y)
+        value, slope = (1 - p_y) ** gamma * value, of_slope[:, None] * slope
+    weighted = isinstance(loss, losses.WeightedCrossEntropy) or getattr(loss, "gamma", 0) == 0.5
+    weight = np.array(WEIGHTS)[LABELS] if weighted else np.ones(5)
+    return weight * value, weight[:, None] * slope
 
 
 def value_and_gradient(function, z):
@@ -95,7 +113,17 @@ def test_log_prior():
     np.testing.assert_allclose(np.exp(prior).sum(), 1.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("refuses", [losses.log_prior, losses.BalancedSoftmax])
+@pytest.mark.parametrize(
+    "refuses",
+    [
+        losses.log_prior,
+        losses.BalancedSoftmax,
+        losses.LogitAdjustment,
+        losses.LDAM,
+        losses.inverse_frequency_weights,
+        losses.class_balanced_weights,
+    ],
+)
 def test_empty_class_is_refused(refuses):
     with pytest.raises(ValueError, match=r"0 for class \[1, 3\]"):
         refuses([5, 0, 2, 0])
@@ -134,7 +162,8 @@ def test_inside_tf_function(loss):
 
 @pytest.mark.parametrize("loss", LONG_TAILED)
 def test_config_round_trip(loss):
-    own = {**loss.get_config(), "class_counts": np.array(COUNTS), "name": "mine"}
+    arrays = {k: np.array(v) for k, v in loss.get_config().items() if isinstance(v, list)}
+    own = {**loss.get_config(), **arrays, "name": "mine"}
     config = json.loads(json.dumps(tf.keras.losses.serialize(type(loss).from_config(own))))
     again = tf.keras.losses.deserialize(config)
     assert type(again) is type(loss) and again.name == "mine"
@@ -158,3 +187,206 @@ def test_balanced_softmax_of_equal_counts_is_cross_entropy():
 def test_smoothing_of_each_class(counts, expected):
     smoothing = losses.LabelAwareSmoothing(counts, head=0.1, tail=0.4).smoothing
     np.testing.assert_allclose(smoothing, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", LONG_TAILED)
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_gradients_are_finite_in_the_corners(loss, size):
+    config = loss.get_config()
+    if "class_counts" in config:
+        config["class_counts"] = [1_000_000, 30, 1]
+    corner = size * np.array([[1, 0, -1], [-1, 0, 1], [0, 0, 0], [0, -1, 1], [1, 1, 1]], "f4")
+    value, gradient = value_and_gradient(
+        lambda z: type(loss).from_config(config)(LABELS, z), corner
+    )
+    assert np.isfinite(value) and np.isfinite(gradient).all() and np.abs(gradient).max() > 1e-3
+
+
+def test_class_balanced_weights():
+    effective = [1.0, 1.9, 2.71]  # 1 + 0.9 + 0.81
+    expected = 3 / np.array(effective) / np.sum(1 / np.array(effective))
+    weights = losses.class_balanced_weights([1, 2, 3], beta=0.9)
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
+def test_class_balanced_weights_go_from_equal_to_inverse_frequency():
+    np.testing.assert_allclose(losses.class_balanced_weights(COUNTS, beta=0.0), [1, 1, 1])
+    inverse = np.array([1 / 100, 1 / 55, 1 / 10])
+    expected = 3 * inverse / inverse.sum()
+    np.testing.assert_allclose(losses.inverse_frequency_weights(COUNTS), expected, rtol=1e-6)
+    almost = losses.class_balanced_weights(COUNTS, beta=1 - 1e-9)
+    np.testing.assert_allclose(almost, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [-0.1, 1.0, float("nan")])
+def test_beta_out_of_range_is_refused(beta):
+    with pytest.raises(ValueError, match="beta is .* below 1"):
+        losses.class_balanced_weights(COUNTS, beta)
+
+
+def test_negative_gamma_is_refused():
+    with pytest.raises(ValueError, match="gamma is -1"):
+        losses.Focal(gamma=-1)
+
+
+def test_focal_of_gamma_0_is_cross_entropy():
+    value = losses.Focal(gamma=0, reduction="none")(LABELS, Z_S)
+    np.testing.assert_allclose(value, -np.log(softmax(Z_S))[np.arange(5), LABELS], rtol=1e-4)
+
+
+def test_logit_adjustment_at_tau_1_is_balanced_softmax():
+    p = softmax(Z_S + np.log(COUNTS))
+    value = losses.LogitAdjustment(COUNTS, tau=1.0, reduction="none")(LABELS, Z_S)
+    np.testing.assert_allclose(value, -np.log(p)[np.arange(5), LABELS], rtol=1e-4)
+
+
+@pytest.mark.parametrize("counts", [[160_000, 10_000, 16], [16, 160_000, 10_000]])
+def test_the_margin_is_largest_for_the_smallest_class(counts):
+    margins = losses.LDAM(counts, max_margin=0.5).margins
+    expected = {160_000: 0.05, 10_000: 0.1, 16: 0.5}
+    np.testing.assert_allclose(margins, [expected[n] for n in counts], rtol=1e-5)
+
+
+class Losses(tf.keras.callbacks.Callback):
+    """The loss of each epoch, by its number."""
+
+    def __init__(self):
+        super().__init__()
+        self.of_epoch = {}
+
+    def on_epoch_end(self, epoch, logs):
+        self.of_epoch[epoch] = logs["loss"]
+
+
+def compiled(loss):
+    """Logits as they come in, trained with steps of 0."""
+    model = tf.keras.Sequential([tf.keras.Input((3,)), tf.keras.layers.Rescaling(1.0)])
+    model.compile(tf.keras.optimizers.SGD(0.0), loss)
+    return model
+
+
+def fit(model, start_epoch, initial_epoch=0):
+    seen = Losses()
+    callbacks = [losses.DeferredReweighting(start_epoch, beta=0.9), seen]
+    model.fit(Z_S, LABELS, initial_epoch=initial_epoch, epochs=4, callbacks=callbacks, verbose=0)
+    return seen.of_epoch
+
+
+def test_deferred_reweighting_starts_at_its_epoch_and_survives_a_restart():
+    ldam = losses.LDAM(COUNTS, max_margin=0.4, scale=5.0)
+    value = reference(ldam)[0]
+    inverse = 1 / (1 - 0.9 ** np.array(COUNTS))
+    weighted = (value * (3 * inverse / inverse.sum())[LABELS]).mean()
+    expected = {0: value.mean(), 1: value.mean(), 2: weighted, 3: weighted}
+    assert abs(weighted - value.mean()) > 0.05
+
+    model = compiled(ldam)
+    assert fit(model, 2) == pytest.approx(expected, rel=1e-4)
+    assert fit(model, 2) == pytest.approx(expected, rel=1e-4)  # from the first epoch again
+    again = compiled(losses.LDAM.from_config(ldam.get_config()))
+    assert fit(again, 2, initial_epoch=3) == pytest.approx({3: weighted}, rel=1e-4)
+
+
+def test_deferred_reweighting_needs_ldam():
+    with pytest.raises(ValueError, match="the loss is focal: compile"):
+        fit(compiled(losses.Focal()), 2)
+
+
+FEATURES = RNG.normal(size=(9, 4)).astype("float32")
+GROUPS = np.array([7, 3, 7, 5, 3, 7, 9, 7, 5])  # four, two, two and one of a class
+
+
+def range_reference(x, y, margin, k):
+    within, centres = 0.0, []
+    for label in np.unique(y):
+        own = x[y == label]
+        centres.append(own.mean(0))
+        d = [((a - b) ** 2).sum() for i, a in enumerate(own) for b in own[:i]]
+        if d:
+            largest = np.sort(d)[-k:]
+            within += len(largest) / (1 / largest).sum()
+    between = [((a - b) ** 2).sum() for i, a in enumerate(centres) for b in centres[:i]]
+    return within + max(0, margin - min(between))
+
+
+def lifted_reference(x, y, margin):
+    d = np.linalg.norm(x[:, None] - x[None], axis=-1)
+    pairs = [(i, j) for i in range(len(y)) for j in range(i) if y[i] == y[j]]
+    total = 0.0
+    for i, j in pairs:
+        others = sum(np.exp(margin - d[a, b]) for a in (i, j) for b in np.flatnonzero(y != y[i]))
+        total += max(0, np.log(others) + d[i, j]) ** 2
+    return total / 2 / len(pairs)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 50])
+@pytest.mark.parametrize("margin", [0.1, 20.0])
+def test_range_loss(k, margin):
+    value = losses.range_loss(FEATURES, GROUPS, margin, k)
+    np.testing.assert_allclose(value, range_reference(FEATURES, GROUPS, margin, k), rtol=1e-4)
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("spread", [0.3, 5.0])
+def test_lifted_structured_loss(margin, spread):
+    value = losses.lifted_structured_loss(spread * FEATURES, GROUPS, margin)
+    np.testing.assert_allclose(
+        value, lifted_reference(spread * FEATURES, GROUPS, margin), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    "function, reference",
+    [
+        (lambda x: losses.range_loss(x, GROUPS, 20.0), lambda x: range_reference(x, GROUPS, 20, 2)),
+        (
+            lambda x: losses.lifted_structured_loss(x, GROUPS),
+            lambda x: lifted_reference(x, GROUPS, 1),
+        ),
+    ],
+    ids=["range", "lifted"],
+)
+def test_gradients_of_the_terms_on_features(function, reference):
+    _, gradient = value_and_gradient(function, FEATURES)
+    x, step = FEATURES.astype("float64"), 1e-5
+    numeric = np.zeros_like(x)
+    for place in np.ndindex(x.shape):
+        e = np.zeros_like(x)
+        e[place] = step
+        numeric[place] = (reference(x + e) - reference(x - e)) / (2 * step)
+    np.testing.assert_allclose(gradient, numeric, rtol=1e-3, atol=1e-3)
+
+
+TERMS = [losses.range_loss, losses.lifted_structured_loss]
+
+
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize(
+    "x, labels, zero",
+    [
+        (FEATURES[:3], [4, 1, 0], TERMS),
+        (FEATURES[:1], [4], TERMS),
+        (FEATURES[:3], [4, 4, 4], TERMS[1:]),
+        (np.repeat(FEATURES[:2], 2, axis=0), [4, 4, 1, 1], []),
+        (np.zeros((4, 4), "float32"), [4, 4, 1, 1], []),
+        (1e-12 * FEATURES[:4], [4, 4, 1, 1], []),
+        (1e4 * FEATURES[:4], [4, 4, 1, 1], []),
+    ],
+    ids=["no pair", "one image", "one class", "the same image twice", "all zero", "near", "far"],
+)
+def test_terms_on_features_are_finite_in_the_corners(term, x, labels, zero):
+    value, gradient = value_and_gradient(lambda x: term(x, np.array(labels), margin=1e-3), x)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+    if term in zero:
+        assert value == 0.0 and not gradient.any()
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_terms_on_features_inside_tf_function(term):
+    signature = [tf.TensorSpec((None, 4)), tf.TensorSpec((None,), tf.int64)]
+    traced = tf.function(term, input_signature=signature)
+    for n in (9, 5):
+        np.testing.assert_allclose(
+            traced(FEATURES[:n], GROUPS[:n]), term(FEATURES[:n], GROUPS[:n]), rtol=1e-5
+        )
