@@ -1,6 +1,11 @@
 """Classifiers on fixed features, (batch, width) -> logits (batch, classes)."""
 
+from collections.abc import Callable, Sequence
+
+import numpy as np
 import tensorflow as tf
+from candle_tf.data.catalog import check_labels
+from candle_tf.data.samplers import epoch_order
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -13,6 +18,35 @@ class LearnableWeightScaling(tf.keras.layers.Layer):
 
     def call(self, logits):
         return logits * self.scale
+
+
+@tf.keras.saving.register_keras_serializable("candle_tf")
+class CosineClassifier(tf.keras.layers.Layer):
+    """scale * cos(x, w_c) (Gidaris & Komodakis, CVPR 2018), with neither norm nor bias.
+
+    As a student's classifier it stands in the layer `logits`; `losses.LDAM` wants it there.
+
+    Args:
+        num_classes: the number of logits.
+        scale: the inverse temperature: the logits lie in [-scale, scale].
+    """
+
+    def __init__(self, num_classes: int, scale: float = 30.0, **kwargs):
+        super().__init__(**kwargs)
+        self.num_classes, self.scale = num_classes, scale
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight("kernel", shape=(input_shape[-1], self.num_classes))
+        super().build(input_shape)
+
+    def call(self, features):
+        x = tf.math.l2_normalize(features, axis=-1)
+        w = tf.math.l2_normalize(self.kernel, axis=0)
+        return self.scale * tf.matmul(x, w)
+
+    def get_config(self):
+        own = {"num_classes": self.num_classes, "scale": self.scale}
+        return {**super().get_config(), **own}
 
 
 def linear(width: int, num_classes: int, seed: int = 0) -> tf.keras.Sequential:
@@ -32,3 +66,115 @@ def scaled_linear(width: int, num_classes: int, seed: int = 0) -> tf.keras.Seque
     classifier = linear(width, num_classes, seed)
     classifier.add(LearnableWeightScaling())
     return classifier
+
+
+def encode_dataset(
+    embed: Callable[[tf.Tensor], tf.Tensor],
+    dataset: tf.data.Dataset,
+    class_counts: Sequence[int],
+    views: int = 1,
+    verbose="auto",
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `fit_on_features` wants: the features of a data set and its labels.
+
+    Args:
+        embed: images float32 (batch, height, width, 3) -> features (batch, width).
+        dataset: batches of (images, labels), read `views` times.
+        class_counts: images per class that it holds, (classes,).
+
+    Returns:
+        Features float (n * views, width) and labels int64 (n * views,).
+
+    Raises:
+        ValueError: for counts that do not match the labels, a label out of range or an image with
+            NaN or Inf (named by its index).
+    """
+    embed = tf.function(embed)
+    features, labels, seen = [], [], 0
+    progress = tf.keras.utils.Progbar(None, verbose=int(verbose != 0), unit_name="batch")
+    for _ in range(views):
+        for batch in dataset:
+            images, batch_labels, _ = tf.keras.utils.unpack_x_y_sample_weight(batch)
+            images = tf.cast(images, tf.float32)
+            batch_labels = np.asarray(batch_labels).reshape(-1).astype(np.int64)
+            if len(batch_labels) != len(images):
+                raise ValueError("Labels must be class numbers, one an image, not one-hot.")
+            check_images(images, seen)
+            check_labels(batch_labels, len(class_counts), "the stream", seen)
+            features.append(embed(images).numpy())
+            labels.append(batch_labels)
+            seen += len(batch_labels)
+            progress.add(1)
+    labels = np.concatenate(labels) if labels else np.zeros(0, np.int64)
+    found = np.bincount(labels, minlength=len(class_counts))
+    times = max(1, round(len(labels) / np.sum(class_counts)))
+    if (found != times * np.asarray(class_counts)).any():
+        c = np.flatnonzero(found != times * np.asarray(class_counts))[0]
+        raise ValueError(
+            f"class_counts says {class_counts[c]} images of class {c} but the data holds "
+            f"{found[c] / times:g}: count the labels of the very data set that is passed."
+        )
+    return np.concatenate(features), labels
+
+
+def check_images(images: tf.Tensor, first: int):
+    """Refuses NaN and Inf, naming the first such image by its index in the stream."""
+    finite = tf.reduce_all(tf.math.is_finite(images), axis=(1, 2, 3)).numpy()
+    if not finite.all():
+        raise ValueError(
+            f"Image {first + int(np.argmin(finite))} of the stream holds NaN or Inf: images are "
+            "finite float32 RGB in [0, 255]; repair it or leave it out."
+        )
+
+
+def fit_on_features(
+    classifier: tf.keras.Model,
+    features: np.ndarray,
+    labels: np.ndarray,
+    loss: tf.keras.losses.Loss | Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    sampler: str,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    verbose="auto",
+) -> tf.keras.callbacks.History:
+    """Trains a classifier on features that were computed once.
+
+    Args:
+        classifier: features (batch, width) -> logits (batch, classes).
+        features: float (n, width).
+        labels: int64 (n,).
+        loss: of labels and logits.
+        sampler: which features an epoch of n takes, a name of `candle_tf.data.SAMPLERS`.
+        epochs: of n features each.
+        batch_size, learning_rate: of Adam, annealed by cosine to 0.
+        seed: of the order of the features.
+        verbose: as in `tf.keras.Model.fit`.
+    """
+    features = tf.constant(features)  # captured once, not copied into the graph
+
+    def epoch(number):
+        order = epoch_order(labels, sampler, tf.random.fold_in([seed, 2], number))
+        return tf.data.Dataset.from_tensor_slices(order)
+
+    stream = tf.data.Dataset.range(epochs).flat_map(epoch).batch(batch_size)
+    batches = stream.map(lambda i: (tf.gather(features, i), tf.gather(labels, i)))
+    steps = -(-len(labels) // batch_size)
+    schedule = tf.keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
+    classifier.compile(tf.keras.optimizers.Adam(schedule), loss, metrics=["accuracy"])
+    return classifier.fit(batches.repeat(), epochs=epochs, steps_per_epoch=steps, verbose=verbose)
+
+
+def weight_norms(network: tf.keras.Model) -> np.ndarray | None:
+    """L2 norm of each class's weights, float32 (classes,), where a network ends in W x + b.
+
+    Learned factors a class after it count; None for another kind of classifier.
+    """
+    *layers, last = network.layers
+    scale = 1.0
+    if isinstance(last, LearnableWeightScaling):
+        scale, last = last.scale, layers[-1]
+    if type(last) is not tf.keras.layers.Dense:
+        return None
+    return np.linalg.norm(last.kernel * scale, axis=0)

@@ -81,6 +81,10 @@ class StudentModel(tf.keras.Model):
         """Logits (batch, classes) of the student at its base size."""
         return self.student(resize(images, self.resolution.base), training=training)
 
+    def embed(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The student's features (batch, width) at its base size."""
+        return self.encode(resize(images, self.resolution.base), training=training)
+
     def train_step(self, data):
         images, labels, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         size = self.resolution.draw(iterations(self.optimizer))

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 from candle_tf import classifiers, losses
-from candle_tf.data.catalog import check_labels
-from candle_tf.data.samplers import epoch_order
 from candle_tf.model_files import load_model
 from candle_tf.networks import any_size, check_size
 from candle_tf.pretrained import build_encoder, networks_of, zoo_networks
@@ -17,7 +15,7 @@ from candle_tf.resolution import resize
 from candle_tf.students.bits import at_bits
 
 PREPROCESSING = ("tf", "torch", "caffe", "none")
-CALIBRATIONS = ("balanced_softmax", "label_aware_smoothing")
+CALIBRATIONS = ("balanced_softmax", "label_aware_smoothing", "cross_entropy")
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -178,7 +176,7 @@ class Teacher(tf.keras.Model):
             epochs: passes over the features of all views.
             loss: "balanced_softmax" (BALMS) on instance-balanced batches, or
                 "label_aware_smoothing" on class-balanced ones with learnable weight
-                scaling (MiSLAS, stage 2).
+                scaling (MiSLAS, stage 2), or "cross_entropy" for an ablation: not calibrated.
             label_smoothing: (head, tail) factors of label-aware smoothing.
             views: how often `train` is read; worth more than 1 where it augments.
             batch_size, learning_rate: of the classifier's Adam, annealed by cosine to 0.
@@ -198,25 +196,25 @@ class Teacher(tf.keras.Model):
             {
                 "balanced_softmax": losses.BalancedSoftmax(class_counts),
                 "label_aware_smoothing": losses.LabelAwareSmoothing(class_counts, *label_smoothing),
+                "cross_entropy": tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             },
         )
-        features, labels = self.encode_dataset(train, class_counts, views, verbose)
-        features = tf.constant(features)  # captured once, not copied into the graph
+        features, labels = classifiers.encode_dataset(
+            self.embed, train, class_counts, views, verbose
+        )
         new_classifier = classifiers.scaled_linear if smoothed else classifiers.linear
         classifier = new_classifier(self.width, len(class_counts), seed)
-        sampler = "class_balanced" if smoothed else "instance_balanced"
-
-        def epoch(number):
-            order = epoch_order(labels, sampler, tf.random.fold_in([seed, 2], number))
-            return tf.data.Dataset.from_tensor_slices(order)
-
-        stream = tf.data.Dataset.range(epochs).flat_map(epoch).batch(batch_size)
-        batches = stream.map(lambda i: (tf.gather(features, i), tf.gather(labels, i)))
-        steps = -(-len(labels) // batch_size)
-        schedule = tf.keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
-        classifier.compile(tf.keras.optimizers.Adam(schedule), objective, metrics=["accuracy"])
-        history = classifier.fit(
-            batches.repeat(), epochs=epochs, steps_per_epoch=steps, verbose=verbose
+        history = classifiers.fit_on_features(
+            classifier,
+            features,
+            labels,
+            objective,
+            "class_balanced" if smoothed else "instance_balanced",
+            epochs,
+            batch_size,
+            learning_rate,
+            seed,
+            verbose,
         )
         # A fresh one without optimizer and metrics, which would be saved with the teacher.
         self.classifier = new_classifier(self.width, len(class_counts))
@@ -224,37 +222,6 @@ class Teacher(tf.keras.Model):
         self.classifier.trainable = False
         self.class_counts = [int(n) for n in class_counts]
         return history
-
-    def encode_dataset(
-        self, dataset: tf.data.Dataset, class_counts: Sequence[int], views: int, verbose
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Features (n * views, width) and labels of a data set, checked as `calibrate` promises."""
-        embed = tf.function(self.embed)
-        features, labels, seen = [], [], 0
-        progress = tf.keras.utils.Progbar(None, verbose=int(verbose != 0), unit_name="batch")
-        for _ in range(views):
-            for batch in dataset:
-                images, batch_labels, _ = tf.keras.utils.unpack_x_y_sample_weight(batch)
-                images = tf.cast(images, tf.float32)
-                batch_labels = np.asarray(batch_labels).reshape(-1).astype(np.int64)
-                if len(batch_labels) != len(images):
-                    raise ValueError("Labels must be class numbers, one an image, not one-hot.")
-                check_images(images, seen)
-                check_labels(batch_labels, len(class_counts), "the stream", seen)
-                features.append(embed(images).numpy())
-                labels.append(batch_labels)
-                seen += len(batch_labels)
-                progress.add(1)
-        labels = np.concatenate(labels) if labels else np.zeros(0, np.int64)
-        found = np.bincount(labels, minlength=len(class_counts))
-        times = max(1, round(len(labels) / np.sum(class_counts)))
-        if (found != times * np.asarray(class_counts)).any():
-            c = np.flatnonzero(found != times * np.asarray(class_counts))[0]
-            raise ValueError(
-                f"class_counts says {class_counts[c]} images of class {c} but the data holds "
-                f"{found[c] / times:g}: count the labels of the very data set that is passed."
-            )
-        return np.concatenate(features), labels
 
     def check_calibrated(self, num_classes: int):
         """Refuses a teacher that has no classifier, or one for other classes than the student's."""
@@ -289,16 +256,6 @@ class Teacher(tf.keras.Model):
             teacher.classifier.trainable = False
             teacher.class_counts = config["class_counts"]
         return teacher
-
-
-def check_images(images: tf.Tensor, first: int):
-    """Refuses NaN and Inf, naming the first such image by its index in the stream."""
-    finite = tf.reduce_all(tf.math.is_finite(images), axis=(1, 2, 3)).numpy()
-    if not finite.all():
-        raise ValueError(
-            f"Image {first + int(np.argmin(finite))} of the stream holds NaN or Inf: images are "
-            "finite float32 RGB in [0, 255]; repair it or leave it out."
-        )
 
 
 def preprocessing_of(preprocess_input) -> str:

@@ -1,7 +1,9 @@
+import candle_tf as ct
 import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf import classifiers
+from candle_tf.edge import to_lce, to_tflite
 
 FEATURES = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
 BUILDERS = pytest.mark.parametrize("build", [classifiers.linear, classifiers.scaled_linear])
@@ -52,3 +54,106 @@ def test_save_and_reload(build, suffix, tmp_path):
     classifier.save(tmp_path / f"classifier{suffix}")
     again = tf.keras.models.load_model(tmp_path / f"classifier{suffix}", compile=False)
     np.testing.assert_allclose(again(FEATURES), classifier(FEATURES), rtol=1e-6)
+
+
+def cosine_student(num_classes=3):
+    student = ct.students.resnet_e(num_classes, 16, width=0.125, blocks=(1,))
+    features = student.get_layer("features").output
+    logits = classifiers.CosineClassifier(num_classes, scale=8.0, name="logits")(features)
+    return tf.keras.Model(student.input, logits, name="cosine_student")
+
+
+def test_cosine_classifier_formula():
+    layer = classifiers.CosineClassifier(3, scale=8.0)
+    assert layer(FEATURES).shape == (4, 3) and len(layer.trainable_weights) == 1
+    kernel = layer.kernel.numpy()
+    cosine = np.array(
+        [[x @ w / np.linalg.norm(x) / np.linalg.norm(w) for w in kernel.T] for x in FEATURES]
+    )
+    np.testing.assert_allclose(layer(FEATURES), 8 * cosine, rtol=1e-4, atol=1e-5)
+
+
+def test_cosine_classifier_knows_no_norm():
+    layer = classifiers.CosineClassifier(3)
+    logits = layer(FEATURES).numpy()
+    layer.set_weights([layer.kernel * [1.0, 20.0, 0.1]])
+    np.testing.assert_allclose(layer(7 * FEATURES), logits, rtol=1e-4, atol=1e-5)
+    layer.set_weights([FEATURES[:3].T])
+    np.testing.assert_allclose(np.diag(layer(FEATURES[:3])), [30, 30, 30], rtol=1e-5)
+
+
+def test_cosine_classifier_of_no_feature_has_finite_gradients():
+    layer = classifiers.CosineClassifier(3)
+    with tf.GradientTape() as tape:
+        x = tf.zeros((2, 5))
+        tape.watch(x)
+        logits = layer(x)
+        loss = tf.reduce_sum(logits**2)
+    assert not np.any(logits)
+    for gradient in tape.gradient(loss, [x, layer.kernel]):
+        assert np.isfinite(gradient).all()
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A student with a cosine classifier that fitted LDAM, its images, and how the loss fell."""
+    tf.keras.utils.set_random_seed(0)
+    images = np.random.default_rng(2).uniform(0, 255, (24, 16, 16, 3)).astype("float32")
+    labels = np.repeat([0, 1, 2], [14, 7, 3])
+    images[labels == 1] *= [1.0, 0.2, 0.2]
+    images[labels == 2] *= [0.2, 0.2, 1.0]
+    model = ct.StudentModel(cosine_student())
+    model.compile(tf.keras.optimizers.Adam(1e-2), ct.losses.LDAM([14, 7, 3], scale=8.0))
+    history = model.fit(images, labels, batch_size=24, epochs=20, verbose=0).history["loss"]
+    return model, images, history
+
+
+def test_a_student_with_a_cosine_classifier_trains_by_ldam(trained, tmp_path):
+    model, images, history = trained
+    assert history[-1] < 0.5 * history[0]
+    model.save(tmp_path / "model.keras")
+    again = tf.keras.models.load_model(tmp_path / "model.keras")
+    assert isinstance(again.loss, ct.losses.LDAM) and again.loss.scale == 8.0
+    np.testing.assert_allclose(
+        again.predict(images, verbose=0), model(images), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_cosine_classifier_exports(trained, tmp_path):
+    model, images, _ = trained
+    expected = tf.nn.softmax(model(images)).numpy()
+    assert np.ptp(expected, axis=0).max() > 0.1
+    model.export(tmp_path / "saved_model")
+    serve = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serving_default"]
+    np.testing.assert_allclose(serve(images=images)["probabilities"], expected, atol=1e-4)
+
+
+@pytest.mark.filterwarnings(r"ignore:\s*Warning. tf.lite.Interpreter is deprecated:UserWarning")
+def test_a_cosine_classifier_converts_for_devices(trained):
+    from larq_compute_engine.tflite.python.interpreter import Interpreter
+
+    model, images, _ = trained
+    expected = tf.nn.softmax(model(images[:1])).numpy()
+    interpreter = tf.lite.Interpreter(model_content=to_tflite(model.student, 16))
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images[:1])
+    interpreter.invoke()
+    answer = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_allclose(answer, expected, atol=1e-3)
+    answer = Interpreter(to_lce(model.student, 16)).predict(images[:1])
+    np.testing.assert_allclose(answer, expected, atol=1e-3)
+
+
+@BUILDERS
+def test_weight_norms(build):
+    classifier = randomize(build(5, 3))
+    kernel, _, *scale = classifier.get_weights()
+    factors = scale[0] if scale else np.ones(3)
+    expected = [abs(f) * np.sqrt((column**2).sum()) for f, column in zip(factors, kernel.T)]
+    np.testing.assert_allclose(classifiers.weight_norms(classifier), expected, rtol=1e-5)
+
+
+def test_another_kind_of_classifier_has_no_weight_norms():
+    images = tf.keras.Input((4, 4, 3))
+    logits = tf.keras.layers.GlobalAveragePooling2D()(tf.keras.layers.Conv2D(10, 3)(images))
+    assert classifiers.weight_norms(tf.keras.Model(images, logits)) is None

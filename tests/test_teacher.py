@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf import Teacher
-from candle_tf.classifiers import LearnableWeightScaling
+from candle_tf.classifiers import LearnableWeightScaling, encode_dataset
 from candle_tf.teacher import preprocessing_of
 
 applications = tf.keras.applications
@@ -262,7 +262,7 @@ def test_every_view_is_a_reading_of_the_data():
     signature = (tf.TensorSpec((8, 8, 3)), tf.TensorSpec((), tf.int64))
     data = tf.data.Dataset.from_generator(augmented, output_signature=signature).batch(4)
     teacher = tiny_teacher()
-    features, labels = teacher.encode_dataset(data, [2, 2], views=3, verbose=0)
+    features, labels = encode_dataset(teacher.embed, data, [2, 2], views=3, verbose=0)
     assert len(readings) == 3
     assert features.shape == (12, 6) and labels.tolist() == [0, 0, 1, 1] * 3
     assert not np.allclose(features[:4], features[4:8])
