@@ -3,6 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 REPORT = ["matplotlib>=3.7"]
+BENCHMARK = ["imbalanced-learn>=0.12", "rich>=13", *REPORT]
 EDGE = ["larq-compute-engine>=0.16,<0.17"]
 
 setup(
@@ -28,8 +29,9 @@ setup(
         "tf-keras>=2.16,<2.20",
     ],
     extras_require={
+        "benchmark": BENCHMARK,
         "edge": EDGE,
         "report": REPORT,
-        "test": ["pytest>=7", "ruff>=0.17,<0.18", *EDGE, *REPORT],
+        "test": ["pytest>=7", "ruff>=0.17,<0.18", *BENCHMARK, *EDGE],
     },
 )
