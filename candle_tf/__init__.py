@@ -22,7 +22,7 @@ if not keras_2:
         "set TF_USE_LEGACY_KERAS=1 in the environment."
     )
 
-from candle_tf import classifiers, data, export, losses, metrics, students  # noqa: E402
+from candle_tf import classifiers, data, export, losses, metrics, schemes, students  # noqa: E402
 from candle_tf.balancer import AdversarialBalancer  # noqa: E402
 from candle_tf.model import CandleModel, StudentModel  # noqa: E402
 from candle_tf.resolution import RandomResolution  # noqa: E402
@@ -41,5 +41,6 @@ __all__ = [
     "export",
     "losses",
     "metrics",
+    "schemes",
     "students",
 ]

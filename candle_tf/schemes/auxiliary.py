@@ -1,0 +1,52 @@
+"""Metric learning beside the classification loss."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+from candle_tf import losses
+from candle_tf.model import StudentModel
+from candle_tf.registry import lookup
+
+TERMS = {"range": losses.range_loss, "lifted_structured": losses.lifted_structured_loss}
+
+
+@tf.keras.saving.register_keras_serializable("candle_tf")
+class AuxiliaryModel(StudentModel):
+    """A student trained with compile's loss plus a term on its features, times `weight`.
+
+    The terms compare the images of a batch: class-balanced batches give them pairs of every class.
+    Sample weights do not enter them.
+
+    Args:
+        student: as in `StudentModel`.
+        term: "range", the range loss (Zhang et al., ICCV 2017), or "lifted_structured", the lifted
+            structured loss (Oh Song et al., CVPR 2016).
+        weight: of the term.
+        resolutions, image_size, seed: as in `StudentModel`.
+
+    Raises:
+        ValueError: as `StudentModel`, or for an unknown term.
+    """
+
+    def __init__(
+        self,
+        student: tf.keras.Model,
+        term: str,
+        weight: float,
+        resolutions: Sequence[int] | None = None,
+        image_size: int | None = None,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(student, resolutions, image_size, seed, **kwargs)
+        self.auxiliary = lookup("auxiliary term", term, TERMS)
+        self.term, self.weight = term, weight
+
+    def objective(self, images, labels, sample_weight):
+        features = self.encode(images, training=True)
+        logits = self.classify(features, training=True)
+        terms = [*self.student.losses, self.weight * self.auxiliary(features, labels)]
+        return self.compiled_loss(labels, logits, sample_weight, terms), logits
+
+    def get_config(self):
+        return {**super().get_config(), "term": self.term, "weight": self.weight}

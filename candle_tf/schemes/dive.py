@@ -1,0 +1,76 @@
+"""DiVE: a teacher's soft labels, made balanced, as virtual examples."""
+
+import tensorflow as tf
+from candle_tf import losses
+from candle_tf.model import StudentModel, batch_mean
+from candle_tf.networks import any_size
+from candle_tf.schemes.weighting import stack
+
+
+@tf.keras.saving.register_keras_serializable("candle_tf")
+class DiveModel(StudentModel):
+    """Distilled virtual examples (He et al., DiVE, ICCV 2021, arXiv 2103.15042).
+
+    The teacher is a full-precision network of the student's architecture, trained on the same
+    long-tailed data with balanced softmax. Its soft labels say how many virtual examples of each
+    class an image is; a temperature tau and a power p make their distribution flatter:
+
+        L = (1 - alpha) loss(z_S, y) + alpha tau^2 KL(t || softmax(z_S / tau))
+        t = softmax(z_T / tau)^p / sum_c softmax(z_T / tau)_c^p
+
+    with the loss given to `compile`; the paper's is `BalancedSoftmax(class_counts)`.
+
+    Args:
+        teacher: Keras model from images in [0, 255] to logits (batch, classes), for instance
+            `at_bits(student, "32")`, trained; frozen on entry. It sees what the student sees.
+        student: as in `StudentModel`.
+        temperature: tau.
+        power: p; 1 leaves the soft labels as they are.
+        alpha: the weight of the virtual examples.
+        **kwargs: resolutions, image_size and seed, as in `StudentModel`.
+
+    Raises:
+        ValueError: as `StudentModel`, and for a teacher of other classes, or one that does not
+            work at every resolution.
+    """
+
+    def __init__(
+        self,
+        teacher: tf.keras.Model,
+        student: tf.keras.Model,
+        temperature: float = 3.0,
+        power: float = 0.5,
+        alpha: float = 0.5,
+        **kwargs,
+    ):
+        super().__init__(student, **kwargs)
+        if teacher.output_shape[-1] != student.output_shape[-1]:
+            raise ValueError(
+                f"The teacher has {teacher.output_shape[-1]} classes but the student has "
+                f"{student.output_shape[-1]}: train the teacher on the student's data."
+            )
+        teacher.trainable = False
+        self.teacher = teacher
+        own_size_only = self.resolution.sizes == (teacher.input_shape[1],)
+        network = teacher if own_size_only else any_size(teacher)
+        self.teach = lambda images: network(images, training=False)
+        self.temperature, self.power, self.alpha = temperature, power, alpha
+
+    def objective(self, images, labels, sample_weight):
+        logits = self.classify(self.encode(images, training=True), training=True)
+        # A power of a softmax, normalised, is the softmax of that multiple of its logits.
+        virtual = self.power * self.teach(images)
+        kl = batch_mean(losses.kl_divergence(virtual, logits, self.temperature), sample_weight)
+        # Through Keras' loss, which logs the sum and scales it for the replicas.
+        added = [*self.student.losses, self.alpha * kl]
+        label_term = stack((1.0 - self.alpha, labels, logits, sample_weight))
+        return self.compiled_loss(*label_term, regularization_losses=added), logits
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "teacher": tf.keras.saving.serialize_keras_object(self.teacher),
+            "temperature": self.temperature,
+            "power": self.power,
+            "alpha": self.alpha,
+        }

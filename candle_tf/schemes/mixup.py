@@ -1,0 +1,57 @@
+"""Mixup: students trained on convex combinations of images."""
+
+import tensorflow as tf
+from candle_tf.model import StudentModel, iterations
+from candle_tf.schemes.weighting import stack
+
+
+@tf.keras.saving.register_keras_serializable("candle_tf")
+class MixupModel(StudentModel):
+    """A student trained on mixed pairs of images (Zhang et al., ICLR 2018, arXiv 1710.09412).
+
+    Each image x of a batch meets another one x' of it, at one lambda ~ Beta(alpha, alpha) a batch:
+
+        L = lambda loss(z, y) + (1 - lambda) loss(z, y'),    z of lambda x + (1 - lambda) x'
+
+    with the loss given to `compile`. Lambda and the pairs depend on seed and step alone; under a
+    distribution strategy a replica pairs the images of its own share. The first stage of MiSLAS
+    (CVPR 2021) is this with cross-entropy. Training metrics compare z with y.
+
+    Args:
+        student: as in `StudentModel`.
+        alpha: of the Beta distribution, positive; the smaller, the less is mixed.
+        **kwargs: resolutions, image_size and seed, as in `StudentModel`.
+
+    Raises:
+        ValueError: as `StudentModel`, and unless alpha is positive.
+    """
+
+    def __init__(self, student: tf.keras.Model, alpha: float = 0.2, **kwargs):
+        super().__init__(student, **kwargs)
+        if alpha <= 0:
+            raise ValueError(
+                f"alpha of mixup must be positive, not {alpha}: to mix nothing use StudentModel."
+            )
+        self.alpha = float(alpha)
+
+    def objective(self, images, labels, sample_weight):
+        lambda_, partners = self.draw(iterations(self.optimizer), tf.shape(images)[0])
+        mixed = lambda_ * images + (1.0 - lambda_) * tf.gather(images, partners)
+        logits = self.classify(self.encode(mixed, training=True), training=True)
+        others = None if sample_weight is None else tf.gather(sample_weight, partners)
+        terms = stack(
+            (lambda_, labels, logits, sample_weight),
+            (1.0 - lambda_, tf.gather(labels, partners), logits, others),
+        )
+        return self.compute_loss(images, *terms), logits
+
+    def draw(self, step: tf.Tensor, batch_size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Lambda () and the index of each image's partner (batch,) at a step."""
+        keys = tf.random.split(tf.random.fold_in([self.resolution.seed, 3], step))
+        gammas = tf.random.stateless_gamma([2], keys[0], self.alpha, dtype=tf.float64)
+        lambda_ = gammas[0] / tf.reduce_sum(gammas)  # Beta(alpha, alpha)
+        partners = tf.random.experimental.stateless_shuffle(tf.range(batch_size), keys[1])
+        return tf.cast(lambda_, tf.float32), partners
+
+    def get_config(self):
+        return {**super().get_config(), "alpha": self.alpha}
