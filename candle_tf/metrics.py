@@ -1,4 +1,7 @@
-"""Accuracy by group of classes: many / medium / few (by shots), head / medium / tail (by rank)."""
+"""Accuracy by group of classes: many / medium / few (by shots), head / medium / tail (by rank).
+
+And what else the papers measure: calibration error, the gap of the classifier's weight norms.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +18,11 @@ def shot_groups(class_counts: Sequence[int]) -> dict[str, np.ndarray]:
     return {name: np.flatnonzero(mask) for name, mask in groups.items() if mask.any()}
 
 
+def head_to_tail(class_counts: Sequence[int]) -> np.ndarray:
+    """Class indices by training images, most first; ties in label order."""
+    return np.argsort(-np.asarray(class_counts), kind="stable")
+
+
 def rank_groups(
     class_counts: Sequence[int], bounds: tuple[int, int] | None = None
 ) -> dict[str, np.ndarray]:
@@ -24,7 +32,7 @@ def rank_groups(
         class_counts: training images per class, (classes,).
         bounds: the first rank of medium and of tail; thirds by default.
     """
-    order = np.argsort(-np.asarray(class_counts), kind="stable")
+    order = head_to_tail(class_counts)
     first, second = bounds or (round(len(order) / 3), round(2 * len(order) / 3))
     groups = {"head": order[:first], "medium": order[first:second], "tail": order[second:]}
     return {name: np.sort(members) for name, members in groups.items() if len(members)}
@@ -70,6 +78,52 @@ def accuracy_report(
         "ranks": means(rank_groups(class_counts, bounds)),
         "per_class": [None if np.isnan(a) else float(a) for a in per_class],
     }
+
+
+def calibration_bins(
+    confidence: np.ndarray, correct: np.ndarray, bins: int = 15
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Examples by confidence, in `bins` intervals ((m - 1) / bins, m / bins].
+
+    Args:
+        confidence: float (n,), the largest softmax probability of each example.
+        correct: bool (n,), whether its class was right.
+
+    Returns:
+        The number of examples, their accuracy and their mean confidence, (bins,) each; the last
+        two are NaN for an empty bin.
+    """
+    inner_edges = np.linspace(0, 1, bins + 1)[1:-1]
+    member = np.searchsorted(inner_edges, confidence)
+    count, right, total = (
+        np.bincount(member, weights, bins) for weights in (None, correct, confidence)
+    )
+    with np.errstate(invalid="ignore"):
+        return count, right / count, total / count
+
+
+def expected_calibration_error(
+    confidence: np.ndarray, correct: np.ndarray, bins: int = 15
+) -> float:
+    """sum_m |B_m| / n |acc(B_m) - conf(B_m)| (Guo et al., ICML 2017, equation 3), in [0, 1].
+
+    Args: as in `calibration_bins`.
+    """
+    count, accuracy, mean_confidence = calibration_bins(confidence, correct, bins)
+    gap = np.abs(accuracy - mean_confidence)
+    return float(np.nansum(count * gap) / count.sum())
+
+
+def norm_gap(norms: np.ndarray, reference: np.ndarray) -> float:
+    """The Binary-FP gap: mean over the classes of |w_c / max w - v_c / max v|, in [0, 1].
+
+    The distance between the curves of Figure 1 of arXiv 2404.00285.
+
+    Args:
+        norms: w (classes,), L2 norms of a binary network's classifier weights.
+        reference: v (classes,), those of a full-precision network.
+    """
+    return float(np.mean(np.abs(norms / np.max(norms) - reference / np.max(reference))))
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")

@@ -1,100 +1,225 @@
-"""Markdown tables of accuracy in %, from finished runs."""
+"""A finished run on one page: WORKDIR/report/report.html, and its figures as PNG."""
 
-import json
+import base64
+import csv
+import html
+import io
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from candle_tf import data, figures, metrics
+from candle_tf.data.pipeline import decode
+from candle_tf.tables import accuracy_columns, read_metrics
 
-GROUPS = {"shots": ("many", "medium", "few"), "ranks": ("head", "medium", "tail")}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE = "flags.cfg", "history.csv", "predictions.npz"
+TEACHER = "calibrated teacher"
+WORST_IMAGES = 15
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font-family: sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; }}
+table {{ border-collapse: collapse; font-size: 0.9em; }}
+th, td {{ padding: 0.2em 0.6em; border-bottom: 1px solid #ccc; text-align: right; }}
+tbody th {{ text-align: left; }}
+img {{ max-width: 100%; }}
+pre {{ overflow-x: auto; background: #f4f4f4; padding: 1em; }}
+</style>
+<h1>{title}</h1>
+<p>{summary}</p>
+<h2>Test accuracy (%)</h2>
+{table}
+{sections}
+<h2>Flags</h2>
+<pre>{flags}</pre>
+</html>
+"""
 
 
-def comparison_table(workdirs: Sequence[str], split: str = "test", per_class: bool = False) -> str:
-    """The calibrated teachers and the students of finished runs, a row each.
+def write_report(
+    workdir: str,
+    examples: data.LongTailedData,
+    drawn: np.ndarray,
+    from_scratch: str | None = None,
+    full_precision: str | None = None,
+) -> Path:
+    """Writes WORKDIR/report: report.html, which needs nothing beside it, and each figure as PNG.
 
     Args:
-        workdirs: directories of runs.
-        split: "test" or "validation".
-        per_class: a column a class, instead of overall and groups.
+        workdir: directory of a finished run.
+        examples: the data of the run.
+        drawn: int (updates,), the student's input size in pixels at each update.
+        from_scratch: directory of a run of the same binary student, trained alone.
+        full_precision: directory of a run of the same student at 32 bits, the reference of the
+            Binary-FP gap; where it is not given, the calibrated teacher is.
+
+    Returns:
+        The path of report.html.
 
     Raises:
+        ImportError: if matplotlib is not installed.
         FileNotFoundError: for a directory without a finished run.
-        ValueError: for a run without that split, or runs on other classes than the first's.
+        ValueError: for other data than the run's, or runs to compare on other data.
     """
-    paths = [os.path.abspath(workdir) for workdir in workdirs]
-    shared = os.path.commonpath([os.path.dirname(path) for path in paths])
-    runs = {os.path.relpath(path, shared): read_metrics(path, split) for path in paths}
-    class_names = next(iter(runs.values()))["class_names"]
-    teachers, students = {}, {}
-    for name, run in runs.items():
-        if run["class_names"] != class_names:
-            raise ValueError(
-                f"{name} has other classes than the first run: compare runs of one set."
-            )
-        if "teacher" in run and run["teacher"] not in teachers.values():
-            teachers["calibrated teacher" + (f" of {name}" if teachers else "")] = run["teacher"]
-        if "student" in run:
-            students[f"{name} ({run['method']})"] = run["student"]
-    rows = {**teachers, **students}
-    reports = {name: row[split] for name, row in rows.items()}
-    if per_class:
-        return per_class_table(reports, class_names)
-    sizes = {name: f"{row['kilobytes']:.0f}" for name, row in rows.items()}
-    return accuracy_table(reports, {"kB": sizes})
+    run = read_metrics(workdir, "test")
+    predicted = read_predictions(workdir, examples)
+    networks, reference = {f"this run: {run['method']}": run["student"]}, TEACHER
+    for role, other in {"from scratch": from_scratch, "full precision": full_precision}.items():
+        if other is not None:
+            name, networks[name] = student_of(other, role, run)
+            reference = name if role == "full precision" else reference
+    if "teacher" in run:
+        networks[TEACHER] = run["teacher"]
+
+    classes = run["class_counts"], run["class_names"]
+    labels, predictions = predicted["labels"], predicted["predictions"]
+    accuracies = {name: network["test"]["per_class"] for name, network in networks.items()}
+    sections = {
+        "Training distribution": figures.class_distribution(*classes, examples.info.bounds),
+        "Accuracy by training images": figures.accuracy_by_count(accuracies, *classes),
+        "Confusion of the student": figures.confusion_matrix(labels, predictions, *classes),
+        "Course of training": course(workdir, drawn),
+        "Classifier weight norms": norms(networks, *classes, reference),
+        "Reliability of the student": figures.reliability_diagram(
+            predicted["confidence"], labels == predictions
+        ),
+        "Worst tail images": worst_tail_images(predicted, examples),
+    }
+    return write_page(Path(workdir), run, accuracy_table(networks), sections)
 
 
-def read_metrics(workdir: str, split: str) -> dict:
-    """metrics.json of a finished run that has accuracies on `split`."""
-    path = Path(workdir) / "metrics.json"
+def read_predictions(workdir: str, examples: data.LongTailedData) -> Mapping[str, np.ndarray]:
+    """What the run's student predicted of the test images."""
+    path = Path(workdir) / PREDICTIONS_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{workdir} holds no finished run ({path.name} is missing).")
-    run = json.loads(path.read_text())
-    if any(split not in run[who] for who in ("teacher", "student") if who in run):
-        raise ValueError(f"{workdir} was not evaluated on {split}: it ran without such a split.")
-    return run
+        raise FileNotFoundError(
+            f"{path} does not exist: start the run's command again, which only evaluates."
+        )
+    predicted = np.load(path)
+    if not np.array_equal(predicted["labels"], examples.test.labels):
+        raise ValueError(f"The test images are not those of {workdir}: give the run's own data.")
+    return predicted
 
 
-def accuracy_table(
-    reports: Mapping[str, dict], extra: Mapping[str, Mapping[str, str]] | None = None
-) -> str:
-    """Overall accuracy and that of each group, a row a report of `metrics.accuracy_report`.
+def student_of(workdir: str, role: str, run: dict) -> tuple[str, dict]:
+    """(name, results) of the student of another run on the same data as `run`."""
+    other = read_metrics(workdir, "test")
+    if any(other[key] != run[key] for key in ("dataset", "class_names", "class_counts")):
+        raise ValueError(
+            f"{workdir} has other training images than this run: compare runs on one data set at "
+            "one imbalance ratio."
+        )
+    return f"{role}: {other['method']}", other["student"]
 
-    The mean of the classes stands beside the overall accuracy where the two differ.
 
-    Args:
-        reports: row name -> report.
-        extra: further columns, column name -> row name -> cell.
-    """
-    columns = {
-        title: {name: percent(report[key]) for name, report in reports.items()}
-        for title, key in (("overall", "overall"), ("class mean", "class_mean"))
+def course(workdir: str, drawn: np.ndarray) -> "Figure | str":
+    """The figure of the run's history, or why there is none."""
+    path = Path(workdir) / HISTORY_FILE
+    if not path.is_file():
+        return f"The run kept no {HISTORY_FILE}."
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = ("epoch", "lambda", "kl", "feature")
+    if not rows or not rows[0].keys() >= set(columns):
+        return "The method has no λ."
+    history = {name: np.array([float(row[name]) for row in rows]) for name in columns}
+    return figures.training_course(history, drawn)
+
+
+def norms(
+    networks: Mapping[str, dict],
+    class_counts: Sequence[int],
+    class_names: Sequence[str],
+    reference: str,
+) -> "Figure | str":
+    """The figure of the classifiers that are linear, or why there is none."""
+    own, *_ = networks
+    linear = {
+        name: network["classifier_norms"]
+        for name, network in networks.items()
+        if "classifier_norms" in network
     }
-    if all(np.isclose(report["overall"], report["class_mean"]) for report in reports.values()):
-        del columns["class mean"]
-    for kind, groups in GROUPS.items():
-        for group in groups:
-            cells = {name: percent(report[kind].get(group)) for name, report in reports.items()}
-            if any(cell != "-" for cell in cells.values()):
-                columns[f"{group} ({kind})" if group == "medium" else group] = cells
-    return markdown({**columns, **(extra or {})}, reports)
+    if own not in linear:
+        return "The student's classifier is not a linear one."
+    reference = reference if reference in linear else None
+    return figures.weight_norms(linear, class_counts, class_names, reference)
 
 
-def per_class_table(reports: Mapping[str, dict], class_names: Sequence[str]) -> str:
-    """Accuracy of each class, a row a report."""
-    columns = {
-        class_name: {name: percent(report["per_class"][c]) for name, report in reports.items()}
-        for c, class_name in enumerate(class_names)
-    }
-    return markdown(columns, reports)
+def worst_tail_images(
+    predicted: Mapping[str, np.ndarray], examples: data.LongTailedData
+) -> "Figure | str":
+    """The figure of the tail's images whose true class got the smallest probabilities."""
+    groups = metrics.rank_groups(examples.class_counts, examples.info.bounds)
+    tail = np.flatnonzero(np.isin(predicted["labels"], groups.get("tail", [])))
+    if not len(tail):
+        return "No test image is of a tail class."
+    worst = tail[np.argsort(predicted["true_probability"][tail], kind="stable")[:WORST_IMAGES]]
+    images = [decode(examples.test.images[i]).numpy().astype(np.uint8) for i in worst]
+    names = [figures.short(name) for name in examples.class_names]
+    captions = [
+        (
+            f"true: {names[label]} ({100 * true:.1f} %)",
+            f"predicted: {names[prediction]} ({100 * confidence:.0f} %)",
+        )
+        for label, prediction, confidence, true in zip(
+            *(
+                predicted[key][worst]
+                for key in ("labels", "predictions", "confidence", "true_probability")
+            )
+        )
+    ]
+    return figures.image_grid(images, captions)
 
 
-def percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
+def accuracy_table(networks: Mapping[str, dict]) -> str:
+    """The networks' accuracies and sizes as an HTML table, a row each."""
+    columns = accuracy_columns({name: network["test"] for name, network in networks.items()})
+    columns["kB"] = {name: f"{network['kilobytes']:.0f}" for name, network in networks.items()}
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in ("", *columns))
+    rows = ""
+    for name in networks:
+        cells = "".join(f"<td>{column[name]}</td>" for column in columns.values())
+        rows += f"<tr><th>{html.escape(name)}</th>{cells}</tr>\n"
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>"
 
 
-def markdown(columns: Mapping[str, Mapping[str, str]], rows: Sequence[str]) -> str:
-    """A Markdown table; columns are column name -> row name -> cell."""
-    lines = [["", *columns], ["---", *("---:" for _ in columns)]]
-    lines += [[row, *(cells[row] for cells in columns.values())] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def write_page(
+    workdir: Path, run: dict, table: str, sections: Mapping[str, "Figure | str"]
+) -> Path:
+    """Writes WORKDIR/report beside itself and then in its place: no reader sees half of it."""
+    directory, written = workdir / "report", workdir / "report.tmp"
+    shutil.rmtree(written, ignore_errors=True)
+    written.mkdir()
+    parts = []
+    for title, section in sections.items():
+        if isinstance(section, str):
+            shown = f"<p>Left out: {html.escape(section)}</p>"
+        else:
+            png = io.BytesIO()
+            section.savefig(png, format="png")
+            (written / f"{title.lower().replace(' ', '_')}.png").write_bytes(png.getvalue())
+            inlined = base64.b64encode(png.getvalue()).decode()
+            shown = f'<img alt="{title}" src="data:image/png;base64,{inlined}">'
+        parts.append(f"<h2>{title}</h2>\n{shown}")
+    counts = run["class_counts"]
+    page = PAGE.format(
+        title=html.escape(f"{run['method']} on {run['dataset']}"),
+        summary=f"{run['updates']:,} updates on {sum(counts):,} images of {len(counts)} classes, "
+        f"imbalance ratio {run['imbalance_ratio']:.4g}; {run['test_images']:,} test images.",
+        table=table,
+        sections="\n".join(parts),
+        flags=html.escape((workdir / FLAG_FILE).read_text(encoding="utf-8")),
+    )
+    (written / "report.html").write_text(page, encoding="utf-8")
+    shutil.rmtree(directory, ignore_errors=True)
+    os.replace(written, directory)
+    return directory / "report.html"

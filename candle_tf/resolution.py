@@ -76,6 +76,13 @@ class RandomResolution:
         bounds = tf.constant(np.cumsum(self.probabilities)[:-1])
         return tf.gather(tf.constant(self.sizes), tf.searchsorted(bounds, u[None], side="right")[0])
 
+    def draws(self, steps: int) -> np.ndarray:
+        """The sizes of steps 0 to `steps` - 1: int32 (steps,)."""
+        if len(self.sizes) == 1:
+            return np.full(steps, self.base, np.int32)
+        draw_all = tf.function(lambda: tf.map_fn(self.draw, tf.range(steps)))
+        return draw_all().numpy()
+
     def get_config(self) -> dict:
         return {"sizes": self.sizes, "base": self.base, "seed": self.seed}
 

@@ -10,7 +10,7 @@ import run_flags
 from absl import app, flags
 from candle_tf import training
 from candle_tf.exported import Exported, agreement
-from candle_tf.report import accuracy_table, per_class_table
+from candle_tf.tables import accuracy_table, per_class_table
 
 flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
 flags.DEFINE_string("exported", None, "An export of this run to compare on the test images.")

@@ -9,7 +9,7 @@ The same command again continues an interrupted run. What the workdir holds afte
 import run_flags
 from absl import app, flags
 from candle_tf import training
-from candle_tf.report import comparison_table
+from candle_tf.tables import comparison_table
 
 
 def train():

@@ -157,3 +157,43 @@ def test_config_round_trip():
     expected = group_means(brute_force(labels, scores.argmax(-1)), SHOTS)
     assert again.name == "mine"
     assert stream(again, labels, scores) == pytest.approx(expected, rel=1e-5)
+
+
+def test_calibration_error_is_the_mean_gap_of_the_bins():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.1, 1.0, 500)
+    correct = rng.random(500) < confidence**2
+    expected = 0.0
+    for m in range(1, 16):
+        members = [i for i, p in enumerate(confidence) if (m - 1) / 15 < p <= m / 15]
+        if members:
+            gap = np.mean(correct[members]) - np.mean(confidence[members])
+            expected += len(members) / 500 * abs(gap)
+    assert 0.1 < expected < 0.3
+    assert metrics.expected_calibration_error(confidence, correct) == pytest.approx(expected)
+
+
+def test_calibration_error_in_closed_form():
+    sure, right = np.ones(8), np.arange(8) < 2
+    assert metrics.expected_calibration_error(sure, right) == pytest.approx(0.75)
+    assert metrics.expected_calibration_error(np.full(8, 0.25), right) == 0.0
+    # Opposite gaps in one bin cancel, in two bins they add up.
+    confidence, correct = np.array([0.7, 0.9]), np.array([True, False])
+    assert metrics.expected_calibration_error(confidence, correct, bins=2) == pytest.approx(0.3)
+    assert metrics.expected_calibration_error(confidence, correct, bins=5) == pytest.approx(0.6)
+
+
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
+    count, accuracy, confidence = metrics.calibration_bins(
+        np.array([0.5, 0.75, 1.0]), np.array([True, False, True]), bins=4
+    )
+    assert count.tolist() == [0, 1, 1, 1]
+    np.testing.assert_array_equal(accuracy, [np.nan, 1, 0, 1])
+    np.testing.assert_array_equal(confidence, [np.nan, 0.5, 0.75, 1])
+
+
+def test_norm_gap_ignores_the_scale():
+    full_precision = np.array([4.0, 2.0, 1.0])
+    assert metrics.norm_gap(3 * full_precision, full_precision) == 0.0
+    # Head to tail 1, 1, 1 against 1, 1/2, 1/4.
+    assert metrics.norm_gap(np.full(3, 7.0), full_precision) == pytest.approx((1 / 2 + 3 / 4) / 3)

@@ -1,81 +1,175 @@
+import base64
+import dataclasses
 import json
+import re
+import shutil
 
+import numpy as np
 import pytest
-from candle_tf.report import accuracy_table, comparison_table, per_class_table
+from candle_tf import training
+from candle_tf.report import write_report
+from candle_tf.training import Settings
+from matplotlib.figure import Figure
 
-REPORT = {
-    "overall": 0.5,
-    "class_mean": 0.5,
-    "shots": {"many": 0.75, "medium": 0.25},
-    "ranks": {"head": 1.0, "medium": 0.5, "tail": 0.0},
-    "per_class": [1.0, 0.5, None],
+SETTINGS = Settings(
+    dataset="digits",
+    imbalance_ratio=10,
+    student="resnet_e:width=0.125",
+    image_size=16,
+    resolutions=(12, 16, 20),
+    epochs=2,
+    steps_per_epoch=3,
+    batch_size=32,
+    calibration_epochs=2,
+    calibration_views=1,
+)
+FIGURES = {
+    "training_distribution.png",
+    "accuracy_by_training_images.png",
+    "confusion_of_the_student.png",
+    "course_of_training.png",
+    "classifier_weight_norms.png",
+    "reliability_of_the_student.png",
+    "worst_tail_images.png",
 }
-TEACHER = {"test": {**REPORT, "overall": 0.625, "class_mean": 0.625}, "kilobytes": 335.2}
+DRAWN = np.array([12, 16, 20, 16, 16, 12])
 
 
-def write_run(root, name, **metrics):
-    (root / name).mkdir()
-    written = {"method": name, "class_names": ["cat", "dog", "eel"], **metrics}
-    (root / name / "metrics.json").write_text(json.dumps(written))
-    return str(root / name)
+@pytest.fixture(scope="module")
+def examples():
+    return training.load_data(SETTINGS)
 
 
-def test_an_empty_group_has_no_column():
-    assert accuracy_table({"a": REPORT}).splitlines() == [
-        "|  | overall | many | medium (shots) | head | medium (ranks) | tail |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| a | 50.0 | 75.0 | 25.0 | 100.0 | 50.0 | 0.0 |",
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run on the digits: its workdir and metrics."""
+    workdir = tmp_path_factory.mktemp("runs") / "candle"
+    return workdir, training.run(dataclasses.replace(SETTINGS, workdir=str(workdir)))
+
+
+@pytest.fixture
+def copy(finished, tmp_path, monkeypatch):
+    """Copies the run, with changes to its metrics, for reports whose figures nobody looks at."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, format: file.write(b""))
+
+    def copy(name, **changes):
+        workdir, metrics = tmp_path / name, json.loads(json.dumps(finished[1]))
+        workdir.mkdir()
+        for kept in ("flags.cfg", "history.csv", "predictions.npz"):
+            shutil.copy(finished[0] / kept, workdir)
+        metrics["student"].update(changes.pop("student", {}))
+        (workdir / "metrics.json").write_text(json.dumps({**metrics, **changes}))
+        return workdir
+
+    return copy
+
+
+def figures_of(path):
+    return {png.name for png in path.parent.glob("*.png")}
+
+
+def test_a_run_ends_with_a_page_that_needs_nothing_beside_it(finished):
+    workdir, metrics = finished
+    page = (workdir / "report" / "report.html").read_text()
+    inlined = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    files = {path.name: path.read_bytes() for path in (workdir / "report").glob("*.png")}
+    assert files.keys() == FIGURES
+    assert {base64.b64decode(image) for image in inlined} == set(files.values())
+    assert page.count("src=") == len(FIGURES) and "http" not in page and "<link" not in page
+    assert (workdir / "flags.cfg").read_text() in page
+    for network in ("student", "teacher"):
+        assert f"<td>{100 * metrics[network]['test']['overall']:.1f}</td>" in page
+    assert "6 updates" in page and "imbalance ratio 10" in page
+    assert not (workdir / "report.tmp").exists()
+
+
+def test_compared_runs_have_a_row_each(copy, examples):
+    run, alone = copy("run"), copy("alone", method="cross_entropy")
+    full = copy("full", method="focal", student={"kilobytes": 1234.0})
+    page = write_report(run, examples, DRAWN, alone, full).read_text()
+    rows = re.findall(r"<tr><th>(.+?)</th>.*<td>(\d+)</td></tr>", page)
+    assert [name for name, _ in rows] == [
+        "this run: candle",
+        "from scratch: cross_entropy",
+        "full precision: focal",
+        "calibrated teacher",
     ]
+    assert rows[2][1] == "1234"
 
 
-def test_the_class_mean_stands_where_classes_differ_in_size():
-    table = accuracy_table({"a": {**REPORT, "class_mean": 0.25}})
-    assert table.splitlines()[0].startswith("|  | overall | class mean | many |")
-    assert table.splitlines()[2].startswith("| a | 50.0 | 25.0 | 75.0 |")
+def test_the_gap_is_taken_to_the_full_precision_run(finished, copy, examples, monkeypatch):
+    _, metrics = finished
+    asked = []
+    monkeypatch.setattr("candle_tf.figures.weight_norms", lambda *args: asked.append(args) or "")
+    run, full = copy("run"), copy("full", student={"classifier_norms": [1.0] * 10})
+    write_report(run, examples, DRAWN, full_precision=full)
+    write_report(run, examples, DRAWN)
+    assert [args[3] for args in asked] == ["full precision: candle", "calibrated teacher"]
+    own, other, teacher = asked[0][0].items()
+    assert own == ("this run: candle", metrics["student"]["classifier_norms"])
+    assert other == ("full precision: candle", [1.0] * 10)
+    assert teacher == ("calibrated teacher", metrics["teacher"]["classifier_norms"])
 
 
-def test_a_class_without_an_example_is_a_dash():
-    table = per_class_table({"a": REPORT}, ["cat", "dog", "eel"])
-    assert table.splitlines()[0] == "|  | cat | dog | eel |"
-    assert table.splitlines()[2] == "| a | 100.0 | 50.0 | - |"
+def test_what_does_not_apply_is_left_out_and_said(copy, examples):
+    run = copy("run")
+    (run / "history.csv").write_text("epoch,loss\n0,1.5\n")
+    metrics = json.loads((run / "metrics.json").read_text())
+    del metrics["student"]["classifier_norms"]
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    path = write_report(run, examples, DRAWN)
+    assert figures_of(path) == FIGURES - {"course_of_training.png", "classifier_weight_norms.png"}
+    assert "Left out: The method has no λ." in path.read_text()
+    assert "Left out: The student&#x27;s classifier is not a linear one." in path.read_text()
+    (run / "history.csv").unlink()
+    assert "kept no history.csv" in write_report(run, examples, DRAWN).read_text()
 
 
-def test_runs_side_by_side_name_a_teacher_once(tmp_path):
-    student = {"test": REPORT, "kilobytes": 74.0}
-    runs = [
-        write_run(tmp_path, "alone", student=student),
-        write_run(tmp_path, "candle", student=student, teacher=TEACHER),
-        write_run(tmp_path, "candle_2", student=student, teacher=TEACHER),
-    ]
-    rows = [line.split(" | ") for line in comparison_table(runs).splitlines()[2:]]
-    names = ["calibrated teacher", "alone (alone)", "candle (candle)", "candle_2 (candle_2)"]
-    assert [row[0].strip("| ") for row in rows] == names
-    assert comparison_table(runs, per_class=True).startswith("|  | cat | dog | eel |")
-    assert rows[0][1] == "62.5" and rows[0][-1] == "335 |" and rows[1][-1] == "74 |"
+def test_a_second_report_leaves_nothing_of_the_first(copy, examples):
+    run = copy("run")
+    first = figures_of(write_report(run, examples, DRAWN))
+    (run / "history.csv").unlink()
+    assert first - figures_of(write_report(run, examples, DRAWN)) == {"course_of_training.png"}
 
 
-def test_runs_on_other_classes_are_refused(tmp_path):
-    student = {"test": REPORT, "kilobytes": 74.0}
-    runs = [
-        write_run(tmp_path, "a", student=student),
-        write_run(tmp_path, "b", student=student, class_names=["x"]),
-    ]
-    with pytest.raises(ValueError, match="b has other classes"):
-        comparison_table(runs)
+def test_names_are_escaped(copy, examples):
+    names = [f"<img src=x> {c}" for c in range(10)]
+    run = copy("run", class_names=names, method="<b>", dataset="<script>")
+    (run / "flags.cfg").write_text("--teacher=<i>\n")
+    page = write_report(run, examples, DRAWN).read_text()
+    assert not set(re.findall("<b>|<script>|<i>|<img src=x>", page))
+    assert "this run: &lt;b&gt;" in page and "--teacher=&lt;i&gt;" in page
 
 
-def test_unfinished_run_and_missing_split(tmp_path):
+def test_the_worst_tail_images_are_shown(copy, examples, monkeypatch):
+    asked = []
+    monkeypatch.setattr("candle_tf.figures.image_grid", lambda *args: asked.append(args) or "")
+    run = copy("run")
+    write_report(run, examples, DRAWN)
+    ((images, captions),) = asked
+    kept = np.load(run / "predictions.npz")
+    rarest = set(np.argsort(examples.class_counts)[:3])
+    tail = [i for i, label in enumerate(kept["labels"]) if label in rarest]
+    worst = sorted(tail, key=lambda i: kept["true_probability"][i])[: len(images)]
+    assert len(images) == 15 and images[0].shape == (8, 8, 3)
+    for i, (true, predicted) in zip(worst, captions):
+        assert true.startswith(f"true: {kept['labels'][i]} (")
+        assert predicted.startswith(f"predicted: {kept['predictions'][i]} (")
+
+
+@pytest.mark.parametrize("changes", [{"class_counts": [1] * 10}, {"dataset": "tfds:mnist"}])
+def test_runs_on_other_data_are_not_compared(changes, copy, examples):
+    with pytest.raises(ValueError, match="other training images than this run"):
+        write_report(copy("run"), examples, DRAWN, copy("other", **changes))
+
+
+def test_what_is_missing_is_named(copy, examples, tmp_path):
     with pytest.raises(FileNotFoundError, match="no finished run"):
-        comparison_table([str(tmp_path)])
-    run = write_run(tmp_path, "candle", teacher=TEACHER)
-    with pytest.raises(ValueError, match="not evaluated on validation"):
-        comparison_table([run], "validation")
-
-
-def test_runs_of_one_name_stay_apart(tmp_path):
-    runs = []
-    for seed in ("seed0", "seed1"):
-        (tmp_path / seed).mkdir()
-        runs.append(write_run(tmp_path / seed, "candle", student={"test": REPORT, "kilobytes": 1}))
-    table = comparison_table(runs)
-    assert "| seed0/candle (candle) |" in table and "| seed1/candle (candle) |" in table
+        write_report(tmp_path, examples, DRAWN)
+    run = copy("run")
+    shuffled = dataclasses.replace(examples, test=examples.test.take(np.arange(400)[::-1]))
+    with pytest.raises(ValueError, match="test images are not those of"):
+        write_report(run, shuffled, DRAWN)
+    (run / "predictions.npz").unlink()
+    with pytest.raises(FileNotFoundError, match="start the run's command again"):
+        write_report(run, examples, DRAWN)

@@ -127,6 +127,12 @@ def test_one_trace_over_many_steps():
     assert step.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.parametrize("sizes", [(16, 24, 48), (32,)])
+def test_all_draws_at_once_are_those_of_each_step(sizes):
+    resolution = RandomResolution(sizes, 32, seed=3)
+    np.testing.assert_array_equal(resolution.draws(50), draws(resolution, 0, 50))
+
+
 def test_config_round_trip():
     resolution = RandomResolution((16, 24, 48), 32, seed=3)
     again = RandomResolution.from_config(resolution.get_config())

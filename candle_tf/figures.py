@@ -1,0 +1,340 @@
+"""Figures of a finished run, from arrays; they need matplotlib, the extra `report`.
+
+Classes stand from head to tail, by their training images; an axis names them where names fit.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from candle_tf import metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart, and a marker for each.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+GROUP_COLORS = dict(zip(("head", "medium", "tail"), COLORS))
+MOST_NAMES = 20  # classes that an axis has room to name
+MOST_CELLS = 200  # rows and columns of a matrix that can still be seen
+
+
+def new_figure(width: float = 7.0, height: float = 4.5) -> "Figure":
+    """An empty figure of so many inches, apart from pyplot and its state.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "matplotlib is not installed: pip install -e '.[report]' in the clone."
+        ) from error
+    return Figure((width, height), dpi=110, layout="constrained")
+
+
+def class_distribution(
+    class_counts: Sequence[int],
+    class_names: Sequence[str],
+    bounds: tuple[int, int] | None = None,
+) -> "Figure":
+    """Training images of each class, coloured by head / medium / tail.
+
+    Args:
+        class_counts: training images per class, (classes,).
+        class_names: in class order.
+        bounds: as in `metrics.rank_groups`.
+    """
+    counts, order = np.asarray(class_counts), metrics.head_to_tail(class_counts)
+    rank = np.argsort(order)
+    figure = new_figure()
+    axes = figure.subplots()
+    for group, members in metrics.rank_groups(counts, bounds).items():
+        label = f"{group}: {len(members)} classes, {counts[members].sum():,} images"
+        width = 0.8 if len(counts) <= MOST_NAMES else 1.0
+        axes.bar(rank[members], counts[members], width, color=GROUP_COLORS[group], label=label)
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.8)  # a class of one image still has a bar
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set_ylabel("training images (log scale)")
+    show_classes(axes.xaxis, [class_names[c] for c in order])
+    legend_below(figure)
+    return figure
+
+
+def accuracy_by_count(
+    accuracies: Mapping[str, Sequence[float | None]],
+    class_counts: Sequence[int],
+    class_names: Sequence[str],
+) -> "Figure":
+    """Accuracy of each class against its training images.
+
+    Args:
+        accuracies: network -> accuracy per class, (classes,); None for a class without an example.
+        class_counts, class_names: as in `class_distribution`.
+    """
+    figure = new_figure(height=5.0)
+    axes = figure.subplots()
+    percent = {name: 100 * np.array(row, np.float64) for name, row in accuracies.items()}
+    note = plot_by_class(axes, np.asarray(class_counts), percent)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("training images of the class (log scale)")
+    axes.set_ylabel("test accuracy of the class (%)")
+    axes.set_ylim(-3, 103)
+    axes.grid(alpha=0.3)
+    places = np.sort(np.log(class_counts))
+    if len(places) <= MOST_NAMES and (np.diff(places) > np.ptp(places) / 35).all():
+        names = axes.secondary_xaxis("top")
+        labels = [short(name) for name in class_names]
+        names.set_xticks(class_counts, labels, rotation=45, ha="left", rotation_mode="anchor")
+        names.tick_params(which="minor", length=0)
+    legend_below(figure, note)
+    return figure
+
+
+def confusion_matrix(
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    class_counts: Sequence[int],
+    class_names: Sequence[str],
+) -> "Figure":
+    """Share of each true class's examples (a row) that is predicted as each class (a column).
+
+    A row or column of many classes is that of a few neighbours by rank. The colours follow the
+    root of the share, so that rare confusions are seen too.
+
+    Args:
+        labels, predictions: int (n,), true and predicted classes.
+        class_counts, class_names: as in `class_distribution`.
+    """
+    from matplotlib.colors import PowerNorm
+
+    classes, order = len(class_counts), metrics.head_to_tail(class_counts)
+    together = -(-classes // MOST_CELLS)
+    cells = -(-classes // together)
+    cell = np.argsort(order) // together
+    pairs = np.bincount(cell[labels] * cells + cell[predictions], minlength=cells**2)
+    pairs = pairs.reshape(cells, cells)
+    with np.errstate(invalid="ignore"):
+        percent = 100 * pairs / pairs.sum(axis=1, keepdims=True)
+    figure = new_figure(7.5, 6.0)
+    axes = figure.subplots()
+    axes.set_facecolor("lightgrey")  # a class without an example
+    end = cells * together - 0.5
+    image = axes.imshow(
+        percent, cmap="Blues", norm=PowerNorm(0.5, 0, 100), extent=(-0.5, end, end, -0.5)
+    )
+    ticks = (0, 5, 20, 40, 60, 80, 100)
+    figure.colorbar(image, label="share of the row (%)", shrink=0.8, ticks=ticks)
+    if classes <= 12:
+        for (row, column), share in np.ndenumerate(percent):
+            text = "" if np.isnan(share) else f"{share:.0f}"
+            color = "white" if share > 30 else "black"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
+    names = [class_names[c] for c in order]
+    show_classes(axes.xaxis, names, "predicted class")
+    show_classes(axes.yaxis, names, "true class")
+    if together > 1:
+        axes.set_title(f"{together} neighbouring classes a cell", fontsize=10)
+    return figure
+
+
+def training_course(history: Mapping[str, np.ndarray], drawn: np.ndarray) -> "Figure":
+    """Lambda, both loss terms and the drawn resolutions over training.
+
+    Args:
+        history: column -> means by epoch, (epochs,): "epoch" (from 0), "lambda", "kl", "feature".
+        drawn: int (updates,), the student's input size in pixels at each update; the same number
+            of updates in every epoch. Resolutions are shown where there are several.
+    """
+    epochs = np.asarray(history["epoch"]) + 1
+    sizes = np.unique(drawn)
+    rows = 3 if len(sizes) > 1 else 2
+    figure = new_figure(height=1.0 + 2.0 * rows)
+    balance, terms, *rest = figure.subplots(rows, sharex=True)
+    balance.plot(epochs, history["lambda"], color=COLORS[0], marker=".")
+    balance.set_ylabel("λ, weight of $L_{KL}$\n(epoch mean)")
+    balance.set_ylim(-0.03, 1.03)
+    labels = {"kl": "$L_{KL}$ ($T^2$ nats)", "feature": "$L_{FS}$ (0 to 4)"}
+    for (term, label), color, marker in zip(labels.items(), COLORS, MARKERS):
+        terms.plot(epochs, history[term], color=color, marker=marker, ms=3, label=label)
+    terms.set_ylabel("loss (epoch mean)")
+    terms.set_ylim(bottom=0)
+    legend_right(terms)
+    for axes in (balance, terms):
+        axes.grid(alpha=0.3)
+    for axes in rest:
+        by_epoch = np.reshape(drawn, (int(epochs[-1]), -1))
+        share = [100 * np.mean(by_epoch == size, axis=1) for size in sizes]
+        edges = np.arange(len(by_epoch) + 1) + 0.5
+        axes.stackplot(
+            edges,
+            [np.append(s, s[-1]) for s in share],
+            step="post",
+            labels=[f"{size} px" for size in sizes],
+            colors=shades(len(sizes)),
+        )
+        axes.set_ylabel("drawn input size\n(% of updates)")
+        axes.set_ylim(0, 100)
+        legend_right(axes, reverse=True)
+    last = (rest or [terms])[-1]
+    last.set_xlabel("epoch")
+    last.xaxis.get_major_locator().set_params(integer=True)
+    last.set_xlim(0.5, epochs[-1] + 0.5)
+    return figure
+
+
+def weight_norms(
+    norms: Mapping[str, Sequence[float]],
+    class_counts: Sequence[int],
+    class_names: Sequence[str],
+    reference: str | None = None,
+) -> "Figure":
+    """Max-normalised classifier weight norm by class (Figure 1 of arXiv 2404.00285).
+
+    The "Binary-FP gap" of a network is the mean absolute difference over the classes between its
+    max-normalised norms and those of the full-precision reference (`metrics.norm_gap`).
+
+    Args:
+        norms: network -> L2 norm of each class's weights, (classes,).
+        class_counts, class_names: as in `class_distribution`.
+        reference: the network of `norms` to which the gap of the others is given.
+    """
+    order = metrics.head_to_tail(class_counts)
+    curves = {}
+    for name, values in norms.items():
+        values = np.asarray(values)
+        if reference and name != reference:
+            name += f", gap {metrics.norm_gap(values, np.asarray(norms[reference])):.3f}"
+        curves[name] = values[order] / values.max()
+    figure = new_figure(height=5.0)
+    axes = figure.subplots()
+    notes = [plot_by_class(axes, np.arange(len(order)), curves, dashed=reference)]
+    axes.set_ylabel("classifier weight norm / its maximum")
+    axes.set_ylim(0, 1.03)
+    axes.grid(alpha=0.3)
+    show_classes(axes.xaxis, [class_names[c] for c in order])
+    if reference:
+        notes.append("gap (Binary-FP gap for a binary network): mean distance to the dashed curve")
+    legend_below(figure, "\n".join(filter(None, notes)))
+    return figure
+
+
+def reliability_diagram(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> "Figure":
+    """Accuracy by confidence (Guo et al., ICML 2017, figure 1), and how many examples have it.
+
+    Args: as in `metrics.calibration_bins`.
+    """
+    count, accuracy, mean_confidence = metrics.calibration_bins(confidence, correct, bins)
+    error = metrics.expected_calibration_error(confidence, correct, bins)
+    centres, width = 100 * (np.arange(bins) + 0.5) / bins, 100 / bins
+    figure = new_figure(5.5, 6.0)
+    top, bottom = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    top.bar(centres, 100 * accuracy, width, color=COLORS[0], edgecolor="white", label="accuracy")
+    top.bar(
+        centres,
+        100 * (mean_confidence - accuracy),
+        width,
+        100 * accuracy,
+        color="none",
+        edgecolor=COLORS[5],
+        hatch="///",
+        label="gap to the confidence",
+    )
+    top.plot([0, 100], [0, 100], color="black", ls="--", lw=1, label="perfectly calibrated")
+    top.set_ylabel("test accuracy (%)")
+    top.set_ylim(0, 100)
+    top.set_title(f"expected calibration error {100 * error:.1f} % ({bins} bins)", fontsize=11)
+    bottom.bar(centres, 100 * count / count.sum(), width, color=COLORS[0], edgecolor="white")
+    bottom.set_ylabel("test images (%)")
+    bottom.set_xlabel("confidence, the largest probability (%)")
+    bottom.set_xlim(0, 100)
+    legend_below(figure)
+    return figure
+
+
+def image_grid(
+    images: Sequence[np.ndarray], captions: Sequence[Sequence[str]], columns: int = 5
+) -> "Figure":
+    """Images, each under the lines of its caption.
+
+    Args:
+        images: uint8 RGB (height, width, 3) each, of any sizes; at least one.
+        captions: lines of about 30 characters, an image each.
+    """
+    rows = -(-len(images) // columns)
+    figure = new_figure(1.9 * columns, 2.3 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, image, lines in zip(grid, images, captions):
+        axes.imshow(image)
+        axes.set_title("\n".join(lines), fontsize=8)
+    return figure
+
+
+def plot_by_class(
+    axes: "Axes", x: np.ndarray, curves: Mapping[str, np.ndarray], dashed: str | None = None
+) -> str | None:
+    """A curve a network over classes at `x`: (classes,) each; NaN is left out.
+
+    Returns:
+        What points and lines are, where there are so many classes that they differ.
+    """
+    many = len(x) > MOST_NAMES
+    for (name, y), color, marker in zip(curves.items(), COLORS, MARKERS):
+        seen = np.argsort(x, kind="stable")
+        seen = seen[~np.isnan(y[seen])]
+        if many:
+            axes.plot(x[seen], y[seen], ".", color=color, ms=5, mew=0, alpha=0.4)
+        parts = np.array_split(seen, min(MOST_NAMES, len(seen)))
+        axes.plot(
+            [x[part].mean() for part in parts],
+            [y[part].mean() for part in parts],
+            color=color,
+            marker=marker,
+            ms=5,
+            ls="--" if name == dashed else "-",
+            label=name,
+        )
+    return f"Points: classes. Lines: means of {MOST_NAMES} groups of classes." if many else None
+
+
+def show_classes(axis: "Axis", names: Sequence[str], what: str = "class"):
+    """Labels an axis of ranks with the classes' names, from head to tail, where they have room."""
+    if len(names) > MOST_NAMES:
+        axis.set_label_text(f"{what}: rank by training images, 0 = most")
+        return
+    labels = [short(name) for name in names]
+    axis.set_ticks(range(len(names)), labels)
+    axis.set_label_text(f"{what}, head to tail")
+    if axis.axis_name == "x" and max(map(len, labels)) > 3:
+        axis.set_tick_params(rotation=45)
+        for label in axis.get_ticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+
+
+def short(name: str, most: int = 15) -> str:
+    """At most so many characters, none of which starts a formula."""
+    name = name if len(name) <= most else name[: most - 1] + "…"
+    return name.replace("$", r"\$")
+
+
+def shades(number: int) -> np.ndarray:
+    """Colours of ordered things, dark to light."""
+    from matplotlib import colormaps
+
+    return colormaps["cividis"](np.linspace(0.1, 0.95, number))
+
+
+def legend_right(axes: "Axes", reverse: bool = False):
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=reverse, frameon=False)
+
+
+def legend_below(figure: "Figure", title: str | None = None):
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9, title=title, frameon=False)

@@ -1,0 +1,114 @@
+"""Markdown tables of accuracy in %, from finished runs."""
+
+import json
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+GROUPS = {"shots": ("many", "medium", "few"), "ranks": ("head", "medium", "tail")}
+
+
+def comparison_table(workdirs: Sequence[str], split: str = "test", per_class: bool = False) -> str:
+    """The calibrated teachers and the students of finished runs, a row each.
+
+    Args:
+        workdirs: directories of runs.
+        split: "test" or "validation".
+        per_class: a column a class, instead of overall and groups.
+
+    Raises:
+        FileNotFoundError: for a directory without a finished run.
+        ValueError: for a run without that split, or runs on other classes than the first's.
+    """
+    paths = [os.path.abspath(workdir) for workdir in workdirs]
+    shared = os.path.commonpath([os.path.dirname(path) for path in paths])
+    runs = {os.path.relpath(path, shared): read_metrics(path, split) for path in paths}
+    class_names = next(iter(runs.values()))["class_names"]
+    teachers, students = {}, {}
+    for name, run in runs.items():
+        if run["class_names"] != class_names:
+            raise ValueError(
+                f"{name} has other classes than the first run: compare runs of one set."
+            )
+        if "teacher" in run and run["teacher"] not in teachers.values():
+            teachers["calibrated teacher" + (f" of {name}" if teachers else "")] = run["teacher"]
+        if "student" in run:
+            students[f"{name} ({run['method']})"] = run["student"]
+    rows = {**teachers, **students}
+    reports = {name: row[split] for name, row in rows.items()}
+    if per_class:
+        return per_class_table(reports, class_names)
+    sizes = {name: f"{row['kilobytes']:.0f}" for name, row in rows.items()}
+    return accuracy_table(reports, {"kB": sizes})
+
+
+def read_metrics(workdir: str, split: str) -> dict:
+    """metrics.json of a finished run that has accuracies on `split`."""
+    path = Path(workdir) / "metrics.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{workdir} holds no finished run ({path.name} is missing).")
+    run = json.loads(path.read_text())
+    if any(split not in run[who] for who in ("teacher", "student") if who in run):
+        raise ValueError(f"{workdir} was not evaluated on {split}: it ran without such a split.")
+    return run
+
+
+def accuracy_table(
+    reports: Mapping[str, dict], extra: Mapping[str, Mapping[str, str]] | None = None
+) -> str:
+    """Overall accuracy and that of each group, a row a report of `metrics.accuracy_report`.
+
+    Args:
+        reports: row name -> report.
+        extra: further columns, column name -> row name -> cell.
+    """
+    return markdown({**accuracy_columns(reports), **(extra or {})}, reports)
+
+
+def accuracy_columns(reports: Mapping[str, dict]) -> dict[str, dict[str, str]]:
+    """The columns of `accuracy_table`: column name -> row name -> cell."""
+    return {
+        title: {name: percent(share) for name, share in column.items()}
+        for title, column in shares(reports).items()
+    }
+
+
+def shares(reports: Mapping[Hashable, dict]) -> dict[str, dict[Hashable, float | None]]:
+    """Column name -> row name -> accuracy as a share of 1, None for a group that a row lacks.
+
+    The mean of the classes stands beside the overall accuracy where the two differ.
+    """
+    columns = {
+        title: {name: report[key] for name, report in reports.items()}
+        for title, key in (("overall", "overall"), ("class mean", "class_mean"))
+    }
+    if all(np.isclose(report["overall"], report["class_mean"]) for report in reports.values()):
+        del columns["class mean"]
+    for kind, groups in GROUPS.items():
+        for group in groups:
+            column = {name: report[kind].get(group) for name, report in reports.items()}
+            if any(share is not None for share in column.values()):
+                columns[f"{group} ({kind})" if group == "medium" else group] = column
+    return columns
+
+
+def per_class_table(reports: Mapping[str, dict], class_names: Sequence[str]) -> str:
+    """Accuracy of each class, a row a report."""
+    columns = {
+        class_name: {name: percent(report["per_class"][c]) for name, report in reports.items()}
+        for c, class_name in enumerate(class_names)
+    }
+    return markdown(columns, reports)
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def markdown(columns: Mapping[str, Mapping[str, str]], rows: Sequence[str]) -> str:
+    """A Markdown table; columns are column name -> row name -> cell."""
+    lines = [["", *columns], ["---", *("---:" for _ in columns)]]
+    lines += [[row, *(cells[row] for cells in columns.values())] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
