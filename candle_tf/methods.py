@@ -1,11 +1,143 @@
 """Every method by name: one row says what enters the batches and what is minimised."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
-from candle_tf import losses
+from candle_tf import classifiers, losses, schemes
+from candle_tf.balancer import AdversarialBalancer
+from candle_tf.model import CandleModel, StudentModel
+from candle_tf.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run brings to its method.
+
+    Attributes:
+        class_counts: training images per class, int64 (classes,).
+        updates: of the whole training.
+        resolution: the arguments `resolutions` and `seed` of the model.
+        teacher: calibrated, for a method that distills it.
+        first_stage: the trained model that the method starts from, if it does.
+        encode: model -> its features and labels of the training images.
+        lambda_per_sample: of the adversarial balancer.
+    """
+
+    class_counts: np.ndarray
+    updates: int
+    resolution: Mapping[str, object] = field(default_factory=dict)
+    teacher: Teacher | None = None
+    first_stage: StudentModel | None = None
+    encode: Callable[[StudentModel], tuple[np.ndarray, np.ndarray]] | None = None
+    lambda_per_sample: bool = False
+
+
+def alone(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    return StudentModel(student, **setup.resolution)
+
+
+def candle(method: "Method", student: tf.keras.Model, setup: Setup) -> CandleModel:
+    balancer = method.fixed_lambda
+    if balancer is None:
+        balancer = AdversarialBalancer(setup.lambda_per_sample, seed=setup.resolution["seed"])
+    return CandleModel(
+        setup.teacher,
+        student,
+        balancer=balancer,
+        temperature=method.temperature,
+        prior_adjusted=method.prior_adjusted,
+        **setup.resolution,
+    )
+
+
+def mixup(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    return schemes.MixupModel(student, **setup.resolution)
+
+
+def bbn(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    return schemes.BbnModel(student, setup.updates, **setup.resolution)
+
+
+def tade(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    return schemes.TadeModel(student, setup.class_counts, **setup.resolution)
+
+
+def paco(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    return schemes.PacoModel(student, setup.class_counts, **setup.resolution)
+
+
+def dive(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    return schemes.DiveModel(setup.first_stage.student, student, **setup.resolution)
+
+
+def oltr(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    features, labels = setup.encode(setup.first_stage)
+    means = [features[labels == c].mean(axis=0) for c in range(len(setup.class_counts))]
+    started = schemes.with_meta_embedding(setup.first_stage.student, np.stack(means))
+    student.set_weights(started.get_weights())
+    return schemes.OltrModel(student, **setup.resolution)
+
+
+def range_loss(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    return schemes.AuxiliaryModel(student, "range", 1e-3, **setup.resolution)
+
+
+def lifted_loss(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    return schemes.AuxiliaryModel(student, "lifted_structured", 1e-2, **setup.resolution)
+
+
+def cross_entropy(class_counts: np.ndarray) -> tf.keras.losses.Loss:
+    return tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def inverse_frequency(class_counts: np.ndarray) -> tf.keras.losses.Loss:
+    return losses.WeightedCrossEntropy(losses.inverse_frequency_weights(class_counts))
+
+
+def class_balanced(class_counts: np.ndarray) -> tf.keras.losses.Loss:
+    return losses.WeightedCrossEntropy(losses.class_balanced_weights(class_counts))
+
+
+def focal(class_counts: np.ndarray) -> tf.keras.losses.Loss:
+    return losses.Focal()
+
+
+def class_balanced_focal(class_counts: np.ndarray) -> tf.keras.losses.Loss:
+    return losses.Focal(class_weights=losses.class_balanced_weights(class_counts))
+
+
+def with_cosine_classifier(student: tf.keras.Model) -> tf.keras.Model:
+    classifier = classifiers.CosineClassifier(student.output_shape[-1], name="logits")
+    features = student.get_layer("features").output
+    return tf.keras.Model(student.input, classifier(features), name=student.name)
+
+
+def with_memory(student: tf.keras.Model) -> tf.keras.Model:
+    """With OLTR's head, its memory still empty."""
+    width = student.get_layer("features").output_shape[-1]
+    return schemes.with_meta_embedding(student, np.zeros((student.output_shape[-1], width)))
+
+
+def with_weight_decay(student: tf.keras.Model, decay: float = 5e-3) -> tf.keras.Model:
+    """decay / 2 ||w||^2 on every real-valued kernel: a binary one has no norm to keep small."""
+
+    def clone(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
+        config = layer.get_config()
+        if "kernel_regularizer" in config and config.get("kernel_quantizer") is None:
+            config["kernel_regularizer"] = tf.keras.regularizers.L2(decay / 2)
+        return layer.from_config(config)
+
+    again = tf.keras.models.clone_model(student, clone_function=clone)
+    again.set_weights(student.get_weights())
+    return again
+
+
+def deferred_reweighting(epochs: int) -> list[tf.keras.callbacks.Callback]:
+    """In the last fifth, as the paper does from epoch 160 of 200."""
+    return [losses.DeferredReweighting(round(0.8 * epochs))]
 
 
 @dataclass(frozen=True)
@@ -13,38 +145,128 @@ class Method:
     """One way to train the student.
 
     Attributes:
-        loss: class_counts -> the loss of a student trained alone; None where it is distilled.
+        paper: where it comes from.
+        loss: class_counts -> the loss given to `compile`; None where the model brings its own.
         sampler: what enters the batches, a name of `candle_tf.data.SAMPLERS`.
+        partner_sampler: of a second stream of batches beside it.
+        views: augmented views of an image.
+        network: student -> the student that is trained, where the method changes it.
+        model: (method, student, setup) -> what `fit` trains.
+        callbacks: epochs -> callbacks of `fit`.
+        first_stage: settings of the run that this one starts from, where there is one.
+        second_stage: a name of `second_stages.SECOND_STAGES`, in place of training.
+        batch_norm_shift: class-balanced batches move the batch norm's statistics before it.
+        calibration: of the teacher's classifier, a name of `teacher.CALIBRATIONS`.
         fixed_lambda: the weight of the KL term; None for the adversarial balancer.
         temperature: of the KL term.
         prior_adjusted: the log prior inside the KL term.
     """
 
-    loss: Callable[[np.ndarray], tf.keras.losses.Loss] | None = None
+    paper: str
+    loss: Callable[[np.ndarray], tf.keras.losses.Loss] | None = cross_entropy
     sampler: str = "instance_balanced"
+    partner_sampler: str | None = None
+    views: int = 1
+    network: Callable[[tf.keras.Model], tf.keras.Model] = lambda student: student
+    model: Callable[["Method", tf.keras.Model, Setup], StudentModel] = alone
+    callbacks: Callable[[int], list[tf.keras.callbacks.Callback]] = lambda epochs: []
+    first_stage: Mapping[str, object] | None = None
+    second_stage: str | None = None
+    batch_norm_shift: bool = False
+    calibration: str = "balanced_softmax"
     fixed_lambda: float | None = None
     temperature: float = 2.0
     prior_adjusted: bool = False
 
     @property
     def distills(self) -> bool:
-        return self.loss is None
+        """Whether it needs a calibrated teacher."""
+        return self.model is candle
 
 
-def cross_entropy(class_counts: np.ndarray) -> tf.keras.losses.Loss:
-    return tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+def second_stage(paper: str, name: str, first: str = "cross_entropy", **others) -> Method:
+    return Method(paper, first_stage={"method": first}, second_stage=name, **others)
 
+
+CANDLE = "CANDLE (arXiv 2404.00285)"
+DECOUPLING = "Kang et al., Decoupling, ICLR 2020"
+MISLAS = "Zhong et al., MiSLAS, CVPR 2021"
+LDAM = "Cao et al., LDAM, NeurIPS 2019"
+BALANCING = "Alshammari et al., Weight Balancing, CVPR 2022"
 
 METHODS = {
     # The variant that measures best on held-out training images (docs/results.md): a balanced
     # teacher makes the student balanced only where balanced batches show it the tail.
-    "candle": Method(sampler="class_balanced"),
-    # The published objective (arXiv 2404.00285) and its ablations.
-    "candle_paper": Method(),
-    "candle_paper_kl": Method(fixed_lambda=1.0),
-    "candle_paper_feature": Method(fixed_lambda=0.0),
-    "candle_paper_fixed": Method(fixed_lambda=0.5),
-    # Students trained alone.
-    "cross_entropy": Method(loss=cross_entropy),
-    "balanced_softmax": Method(loss=losses.BalancedSoftmax),
+    "candle": Method(CANDLE, None, "class_balanced", model=candle),
+    "candle_uncalibrated": Method(
+        CANDLE, None, "class_balanced", model=candle, calibration="cross_entropy"
+    ),
+    # The published objective and its ablations.
+    "candle_paper": Method(CANDLE, None, model=candle),
+    "candle_paper_kl": Method(CANDLE, None, model=candle, fixed_lambda=1.0),
+    "candle_paper_feature": Method(CANDLE, None, model=candle, fixed_lambda=0.0),
+    "candle_paper_fixed": Method(CANDLE, None, model=candle, fixed_lambda=0.5),
+    # Losses.
+    "cross_entropy": Method(DECOUPLING),
+    "inverse_frequency": Method("weights 1 / n_c", inverse_frequency),
+    "class_balanced": Method("Cui et al., Class-Balanced Loss, CVPR 2019", class_balanced),
+    "focal": Method("Lin et al., Focal Loss, ICCV 2017", focal),
+    "cb_focal": Method("Cui et al., Class-Balanced Loss, CVPR 2019", class_balanced_focal),
+    "ldam": Method(LDAM, losses.LDAM, network=with_cosine_classifier),
+    "ldam_drw": Method(
+        LDAM, losses.LDAM, network=with_cosine_classifier, callbacks=deferred_reweighting
+    ),
+    "balanced_softmax": Method("Ren et al., BALMS, NeurIPS 2020", losses.BalancedSoftmax),
+    "logit_adjusted_loss": Method("Menon et al., ICLR 2021", losses.LogitAdjustment),
+    # Terms on features; class-balanced batches hold pairs of every class.
+    "range_loss": Method(
+        "Zhang et al., Range Loss, ICCV 2017", sampler="class_balanced", model=range_loss
+    ),
+    "lifted_loss": Method(
+        "Oh Song et al., Lifted Structured Feature Embedding, CVPR 2016",
+        sampler="class_balanced",
+        model=lifted_loss,
+    ),
+    # Samplers; every method takes those and others by --sampler.
+    "over_sampling": Method("each class repeated to the largest", sampler="over_sampling"),
+    "under_sampling": Method("each class cut to the smallest", sampler="under_sampling"),
+    # New classifiers on the features of a trained network.
+    "crt": second_stage(DECOUPLING, "crt"),
+    "ncm": second_stage(DECOUPLING, "ncm"),
+    "tau_norm": second_stage(DECOUPLING, "tau_norm"),
+    "lws": second_stage(DECOUPLING, "lws"),
+    "cosine": second_stage("Gidaris & Komodakis, CVPR 2018", "cosine"),
+    "fslwf": second_stage("Gidaris & Komodakis, CVPR 2018", "fslwf"),
+    "logit_adjustment": second_stage("Menon et al., ICLR 2021", "logit_adjustment"),
+    "smote": second_stage("Chawla et al., SMOTE, JAIR 2002", "smote"),
+    "weight_decay": Method(f"{BALANCING}, stage 1", network=with_weight_decay),
+    "weight_balancing": second_stage(BALANCING, "weight_balancing", first="weight_decay"),
+    "mixup": Method("Zhang et al., mixup, ICLR 2018", model=mixup),
+    "mislas": second_stage(MISLAS, "mislas", first="mixup", batch_norm_shift=True),
+    # Other networks and schemes.
+    "bbn": Method(
+        "Zhou et al., BBN, CVPR 2020",
+        partner_sampler="reversed",
+        network=partial(schemes.branch, n=2),
+        model=bbn,
+    ),
+    "tade": Method(
+        "Zhang et al., TADE/SADE, NeurIPS 2022",
+        network=partial(schemes.branch, n=3),
+        model=tade,
+    ),
+    "oltr": Method(
+        "Liu et al., OLTR, CVPR 2019",
+        sampler="class_balanced",
+        network=with_memory,
+        model=oltr,
+        first_stage={"method": "cross_entropy"},
+    ),
+    "paco": Method("Cui et al., PaCo, ICCV 2021", views=2, model=paco),
+    "dive": Method(
+        "He et al., DiVE, ICCV 2021",
+        losses.BalancedSoftmax,
+        model=dive,
+        first_stage={"method": "balanced_softmax", "student_bits": "32"},
+    ),
 }

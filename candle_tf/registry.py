@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
+LIBRARIES = ("keras:", "larq_zoo:", "tfds:")
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
@@ -32,7 +33,7 @@ def parse_spec(spec: str) -> tuple[str, dict]:
     Raises:
         ValueError: unless what follows the colon is NAME=LITERAL, comma-separated.
     """
-    library = next((prefix for prefix in ("keras:", "larq_zoo:") if spec.startswith(prefix)), "")
+    library = next((prefix for prefix in LIBRARIES if spec.startswith(prefix)), "")
     name, _, arguments = spec.removeprefix(library).partition(":")
     try:
         # The line break keeps a comment from swallowing the bracket.

@@ -7,24 +7,31 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import larq as lq
 import numpy as np
 import tensorflow as tf
 from candle_tf import data, metrics, students
-from candle_tf.balancer import AdversarialBalancer
-from candle_tf.methods import METHODS, Method
-from candle_tf.model import CandleModel, StudentModel
+from candle_tf.classifiers import encode_dataset, weight_norms
+from candle_tf.methods import METHODS, Method, Setup
+from candle_tf.model import StudentModel
 from candle_tf.model_files import load_model
 from candle_tf.registry import lookup, parse_spec
+from candle_tf.report import FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE, write_report
+from candle_tf.resolution import RandomResolution
+from candle_tf.second_stages import SECOND_STAGES, FirstStage
 from candle_tf.students import bits
 from candle_tf.teacher import CALIBRATIONS, PREPROCESSING, Teacher, named_teachers
 
 LETTERS = Path(__file__).parent / "assets" / "letters.h5"
-FLAG_FILE, METRICS_FILE = "flags.cfg", "metrics.json"
+METRICS_FILE = "metrics.json"
 CLASSES_FILE, CLASSIFIER_FILE = "class_names.json", "teacher_classifier.keras"
 CHECKPOINTS, FIRST_STEP = "checkpoints", "first_step"
+BEGUN = (CLASSIFIER_FILE, CHECKPOINTS, FIRST_STEP, METRICS_FILE)
+MOVABLE = ("--data_dir", "--download", "--first_stage")
+OWN = ("sampler", "prior_adjusted", "temperature", "calibration")  # a method's, unless given
 
 
 def adam(learning_rate) -> tf.keras.optimizers.Optimizer:
@@ -86,8 +93,9 @@ class Settings:
     )
     teacher_image_size: int = setting(32, "Side in pixels of the images that the teacher sees.")
     allow_custom_code: bool = setting(False, "Trust a teacher file that carries code of its own.")
-    calibration: str = setting(
-        CALIBRATIONS[0], f"Loss of the calibration: {', '.join(CALIBRATIONS)}."
+    calibration: str | None = setting(
+        None,
+        f"Loss of the calibration: {', '.join(CALIBRATIONS)}; the method's own if not given.",
     )
     calibration_epochs: int = setting(30, "Passes of the classifier over the teacher's features.")
     calibration_views: int = setting(2, "Augmented views of each image to calibrate on.")
@@ -118,6 +126,11 @@ class Settings:
     two_step: bool = setting(
         False, "Real-valued weights for the first half of the epochs (binary activations first)."
     )
+    first_stage: str | None = setting(
+        None,
+        "Workdir of the run that a method of two stages starts from, made if it is not there; "
+        "first_stage in --workdir if not given.",
+    )
     seed: int = setting(0, "Of everything random: the same seed gives the same run.")
 
     def to_flags(self) -> str:
@@ -135,6 +148,7 @@ class Settings:
         """Refuses, before any work, names that do not exist and numbers out of range."""
         if not self.workdir:
             raise ValueError("--workdir is missing: name the directory that the run writes to.")
+        method = resolve(self)
         lookup("profile", self.profile, data.PROFILES)
         lookup("sampler", self.sampler, data.SAMPLERS)
         students.find(parse_spec(self.student)[0])
@@ -162,6 +176,11 @@ class Settings:
                 f"--binary_optimizer={self.binary_optimizer} trains binary weights: there are none "
                 f"at --student_bits={self.student_bits}, so leave one of the two out."
             )
+        if method.second_stage == "tau_norm" and not self.validation_split:
+            raise ValueError(
+                f"--method={self.method} chooses tau on held-out images: give --validation_split, "
+                "such as 0.1."
+            )
         shortest = self.epochs // 2 if self.two_step else self.epochs
         if self.epochs and self.warmup_epochs >= shortest:
             raise ValueError(
@@ -173,21 +192,21 @@ class Settings:
 def run(settings: Settings) -> dict:
     """Runs the main job and returns what it writes to metrics.json.
 
-    The same settings again continue an interrupted run in its workdir from its last epoch.
+    The same settings again continue an interrupted run in its workdir from its last epoch, and
+    return what a finished one wrote.
 
     Raises:
         ValueError, OSError: one sentence that names cause and remedy.
     """
     method = resolve(settings)
-    settings = dataclasses.replace(
-        settings,
-        data_dir=settings.data_dir and os.path.abspath(os.path.expanduser(settings.data_dir)),
-        sampler=method.sampler,
-        prior_adjusted=method.prior_adjusted,
-        temperature=method.temperature,
-    )
+    first = first_stage(settings)
+    settings = resolved(settings)
     settings.check()
     check_workdir(settings)
+    finished = Path(settings.workdir) / METRICS_FILE
+    if finished.exists():
+        print(f"{settings.workdir} holds this run, finished.")
+        return json.loads(finished.read_text(encoding="utf-8"))
     distills = method.distills or not settings.epochs
     teacher = build_teacher(settings) if distills else None
     seconds: dict[str, float] = {}
@@ -196,6 +215,9 @@ def run(settings: Settings) -> dict:
     student = build_student(settings, len(examples.class_names))
     StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
     claim_workdir(settings, examples.class_names)
+    workdir = Path(settings.workdir)
+    if first:
+        run(first)
 
     results = describe(settings, examples)
     if teacher is not None:
@@ -205,51 +227,152 @@ def run(settings: Settings) -> dict:
             results["teacher"] = {
                 **evaluate(lambda x, **kw: teacher.predict(x, **kw)[1], settings, examples),
                 "kilobytes": 4 * teacher.count_params() / 1000,
+                **classifier_norms(teacher.classifier),
             }
     if settings.epochs:
-        model = train(settings, method, student, teacher, examples, seconds)
+        if method.second_stage:
+            with timed(seconds, "second_stage"):
+                model = retrain_classifier(settings, method, first, examples)
+        else:
+            setup = set_up(settings, examples, teacher, first)
+            model = train(settings, method, student, setup, examples, seconds)
         with timed(seconds, "evaluate"):
             results["student"] = {
-                **evaluate(model.predict, settings, examples),
-                **student_size(student),
+                **evaluate(model.predict, settings, examples, workdir / PREDICTIONS_FILE),
+                **student_size(model.student),
+                **classifier_norms(model.student),
             }
         with timed(seconds, "export"):
             model.export(os.path.join(settings.workdir, "saved_model"), examples.class_names)
     results["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
-    write_text(Path(settings.workdir) / METRICS_FILE, json.dumps(results, indent=1) + "\n")
+    write_text(workdir / METRICS_FILE, json.dumps(results, indent=1) + "\n")
+    if settings.epochs:
+        try:
+            print(f"Wrote {report(settings, examples)}")
+        except (ImportError, OSError) as error:  # the run itself is done
+            print(f"No report was written: {error}")
     return results
+
+
+def set_up(
+    settings: Settings,
+    examples: data.LongTailedData,
+    teacher: Teacher | None = None,
+    first: Settings | None = None,
+) -> Setup:
+    """What the run brings to its method."""
+    return Setup(
+        examples.class_counts,
+        settings.epochs * steps_per_epoch(settings, examples),
+        {"resolutions": settings.resolutions, "seed": settings.seed},
+        teacher,
+        restore(first)[0] if first else None,
+        partial(encode_views, settings=settings, examples=examples),
+        settings.lambda_per_sample,
+    )
 
 
 def train(
     settings: Settings,
     method: Method,
     student: tf.keras.Model,
-    teacher: Teacher | None,
+    setup: Setup,
     examples: data.LongTailedData,
     seconds: dict[str, float],
 ) -> StudentModel:
     """Trains the student, with real-valued weights first where two steps are asked for."""
     half = settings.epochs // 2 if settings.two_step else 0
-    model = build_model(settings, method, student, teacher, examples, settings.epochs - half)
+    model = build_model(settings, method, student, setup, settings.epochs - half)
     if half:
         real = bits.requantize(student, kernel_quantizer=None)
         adam = dataclasses.replace(settings, binary_optimizer="adam")  # Bop finds no binary weights
-        first = build_model(adam, method, real, teacher, examples, half)
-        seconds["first_step"] = fit(settings, first, examples, FIRST_STEP, 0, half)
+        first = build_model(adam, method, real, setup, half)
+        seconds["first_step"] = fit(settings, method, first, examples, FIRST_STEP, 0, half)
         parts = model.trained_parts()
         for name, part in first.trained_parts().items():
             if isinstance(part, tf.keras.layers.Layer):  # each step has optimizers of its own
                 parts[name].set_weights(part.get_weights())
-    seconds["train"] = fit(settings, model, examples, CHECKPOINTS, half, settings.epochs)
+    seconds["train"] = fit(settings, method, model, examples, CHECKPOINTS, half, settings.epochs)
     return model
+
+
+def retrain_classifier(
+    settings: Settings, method: Method, first: Settings, examples: data.LongTailedData
+) -> StudentModel:
+    """The first stage's student with the classifier that the second stage makes of its features."""
+    model, _ = restore(first)
+    if method.batch_norm_shift:
+        for images, _ in view_batches(settings, examples)(sampler="class_balanced"):
+            model.embed(images, training=True)
+    features, labels = encode_views(model, settings, examples)
+    validation = None
+    if examples.validation is not None:
+        held_out = evaluation_batches(settings, examples, examples.validation)
+        counts = np.bincount(examples.validation.labels, minlength=len(examples.class_counts))
+        validation = encode_dataset(model.embed, held_out, counts)
+    classifier = model.student.get_layer("logits")
+    trained = FirstStage(
+        features,
+        labels,
+        examples.class_counts,
+        *classifier.get_weights(),
+        validation,
+        examples.label_smoothing,
+        settings.calibration_epochs,
+        settings.batch_size,
+        seed=settings.seed,
+    )
+    classifier.set_weights(SECOND_STAGES[method.second_stage](trained))
+    checkpoint = tf.train.Checkpoint(student=model.student)
+    checkpoint.save(str(Path(settings.workdir) / CHECKPOINTS / "second_stage"))
+    return model
+
+
+def encode_views(
+    model: StudentModel, settings: Settings, examples: data.LongTailedData
+) -> tuple[np.ndarray, np.ndarray]:
+    """The model's features of `--calibration_views` of each training image, and their labels."""
+    batches = view_batches(settings, examples)()
+    return encode_dataset(
+        model.embed, batches, examples.class_counts, settings.calibration_views, verbose=0
+    )
+
+
+def view_batches(settings: Settings, examples: data.LongTailedData) -> Callable:
+    """Makes batches of augmented training images to take features of."""
+    return partial(
+        data.training_batches,
+        examples.train,
+        view_size(settings, examples),
+        settings.batch_size,
+        augmentation=examples.info.augmentation,
+        seed=settings.seed + 1,
+    )
 
 
 def resolve(settings: Settings) -> Method:
     """The method's row, with what the settings change of it."""
     method = lookup("method", settings.method, METHODS)
-    own = ("sampler", "prior_adjusted", "temperature")
-    given = {name: getattr(settings, name) for name in own if getattr(settings, name) is not None}
+    given = {name: getattr(settings, name) for name in OWN if getattr(settings, name) is not None}
     return dataclasses.replace(method, **given)
+
+
+def resolved(settings: Settings) -> Settings:
+    """The settings with all that the method decides, where they do not, and an absolute path."""
+    method = resolve(settings)
+    data_dir = settings.data_dir and os.path.abspath(os.path.expanduser(settings.data_dir))
+    given = {name: getattr(method, name) for name in OWN}
+    return dataclasses.replace(settings, data_dir=data_dir, **given)
+
+
+def first_stage(settings: Settings) -> Settings | None:
+    """The run that a method of two stages starts from."""
+    method = lookup("method", settings.method, METHODS)
+    if method.first_stage is None:
+        return None
+    workdir = settings.first_stage or os.path.join(settings.workdir, "first_stage")
+    given = {"workdir": workdir, "first_stage": None, **method.first_stage}
+    return dataclasses.replace(settings, **given)
 
 
 def load_data(settings: Settings) -> data.LongTailedData:
@@ -269,7 +392,7 @@ def build_student(settings: Settings, num_classes: int) -> tf.keras.Model:
     tf.keras.utils.set_random_seed(settings.seed)
     with arguments_of("student", settings.student):
         student = students.find(name)(num_classes, settings.image_size, **arguments)
-    return bits.at_bits(student, settings.student_bits)
+    return resolve(settings).network(bits.at_bits(student, settings.student_bits))
 
 
 def build_teacher(settings: Settings) -> Teacher:
@@ -307,13 +430,7 @@ def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedDat
         teacher.classifier.trainable = False
         teacher.class_counts = examples.class_counts.tolist()
         return
-    batches = data.training_batches(
-        examples.train,
-        view_size(settings, examples),
-        settings.batch_size,
-        augmentation=examples.info.augmentation,
-        seed=settings.seed + 1,
-    )
+    batches = view_batches(settings, examples)()
     views = settings.calibration_views
     print(f"Calibrating {settings.teacher} on {len(examples.train)} images, {views} views each")
     teacher.calibrate(
@@ -340,30 +457,11 @@ def view_size(settings: Settings, examples: data.LongTailedData) -> int:
 
 
 def build_model(
-    settings: Settings,
-    method: Method,
-    student: tf.keras.Model,
-    teacher: Teacher | None,
-    examples: data.LongTailedData,
-    epochs: int,
+    settings: Settings, method: Method, student: tf.keras.Model, setup: Setup, epochs: int
 ) -> StudentModel:
-    """The compiled model that `fit` trains: CandleModel where the method distills."""
-    resolution = {"resolutions": settings.resolutions, "seed": settings.seed}
-    if method.distills:
-        balancer = method.fixed_lambda
-        if balancer is None:
-            balancer = AdversarialBalancer(settings.lambda_per_sample, seed=settings.seed)
-        model = CandleModel(
-            teacher,
-            student,
-            balancer=balancer,
-            temperature=method.temperature,
-            prior_adjusted=method.prior_adjusted,
-            **resolution,
-        )
-    else:
-        model = StudentModel(student, **resolution)
-    steps = steps_per_epoch(settings, examples)
+    """The compiled model that `fit` trains, its learning rate annealed over `epochs`."""
+    model = method.model(method, student, setup)
+    steps = setup.updates // settings.epochs
     warmup = settings.warmup_epochs * steps
     rate = settings.learning_rate
     schedule = tf.keras.optimizers.schedules.CosineDecay(
@@ -371,7 +469,7 @@ def build_model(
     )
     model.compile(
         build_optimizer(settings, schedule),
-        loss=None if method.distills else method.loss(examples.class_counts),
+        loss=method.loss and method.loss(setup.class_counts),
         metrics=["accuracy"],
     )
     return model
@@ -428,6 +526,7 @@ class Checkpoints(tf.keras.callbacks.Callback):
 
 def fit(
     settings: Settings,
+    method: Method,
     model: StudentModel,
     examples: data.LongTailedData,
     name: str,
@@ -445,23 +544,29 @@ def fit(
     if first_epoch == epochs:
         return float(checkpoints.seconds)
     steps = steps_per_epoch(settings, examples)
-    batches = data.training_batches(
+    batches = partial(
+        data.training_batches,
         examples.train,
         view_size(settings, examples),
         settings.batch_size,
         settings.epochs * steps * settings.batch_size,
-        settings.sampler,
-        examples.info.augmentation,
-        settings.seed,
-        first_epoch * steps * settings.batch_size,
+        augmentation=examples.info.augmentation,
+        first_example=first_epoch * steps * settings.batch_size,
     )
+    stream = batches(sampler=method.sampler, seed=settings.seed, views=method.views)
+    if method.partner_sampler:
+        partner = batches(sampler=method.partner_sampler, seed=settings.seed + 3)
+        pairs = tf.data.Dataset.zip((stream, partner))
+        stream = pairs.map(lambda a, b: ((a[0], b[0]), (a[1], b[1])))
     print(f"Training {settings.student} by {settings.method}: epochs of {steps} updates")
     model.fit(
-        batches,
+        stream,
         initial_epoch=first_epoch,
         epochs=epochs,
         steps_per_epoch=steps,
         callbacks=[
+            *method.callbacks(settings.epochs),
+            history_logger(workdir / HISTORY_FILE, first_epoch),
             checkpoints,
             tf.keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
             tf.keras.callbacks.TerminateOnNaN(),
@@ -469,6 +574,15 @@ def fit(
         verbose=1,
     )
     return float(checkpoints.seconds)
+
+
+def history_logger(path: Path, first_epoch: int) -> tf.keras.callbacks.CSVLogger:
+    """Logs by epoch, and drops the rows from `first_epoch` on, which a killed run may have left."""
+    if first_epoch and path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [line for line in lines[1:] if int(line.partition(",")[0]) < first_epoch]
+        write_text(path, "".join(lines[:1] + rows))
+    return tf.keras.callbacks.CSVLogger(path, append=first_epoch > 0)
 
 
 def restore(settings: Settings) -> tuple[StudentModel, list[str]]:
@@ -487,19 +601,46 @@ def restore(settings: Settings) -> tuple[StudentModel, list[str]]:
     return StudentModel(student), class_names
 
 
-def evaluate(predict: Callable, settings: Settings, examples: data.LongTailedData) -> dict:
-    """Accuracy on the test set, and on the validation split where there is one."""
+def evaluate(
+    predict: Callable,
+    settings: Settings,
+    examples: data.LongTailedData,
+    predictions_file: Path | None = None,
+) -> dict:
+    """Accuracy on the test set, and on the validation split where there is one.
+
+    Args:
+        predict: batches -> logits.
+        predictions_file: where to save what is predicted of the test set, if anywhere.
+    """
     reports = {}
     for split in ("validation", "test"):
         part = getattr(examples, split)
         if part is None:
             continue
         batches = evaluation_batches(settings, examples, part)
-        predictions = np.argmax(predict(batches, verbose=0), axis=-1)
+        logits = predict(batches, verbose=0)
+        if predictions_file and split == "test":
+            save_predictions(predictions_file, logits, part.labels)
+        predictions = np.argmax(logits, axis=-1)
         reports[split] = metrics.accuracy_report(
             part.labels, predictions, examples.class_counts, examples.info.bounds
         )
     return reports
+
+
+def save_predictions(path: Path, logits: np.ndarray, labels: np.ndarray):
+    """An .npz of labels, predictions, their confidence and the true classes' probabilities."""
+    probabilities = tf.nn.softmax(logits).numpy()
+    written = path.with_name("tmp." + path.name)
+    np.savez(
+        written,
+        labels=labels,
+        predictions=np.argmax(logits, axis=-1),
+        confidence=np.max(probabilities, axis=-1),
+        true_probability=probabilities[np.arange(len(labels)), labels],
+    )
+    os.replace(written, path)
 
 
 def evaluation_batches(
@@ -536,15 +677,31 @@ def student_size(student: tf.keras.Model) -> dict:
     }
 
 
+def classifier_norms(network: tf.keras.Model) -> dict:
+    """Weight norm of each class, in their order, where the network ends in a linear classifier."""
+    norms = weight_norms(network)
+    return {} if norms is None else {"classifier_norms": norms.tolist()}
+
+
+def report(settings: Settings, examples: data.LongTailedData, **compared) -> Path:
+    """The report of a finished run; see `candle_tf.report.write_report`."""
+    half = settings.epochs // 2 if settings.two_step else 0  # each step draws from the beginning
+    steps = steps_per_epoch(settings, examples)
+    sizes = settings.resolutions or (settings.image_size,)
+    resolution = RandomResolution(sizes, settings.image_size, settings.seed)
+    drawn = [resolution.draws(epochs * steps) for epochs in (half, settings.epochs - half)]
+    return write_report(settings.workdir, examples, np.concatenate(drawn), **compared)
+
+
 def check_workdir(settings: Settings):
-    """Refuses a workdir in which another run has begun; where its data lies may change."""
+    """Refuses a workdir in which another run has begun; where its sources lie may change."""
     workdir = Path(settings.workdir)
     path = workdir / FLAG_FILE
-    begun = any((workdir / name).exists() for name in (CLASSIFIER_FILE, CHECKPOINTS, FIRST_STEP))
+    begun = any((workdir / name).exists() for name in BEGUN)
     if not path.exists() or not begun:
         return
     old, new = (
-        {line for line in text.splitlines() if not line.startswith(("--data_dir", "--download"))}
+        {line for line in text.splitlines() if not line.startswith(MOVABLE)}
         for text in (path.read_text(encoding="utf-8"), settings.to_flags())
     )
     if old != new:

@@ -4,12 +4,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf.data import SAMPLERS
-from candle_tf.methods import METHODS, Method
+from candle_tf.losses import DeferredReweighting
+from candle_tf.methods import METHODS, with_cosine_classifier, with_weight_decay
+from candle_tf.second_stages import SECOND_STAGES
+from candle_tf.students import resnet_e
+from candle_tf.teacher import CALIBRATIONS
 
 
 def test_the_published_objective_and_its_ablations():
     paper = METHODS["candle_paper"]
-    assert paper == Method(None, "instance_balanced", None, 2.0, False)
+    assert paper.loss is None and paper.sampler == "instance_balanced" and paper.temperature == 2.0
+    assert paper.fixed_lambda is None and not paper.prior_adjusted
     for name, weight in {"kl": 1.0, "feature": 0.0, "fixed": 0.5}.items():
         ablation = METHODS[f"candle_paper_{name}"]
         assert ablation == dataclasses.replace(paper, fixed_lambda=weight)
@@ -18,15 +23,58 @@ def test_the_published_objective_and_its_ablations():
 @pytest.mark.parametrize("name", METHODS)
 def test_rows_are_complete(name):
     method = METHODS[name]
-    assert method.sampler in SAMPLERS
+    assert method.paper and method.sampler in SAMPLERS
+    assert method.partner_sampler is None or method.partner_sampler in SAMPLERS
     assert method.distills == name.startswith("candle")
+    assert method.calibration in CALIBRATIONS
+    if method.second_stage:
+        assert method.second_stage in SECOND_STAGES and method.first_stage
+    if method.first_stage:
+        first = METHODS[method.first_stage["method"]]
+        assert first.first_stage is None
 
 
-def test_losses_of_the_students_alone():
-    logits, labels = np.array([[1.0, 2.0]], np.float32), np.array([0])
-    counts = np.array([300, 100])
-    plain = METHODS["cross_entropy"].loss(counts)(labels, logits)
-    np.testing.assert_allclose(plain, np.log(1 + np.exp(1.0)), rtol=1e-6)
-    balanced = METHODS["balanced_softmax"].loss(counts)(labels, logits)
-    np.testing.assert_allclose(balanced, np.log(1 + np.exp(1.0) / 3), rtol=1e-6)
-    assert isinstance(METHODS["balanced_softmax"].loss(counts), tf.keras.losses.Loss)
+def test_every_second_stage_is_a_method():
+    assert {method.second_stage for method in METHODS.values()} - {None} == set(SECOND_STAGES)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("cross_entropy", np.log(1 + np.exp(1.0))),
+        ("balanced_softmax", np.log(1 + np.exp(1.0) / 3)),
+        ("logit_adjusted_loss", np.log(1 + np.exp(1.0) / 3)),
+        ("inverse_frequency", 0.5 * np.log(1 + np.exp(1.0))),  # weights 1/2 and 3/2
+        ("focal", (1 / (1 + np.exp(-1.0))) ** 2 * np.log(1 + np.exp(1.0))),
+    ],
+)
+def test_losses_of_an_example_of_the_larger_class(name, expected):
+    logits, labels, counts = np.array([[1.0, 2.0]], np.float32), np.array([0]), np.array([300, 100])
+    loss = METHODS[name].loss(counts)
+    assert isinstance(loss, tf.keras.losses.Loss)
+    np.testing.assert_allclose(loss(labels, logits), expected, rtol=1e-5)
+
+
+def test_ldam_is_reweighted_in_the_last_fifth():
+    (callback,) = METHODS["ldam_drw"].callbacks(20)
+    assert isinstance(callback, DeferredReweighting) and callback.start_epoch == 16
+    assert METHODS["ldam"].callbacks(20) == []
+
+
+def test_a_cosine_classifier_bounds_the_logits():
+    student = with_cosine_classifier(resnet_e(3, 16, width=0.125))
+    logits = student(np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)))
+    assert logits.shape == (4, 3) and np.abs(logits).max() <= 30.0 + 1e-4
+
+
+def test_weight_decay_is_half_the_squared_norm_of_what_is_not_binary():
+    student = resnet_e(3, 16, width=0.125)
+    decayed = with_weight_decay(student, decay=0.5)
+    real = [
+        layer.kernel
+        for layer in student.layers
+        if hasattr(layer, "kernel") and getattr(layer, "kernel_quantizer", None) is None
+    ]
+    assert 1 < len(real) < sum(hasattr(layer, "kernel") for layer in student.layers)
+    squares = sum(np.sum(np.square(kernel)) for kernel in real)
+    np.testing.assert_allclose(sum(decayed.losses), 0.25 * squares, rtol=1e-5)

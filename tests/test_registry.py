@@ -37,6 +37,8 @@ def test_lookup_lists_all_where_none_is_near(name):
             {"blocks": (2, 2, 2), "width": 0.5},
         ),
         ("x: a = -1, b = None", "x", {"a": -1, "b": None}),
+        ("keras:VGG16:a=1", "keras:VGG16", {"a": 1}),
+        ("tfds:cifar10:imbalance_ratio=10", "tfds:cifar10", {"imbalance_ratio": 10}),
         ("x:a='b:c, d=e',f=[1]", "x", {"a": "b:c, d=e", "f": [1]}),
     ],
 )

@@ -87,6 +87,16 @@ def test_compare(run):
     assert done.stdout.count("| candle (candle) |") == 1, done.stderr[-3000:]
 
 
+def test_report_is_written_again(run):
+    page = run[0] / "report" / "report.html"
+    first = page.read_text()
+    page.unlink()
+    done = script("report", f"--workdir={run[0]}", f"--from_scratch={run[0]}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"Wrote {page}" in done.stdout and "from scratch: candle" in page.read_text()
+    assert "from scratch" not in first
+
+
 @pytest.mark.parametrize(
     "name, arguments, message",
     [
@@ -94,6 +104,7 @@ def test_compare(run):
         ("train", ["--workdir=/tmp/x", "digits"], "Not a flag: 'digits'"),
         ("train", ["--workdir=/tmp/x", "--resolutions=a,b"], "whole numbers of pixels"),
         ("evaluate", ["--workdir=/nowhere"], "names no run of train.py"),
+        ("report", ["--workdir=/nowhere"], "names no run of train.py"),
         ("compare", ["/nowhere"], "/nowhere holds no finished run"),
         ("predict", ["--model=/nowhere"], "give IMAGE... after the flags"),
         ("predict", ["--model=/nowhere", DOCUMENT], "README.md cannot be read as an image"),

@@ -1,0 +1,58 @@
+"""Runs methods x data sets x seeds, and writes results.csv and results.md.
+
+    python scripts/benchmark.py --flagfile=configs/benchmark/cifar10_lt.cfg --data_dir=DIR
+
+The same command again goes on where it was stopped: finished cells are kept, an interrupted one
+continues from its last epoch, a failed one is tried again. A cell's own output is in its log.txt.
+"""
+
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import run_flags
+from absl import app, flags
+from candle_tf import benchmark
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+flags.DEFINE_multi_string(
+    "methods", [], "A row: NAME, NAME:FLAG=VALUE,... or LABEL = NAME:FLAG=VALUE,..."
+)
+flags.DEFINE_multi_string("datasets", [], "A set to run them on, written as a row is.")
+flags.DEFINE_list("seeds", ["0"], "Seeds of the repetitions.")
+flags.DEFINE_string("output", None, "Directory of the cells and the results.", required=True)
+
+TRAIN = [sys.executable, str(Path(__file__).with_name("train.py"))]
+
+
+def run():
+    given = flags.FLAGS
+    cells = benchmark.plan(
+        run_flags.settings(given), given.methods, given.datasets, given.seeds, given.output
+    )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped: the same command goes on."))
+    console = Console()
+    with Live(console=console, auto_refresh=False) as live:
+        states = benchmark.run(
+            cells, TRAIN, given.output, lambda states: live.update(progress(states), refresh=True)
+        )
+    print(benchmark.results_table(cells))
+    if failed := [cell.name for cell, state in states.items() if state.startswith("failed")]:
+        sys.exit(f"{len(failed)} of {len(cells)} cells failed: {'; '.join(failed)}.")
+
+
+def progress(states: Mapping[benchmark.Cell, str]) -> Table:
+    table = Table("data set", "method", "seed", "state")
+    for cell, state in states.items():
+        method = cell.method or f"{cell.settings.method} (first stage)"
+        table.add_row(cell.dataset, method, str(cell.settings.seed), state)
+    return table
+
+
+if __name__ == "__main__":
+    run_flags.define()
+    flags.adopt_module_key_flags(run_flags)
+    app.run(run_flags.main_of(run))

@@ -1,0 +1,133 @@
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from candle_tf import benchmark
+from candle_tf.training import Settings
+
+BASE = Settings(dataset="digits", imbalance_ratio=10, epochs=1, steps_per_epoch=3)
+TRAIN = [sys.executable, str(Path(__file__).parents[1] / "scripts" / "train.py")]
+
+
+def plan(methods, output="out", datasets=("digits",), seeds=(0,)) -> list[benchmark.Cell]:
+    return benchmark.plan(BASE, methods, datasets, seeds, str(output))
+
+
+def test_a_first_stage_is_shared():
+    cells = plan(["crt", "ncm", "cross_entropy", "crt on all = crt:sampler='class_balanced'"])
+    assert {cell.method for cell in cells} == {"", "crt", "crt on all", "cross_entropy", "ncm"}
+    assert len(cells) == 5
+    by_name = {cell.method: cell.settings for cell in cells}
+    assert by_name["crt"].first_stage == by_name["ncm"].first_stage
+    assert by_name["crt"].first_stage == by_name["cross_entropy"].workdir
+    assert by_name["crt on all"].first_stage == by_name[""].workdir
+    assert by_name[""].sampler == "class_balanced" and by_name[""].method == "cross_entropy"
+
+
+def test_every_cell_has_a_directory_of_its_own():
+    datasets = ["ten = digits:imbalance_ratio=10", "five = digits:imbalance_ratio=5"]
+    cells = plan(["a = cross_entropy", "balanced_softmax"], datasets=datasets, seeds=[0, "1"])
+    assert len({cell.settings.workdir for cell in cells}) == len(cells) == 8
+    assert {(c.settings.imbalance_ratio, c.settings.seed) for c in cells} == {
+        (10, 0),
+        (10, 1),
+        (5, 0),
+        (5, 1),
+    }
+
+
+@pytest.mark.parametrize(
+    "methods, problem",
+    [
+        (["crossentropy"], "did you mean 'cross_entropy'"),
+        (["crt:batches=3"], "no flag --batches"),
+        (["crt:epochs=-3"], "--epochs is -3"),
+        (["crt:epochs='many'"], "crt:epochs='many'"),
+        (["crt", "crt"], "Two rows are called 'crt'"),
+        (["crt:0"], "an argument without a name"),
+        ([], "no --methods"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_runs(methods, problem):
+    with pytest.raises(ValueError, match=problem):
+        plan(methods)
+
+
+def finish(cell: benchmark.Cell, overall: float, per_class=(0.5, 0.3)):
+    """Writes what the cell's run would have."""
+    report = {
+        "overall": overall,
+        "class_mean": overall,
+        "shots": {"many": per_class[0]},
+        "ranks": {"head": per_class[0], "tail": per_class[1]},
+    }
+    results = {
+        "updates": 3,
+        "student": {"test": report, "kilobytes": 74.0},
+        "seconds": {"train": 9},
+    }
+    Path(cell.settings.workdir).mkdir(parents=True)
+    (Path(cell.settings.workdir) / "metrics.json").write_text(json.dumps(results))
+
+
+def test_the_table_has_mean_spread_best_and_gap(tmp_path):
+    methods = ["cross_entropy", "candle", "ceiling = cross_entropy:imbalance_ratio=1"]
+    cells = plan([*methods, "balanced_softmax"], tmp_path, seeds=[0, 1, 2])
+    shares = {
+        "cross_entropy": (0.30, 0.32, 0.31),
+        "candle": (0.4, 0.5, 0.6),
+        methods[2]: (0.9,) * 3,
+    }
+    shares["ceiling"] = shares.pop(methods[2])
+    for cell in cells:
+        if cell.method in shares:
+            finish(cell, shares[cell.method][cell.settings.seed])
+    rows = [
+        line.split(" | ") for line in benchmark.results_table(cells).splitlines() if "| " in line
+    ]
+    overall = {row[0].strip("| "): row[1] for row in rows}
+    assert overall["cross_entropy"] == "31.0 ± 1.0"
+    assert overall["candle"] == "**50.0 ± 10.0**"
+    assert overall["ceiling"] == "90.0 ± 0.0"  # other data: it does not compete
+    assert "balanced_softmax" not in overall  # not finished
+    assert "candle is +19.0 points from cross_entropy" in benchmark.results_table(cells)
+
+
+def test_the_csv_has_a_line_a_finished_cell(tmp_path):
+    cells = plan(["crt", "candle"], tmp_path)
+    for cell in cells:
+        finish(cell, 0.25)
+    lines = list(csv.DictReader(io.StringIO(benchmark.results_csv(cells))))
+    assert [line["method"] for line in lines] == ["crt", "candle"]  # no line for a first stage
+    assert lines[0]["test overall"] == "0.25" and lines[0]["test tail"] == "0.3"
+
+
+FAKE = """
+import json, pathlib, sys
+flags = dict(flag[2:].split("=", 1) for flag in sys.argv[1:])
+workdir = pathlib.Path(flags["workdir"])
+with open(workdir.parents[2] / "order", "a") as file:
+    print(flags["method"], file=file)
+if flags["method"] == "balanced_softmax" and not (workdir / "mended").exists():
+    sys.exit("ValueError: This cell cannot run.")
+report = {"overall": 0.5, "class_mean": 0.5, "shots": {}, "ranks": {}}
+results = {"updates": 3, "student": {"test": report, "kilobytes": 1}, "seconds": {}}
+(workdir / "metrics.json").write_text(json.dumps(results))
+"""
+
+
+def test_a_failing_cell_stops_no_other_and_is_tried_again(tmp_path):
+    cells = plan(["balanced_softmax", "cross_entropy"], tmp_path)
+    command, shown = [sys.executable, "-c", FAKE], []
+    states = benchmark.run(cells, command, str(tmp_path), lambda s: shown.append(dict(s)), 0.01)
+    assert list(states.values()) == ["failed: ValueError: This cell cannot run.", "finished"]
+    assert {state for states in shown for state in states.values()} >= {"waiting", "epoch 0 of 1"}
+    assert "| cross_entropy | " in (tmp_path / "results.md").read_text()
+    Path(cells[0].settings.workdir, "mended").touch()
+    states = benchmark.run(cells, command, str(tmp_path), lambda s: None, 0.01)
+    assert list(states.values()) == ["finished", "finished"]
+    order = (tmp_path / "order").read_text().split()
+    assert order == ["balanced_softmax", "cross_entropy", "balanced_softmax"]
