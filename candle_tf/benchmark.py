@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from candle_tf.methods import METHODS
 from candle_tf.registry import parse_spec
-from candle_tf.report import HISTORY_FILE
+from candle_tf.settings import Settings, first_stage, resolved
 from candle_tf.tables import markdown, shares
-from candle_tf.training import METRICS_FILE, Settings, first_stage, resolved, write_text
+from candle_tf.workdir import HISTORY_FILE, METRICS_FILE, write_text
 
 LOG_FILE = "log.txt"
 
@@ -131,7 +131,7 @@ def run(
 ) -> dict[Cell, str]:
     """Runs the cells that are not finished, one after the other, and writes the results after each.
 
-    First those that others start from.
+    Each after the one that it starts from.
 
     Args:
         train: the command that takes a run's flags.
@@ -143,7 +143,9 @@ def run(
     """
     states = {cell: "finished" if cell.results else "waiting" for cell in cells}
     write_results(cells, output)
-    for cell in sorted(cells, key=lambda cell: cell.settings.first_stage is not None):
+    made_in = {cell.settings.workdir: cell for cell in cells}
+    pairs = ((made_in.get(cell.settings.first_stage, cell), cell) for cell in cells)
+    for cell in dict.fromkeys(cell for pair in pairs for cell in pair):
         if states[cell] == "finished":
             continue
         workdir = Path(cell.settings.workdir)

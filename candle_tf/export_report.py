@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.edge import to_tflite
 from candle_tf.interpreters import lce_interpreter, tflite_interpreter
-from candle_tf.report import markdown
 from candle_tf.students.bits import at_bits, requantize
+from candle_tf.tables import markdown
 
 
 def export_report(student: tf.keras.Model, path: str | os.PathLike, image_size: int) -> str:

@@ -1,6 +1,7 @@
 """Names on a command line: what they stand for, and what was probably meant."""
 
 import ast
+import contextlib
 import difflib
 from collections.abc import Mapping
 from typing import TypeVar
@@ -47,3 +48,12 @@ def parse_spec(spec: str) -> tuple[str, dict]:
         raise ValueError(
             f"{spec!r} is not NAME or NAME:ARGUMENT=VALUE,... such as resnet_e:width=0.5 ({error})."
         ) from error
+
+
+@contextlib.contextmanager
+def arguments_of(flag: str, spec: str):
+    """Names the flag whose arguments do not fit what it names."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(f"--{flag}={spec} has arguments that do not fit: {error}.") from error

@@ -14,11 +14,11 @@ import numpy as np
 from candle_tf import data, figures, metrics
 from candle_tf.data.pipeline import decode
 from candle_tf.tables import accuracy_columns, read_metrics
+from candle_tf.workdir import FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE = "flags.cfg", "history.csv", "predictions.npz"
 TEACHER = "calibrated teacher"
 WORST_IMAGES = 15
 

@@ -15,6 +15,7 @@ from absl import app, flags
 from candle_tf import training
 from candle_tf.export_report import export_report
 from candle_tf.model import FORMATS
+from candle_tf.workdir import write_text
 
 flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
 flags.DEFINE_enum(
@@ -38,7 +39,7 @@ def export():
     print(f"Wrote {output}")
     if format == "lce":
         report = export_report(model.student, output, model.resolution.base)
-        training.write_text(Path(output).with_suffix(".md"), report)
+        write_text(Path(output).with_suffix(".md"), report)
         print(report)
 
 

@@ -8,7 +8,8 @@ import typing
 import candle_tf  # noqa: F401  before tensorflow
 import tensorflow as tf
 from absl import flags, logging
-from candle_tf.training import FLAG_FILE, Settings
+from candle_tf.settings import Settings
+from candle_tf.workdir import FLAG_FILE
 
 DEFINE = {
     bool: flags.DEFINE_bool,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from candle_tf import benchmark
-from candle_tf.training import Settings
+from candle_tf.settings import Settings
 
 BASE = Settings(dataset="digits", imbalance_ratio=10, epochs=1, steps_per_epoch=3)
 TRAIN = [sys.executable, str(Path(__file__).parents[1] / "scripts" / "train.py")]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from candle_tf import training
 from candle_tf.report import write_report
-from candle_tf.training import Settings
+from candle_tf.settings import Settings
 from matplotlib.figure import Figure
 
 SETTINGS = Settings(

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 from candle_tf import training
 from candle_tf.methods import METHODS
-from candle_tf.training import Settings
+from candle_tf.settings import Settings, resolve, resolved
+from candle_tf.workdir import claimed_workdir
 
 TINY = Settings(
     dataset="digits",
@@ -181,7 +182,7 @@ def compiled(**changes):
     settings = dataclasses.replace(tiny("x", method="cross_entropy"), **changes)
     examples = training.load_data(settings)
     student = training.build_student(settings, 10)
-    method = training.resolve(settings)
+    method = resolve(settings)
     setup = training.set_up(settings, examples)
     return training.build_model(settings, method, student, setup, settings.epochs), student
 
@@ -230,13 +231,13 @@ def test_the_second_step_goes_on_from_all_that_the_first_learned(tmp_path, monke
     monkeypatch.setattr(
         training, "fit", lambda s, method, model, *args: models.append(model) or 0.0
     )
-    settings = training.resolved(tiny(tmp_path, two_step=True, epochs=2))
+    settings = resolved(tiny(tmp_path, two_step=True, epochs=2))
     examples = training.load_data(settings)
     teacher = training.build_teacher(settings)
     training.calibrate(teacher, settings, examples)
     student = training.build_student(settings, 10)
     setup = training.set_up(settings, examples, teacher)
-    second = training.train(settings, training.resolve(settings), student, setup, examples, {})
+    second = training.train(settings, resolve(settings), student, setup, examples, {})
     first, last = models
     assert last is second and first.adapter is not second.adapter
     for part in ("student", "adapter", "balancer"):
@@ -255,6 +256,12 @@ def test_a_finished_run_is_not_made_again(finished):
     before = (workdir / "metrics.json").stat().st_mtime_ns
     assert training.run(tiny(workdir, resolutions=(12, 16, 20))) == results
     assert (workdir / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_workdir_in_use_is_refused(tmp_path):
+    settings = tiny(tmp_path)
+    with claimed_workdir(settings, []), pytest.raises(ValueError, match="Another process is at"):
+        training.run(settings)
 
 
 def test_another_runs_workdir_is_refused(finished):
@@ -288,9 +295,9 @@ def test_every_method_runs_and_is_restored(method, tmp_path):
 
 
 def test_settings_change_the_methods_row():
-    method = training.resolve(tiny("x", method="candle_paper", sampler="square_root"))
+    method = resolve(tiny("x", method="candle_paper", sampler="square_root"))
     assert method == dataclasses.replace(METHODS["candle_paper"], sampler="square_root")
-    assert training.resolve(tiny("x", prior_adjusted=True, temperature=1.0)).prior_adjusted
+    assert resolve(tiny("x", prior_adjusted=True, temperature=1.0)).prior_adjusted
 
 
 def test_no_epochs_measures_the_teacher_alone(tmp_path):

@@ -3,8 +3,10 @@
 import json
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -97,6 +99,32 @@ def test_report_is_written_again(run):
     assert "from scratch" not in first
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_benchmark_goes_on(end, tmp_path):
+    flags = [*TINY, "--epochs=3", "--datasets=digits", "--methods=cross_entropy", "--methods=ncm"]
+    command = [sys.executable, "scripts/benchmark.py", *flags, f"--output={tmp_path}"]
+    history = tmp_path / "digits" / "cross_entropy" / "seed_0" / "history.csv"
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as benchmark:
+        while not history.exists() or len(history.read_text().splitlines()) < 2:
+            time.sleep(0.1)
+        benchmark.send_signal(end)
+    assert not (history.parent / "metrics.json").exists()
+    done = script("benchmark", *flags, f"--output={tmp_path}")
+    for _ in range(30):  # nobody could tell the cell's process of a SIGKILL: it is still at work
+        if end == signal.SIGKILL and "Another process is at work" in done.stdout:
+            time.sleep(1.0)
+            done = script("benchmark", *flags, f"--output={tmp_path}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "| cross_entropy | " in done.stdout and "| ncm | " in done.stdout
+    assert [line.partition(",")[0] for line in history.read_text().splitlines()] == [
+        "epoch",
+        "0",
+        "1",
+        "2",
+    ]
+
+
 @pytest.mark.parametrize(
     "name, arguments, message",
     [
@@ -120,6 +148,7 @@ def test_a_mistake_is_one_sentence(name, arguments, message):
     "name, flag",
     [
         ("train", "--teacher_preprocessing:"),
+        ("benchmark", "--datasets:"),
         ("export", "--format:"),
         ("predict", "--model:"),
     ],

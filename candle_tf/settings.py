@@ -1,0 +1,179 @@
+"""Everything that decides a run."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+
+from candle_tf import data, students
+from candle_tf.methods import METHODS, Method
+from candle_tf.optimizers import build_optimizer
+from candle_tf.registry import lookup, parse_spec
+from candle_tf.students import bits
+from candle_tf.teacher import CALIBRATIONS, PREPROCESSING
+
+OWN = ("sampler", "prior_adjusted", "temperature", "calibration")  # a method's, unless given
+
+
+def setting(default, help):
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run; scripts/train.py has a flag for each."""
+
+    workdir: str = setting("", "Directory of this run: flags, logs, checkpoints, metrics, exports.")
+    dataset: str = setting("digits", "'digits', or 'tfds:NAME' for a set of TFDS.")
+    data_dir: str | None = setting(None, "Where TFDS keeps its sets; its own default if not given.")
+    download: bool = setting(
+        False, "Let TFDS download and prepare a set that is not in --data_dir."
+    )
+    imbalance_ratio: float | None = setting(
+        None, "Largest over smallest class count to make; the set as published if not given."
+    )
+    profile: str = setting("exponential", f"Shape of the tail: {', '.join(data.PROFILES)}.")
+    validation_split: float = setting(0.0, "Share of each class's training images to hold out.")
+    method: str = setting("candle", f"What trains the student: {', '.join(METHODS)}.")
+    sampler: str | None = setting(
+        None, f"What enters the batches: {', '.join(data.SAMPLERS)}; the method's own if not given."
+    )
+    prior_adjusted: bool | None = setting(
+        None, "Add the log prior to both sides of the KL; as the method does if not given."
+    )
+    temperature: float | None = setting(None, "T of the KL term; the method's own if not given.")
+    lambda_per_sample: bool = setting(False, "One adversarial lambda an image, not one a batch.")
+    teacher: str = setting(
+        "letters",
+        "'keras:NAME' of tf.keras.applications, 'larq_zoo:NAME', both with arguments as in "
+        "'keras:MobileNet:alpha=0.25'; the path of a saved Keras model; or 'letters', the small "
+        "network that this package ships.",
+    )
+    teacher_weights: str = setting(
+        "imagenet", "'imagenet' or a weights file, for a named teacher; empty for random weights."
+    )
+    teacher_preprocessing: str | None = setting(
+        None,
+        f"What the teacher wants of images, as in Keras: {', '.join(PREPROCESSING)}"
+        "; an application's own, and 'tf' for a file, if not given.",
+    )
+    teacher_image_size: int = setting(32, "Side in pixels of the images that the teacher sees.")
+    allow_custom_code: bool = setting(False, "Trust a teacher file that carries code of its own.")
+    calibration: str | None = setting(
+        None,
+        f"Loss of the calibration: {', '.join(CALIBRATIONS)}; the method's own if not given.",
+    )
+    calibration_epochs: int = setting(30, "Passes of the classifier over the teacher's features.")
+    calibration_views: int = setting(2, "Augmented views of each image to calibrate on.")
+    student: str = setting(
+        "resnet_e",
+        f"{', '.join(students.STUDENTS)}, or 'larq_zoo:NAME'; with arguments as in "
+        "'resnet_e:width=0.5' or 'larq_zoo:QuickNet:weights=\"imagenet\"'.",
+    )
+    student_bits: str = setting(
+        "1", f"Width of the student's weights and activations: {', '.join(bits.BITS)}."
+    )
+    image_size: int = setting(32, "Side in pixels of the images that the student sees.")
+    resolutions: tuple[int, ...] = setting(
+        (), "Student sizes to draw from, such as 24,32,40; --image_size alone if not given."
+    )
+    epochs: int = setting(20, "Epochs of the student; 0 stops after the calibration.")
+    steps_per_epoch: int | None = setting(
+        None, "Updates an epoch; one pass over the images if not given."
+    )
+    batch_size: int = setting(128, "Images an update.")
+    learning_rate: float = setting(2.5e-3, "Adam's, annealed by cosine to 0.")
+    warmup_epochs: int = setting(0, "Epochs in which the learning rate rises from 0 first.")
+    binary_optimizer: str = setting(
+        "adam",
+        "What trains the binary weights: 'adam' on latent weights, or Larq's 'bop', with arguments "
+        "as in 'bop:gamma=1e-3,threshold=1e-8'.",
+    )
+    two_step: bool = setting(
+        False, "Real-valued weights for the first half of the epochs (binary activations first)."
+    )
+    first_stage: str | None = setting(
+        None,
+        "Workdir of the run that a method of two stages starts from, made if it is not there; "
+        "first_stage in --workdir if not given.",
+    )
+    seed: int = setting(0, "Of everything random: the same seed gives the same run.")
+
+    def to_flags(self) -> str:
+        """A flag file that makes the same run in another workdir."""
+        lines = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "workdir" or value in (None, ()):
+                continue
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            lines.append(f"--{field.name}={text}\n")
+        return "".join(lines)
+
+    def check(self):
+        """Refuses, before any work, names that do not exist and numbers out of range."""
+        if not self.workdir:
+            raise ValueError("--workdir is missing: name the directory that the run writes to.")
+        method = resolve(self)
+        lookup("profile", self.profile, data.PROFILES)
+        lookup("sampler", self.sampler, data.SAMPLERS)
+        students.find(parse_spec(self.student)[0])
+        lookup("student_bits", self.student_bits, bits.BITS)
+        build_optimizer(self.binary_optimizer, self.learning_rate)
+        lookup("calibration", self.calibration, dict.fromkeys(CALIBRATIONS))
+        if self.teacher_preprocessing is not None:
+            lookup("preprocessing", self.teacher_preprocessing, dict.fromkeys(PREPROCESSING))
+        least = {"epochs": 0, "seed": 0, "warmup_epochs": 0} | dict.fromkeys(
+            "batch_size calibration_epochs calibration_views image_size steps_per_epoch "
+            "teacher_image_size".split(),
+            1,
+        )
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise ValueError(f"--{name} is {value} but must be at least {minimum}.")
+        for name in ("learning_rate", "temperature"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"--{name} is {getattr(self, name)} but must be above 0.")
+        if self.two_step and self.epochs == 1:
+            raise ValueError("--two_step needs at least 2 --epochs, one for each step.")
+        if self.student_bits != "1" and not self.binary_optimizer.startswith("adam"):
+            raise ValueError(
+                f"--binary_optimizer={self.binary_optimizer} trains binary weights: there are none "
+                f"at --student_bits={self.student_bits}, so leave one of the two out."
+            )
+        if method.second_stage == "tau_norm" and not self.validation_split:
+            raise ValueError(
+                f"--method={self.method} chooses tau on held-out images: give --validation_split, "
+                "such as 0.1."
+            )
+        shortest = self.epochs // 2 if self.two_step else self.epochs
+        if self.epochs and self.warmup_epochs >= shortest:
+            raise ValueError(
+                f"--warmup_epochs is {self.warmup_epochs} but must be below the {shortest} epochs "
+                "that the learning rate is annealed over."
+            )
+
+
+def resolve(settings: Settings) -> Method:
+    """The method's row, with what the settings change of it."""
+    method = lookup("method", settings.method, METHODS)
+    given = {name: getattr(settings, name) for name in OWN if getattr(settings, name) is not None}
+    return dataclasses.replace(method, **given)
+
+
+def resolved(settings: Settings) -> Settings:
+    """The settings with all that the method decides, where they do not, and an absolute path."""
+    method = resolve(settings)
+    data_dir = settings.data_dir and os.path.abspath(os.path.expanduser(settings.data_dir))
+    given = {name: getattr(method, name) for name in OWN}
+    return dataclasses.replace(settings, data_dir=data_dir, **given)
+
+
+def first_stage(settings: Settings) -> Settings | None:
+    """The run that a method of two stages starts from."""
+    method = lookup("method", settings.method, METHODS)
+    if method.first_stage is None:
+        return None
+    workdir = settings.first_stage or os.path.join(settings.workdir, "first_stage")
+    given = {"workdir": workdir, "first_stage": None, **method.first_stage}
+    return dataclasses.replace(settings, **given)

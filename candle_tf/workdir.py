@@ -1,0 +1,65 @@
+"""The directory of a run: what lies in it, and whose it is."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from candle_tf.settings import Settings
+
+FLAG_FILE, METRICS_FILE, HISTORY_FILE = "flags.cfg", "metrics.json", "history.csv"
+PREDICTIONS_FILE, CLASSES_FILE = "predictions.npz", "class_names.json"
+CLASSIFIER_FILE = "teacher_classifier.keras"
+CHECKPOINTS, FIRST_STEP = "checkpoints", "first_step"
+LOCK_FILE = "lock"  # held by the process that works in the workdir
+BEGUN = (CLASSIFIER_FILE, CHECKPOINTS, FIRST_STEP, METRICS_FILE)
+MOVABLE = ("--data_dir", "--download", "--first_stage")
+
+
+def check_workdir(settings: Settings):
+    """Refuses a workdir in which another run has begun; where its sources lie may change."""
+    workdir = Path(settings.workdir)
+    path = workdir / FLAG_FILE
+    begun = any((workdir / name).exists() for name in BEGUN)
+    if not path.exists() or not begun:
+        return
+    old, new = (
+        {line for line in text.splitlines() if not line.startswith(MOVABLE)}
+        for text in (path.read_text(encoding="utf-8"), settings.to_flags())
+    )
+    if old != new:
+        raise ValueError(
+            f"{settings.workdir} holds another run ({' '.join(sorted(old - new))} there, "
+            f"{' '.join(sorted(new - old))} here): give another --workdir, or delete it."
+        )
+
+
+@contextlib.contextmanager
+def claimed_workdir(settings: Settings, class_names: list[str]) -> Iterator[Path]:
+    """Makes the workdir, writes down whose it is, and keeps other processes out of it."""
+    workdir = Path(settings.workdir)
+    with contextlib.ExitStack() as stack:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(workdir / LOCK_FILE, "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            write_text(workdir / CLASSES_FILE, json.dumps(class_names) + "\n")
+            write_text(workdir / FLAG_FILE, settings.to_flags())
+        except BlockingIOError as error:
+            raise ValueError(
+                f"Another process is at work in {workdir}: wait for it, or give another --workdir."
+            ) from error
+        except OSError as error:
+            raise OSError(
+                f"The workdir cannot be written ({error}): give another --workdir."
+            ) from error
+        yield workdir
+
+
+def write_text(path: Path, text: str):
+    """Writes beside `path` and renames into place, so that a reader never sees half of it."""
+    written = path.with_name(path.name + ".tmp")
+    written.write_text(text, encoding="utf-8")
+    os.replace(written, path)
