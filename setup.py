@@ -32,6 +32,6 @@ setup(
         "benchmark": BENCHMARK,
         "edge": EDGE,
         "report": REPORT,
-        "test": ["pytest>=7", "ruff>=0.17,<0.18", *BENCHMARK, *EDGE],
+        "test": ["pytest>=7", "pytest-xdist>=3", "ruff>=0.17,<0.18", *BENCHMARK, *EDGE],
     },
 )

@@ -201,6 +201,9 @@ METHODS = {
     "candle_uncalibrated": Method(
         CANDLE, None, "class_balanced", model=candle, calibration="cross_entropy"
     ),
+    "candle_kl": Method(CANDLE, None, "class_balanced", model=candle, fixed_lambda=1.0),
+    "candle_feature": Method(CANDLE, None, "class_balanced", model=candle, fixed_lambda=0.0),
+    "candle_fixed": Method(CANDLE, None, "class_balanced", model=candle, fixed_lambda=0.5),
     # The published objective and its ablations.
     "candle_paper": Method(CANDLE, None, model=candle),
     "candle_paper_kl": Method(CANDLE, None, model=candle, fixed_lambda=1.0),

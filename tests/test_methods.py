@@ -16,8 +16,9 @@ def test_the_published_objective_and_its_ablations():
     assert paper.loss is None and paper.sampler == "instance_balanced" and paper.temperature == 2.0
     assert paper.fixed_lambda is None and not paper.prior_adjusted
     for name, weight in {"kl": 1.0, "feature": 0.0, "fixed": 0.5}.items():
-        ablation = METHODS[f"candle_paper_{name}"]
-        assert ablation == dataclasses.replace(paper, fixed_lambda=weight)
+        for whole in ("candle_paper", "candle"):
+            ablation = METHODS[f"{whole}_{name}"]
+            assert ablation == dataclasses.replace(METHODS[whole], fixed_lambda=weight)
 
 
 @pytest.mark.parametrize("name", METHODS)

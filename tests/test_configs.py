@@ -1,0 +1,29 @@
+import pathlib
+import sys
+
+import pytest
+from absl import flags
+from candle_tf import benchmark
+from candle_tf.settings import resolved
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+import run_flags  # noqa: E402
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.cfg")), ids=lambda p: p.stem)
+def test_every_flag_file_can_be_run(path):
+    values = flags.FlagValues()
+    run_flags.define(values)
+    flags.DEFINE_multi_string("methods", [], "", flag_values=values)
+    flags.DEFINE_multi_string("datasets", [], "", flag_values=values)
+    flags.DEFINE_string("output", None, "", flag_values=values)
+    values(["run", f"--flagfile={path}", "--workdir=out"])
+    base = run_flags.settings(values)
+    if values.methods:
+        cells = benchmark.plan(base, values.methods, values.datasets, [0], values.output)
+        assert len(cells) >= len(values.methods) * len(values.datasets) > 0
+        assert len({cell.settings.workdir for cell in cells}) == len(cells)
+    else:
+        resolved(base).check()
+    assert f"--flagfile={path.relative_to(ROOT)}" in path.read_text()
