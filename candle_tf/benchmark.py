@@ -80,6 +80,8 @@ def plan(
                     resolved(settings).check()
                 except TypeError as error:
                     raise ValueError(f"{row!r} has a value of the wrong type: {error}.") from error
+                if settings in cells:
+                    raise ValueError(f"{row!r} and {cells[settings].method!r} are the same run.")
                 other_data = settings.imbalance_ratio != seeded.imbalance_ratio
                 cells[settings] = Cell(dataset, row, settings, other_data)
             for settings in rows.values():

@@ -102,7 +102,8 @@ def read_predictions(workdir: str, examples: data.LongTailedData) -> Mapping[str
     path = Path(workdir) / PREDICTIONS_FILE
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist: start the run's command again, which only evaluates."
+            f"{path} does not exist: delete metrics.json beside it and start the run's command "
+            "again, which then only evaluates."
         )
     predicted = np.load(path)
     if not np.array_equal(predicted["labels"], examples.test.labels):

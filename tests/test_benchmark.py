@@ -48,6 +48,7 @@ def test_every_cell_has_a_directory_of_its_own():
         (["crt:epochs='many'"], "crt:epochs='many'"),
         (["crt", "crt"], "Two rows are called 'crt'"),
         (["crt:0"], "an argument without a name"),
+        (["a = crt", "b = crt"], "'b' and 'a' are the same run"),
         ([], "no --methods"),
     ],
 )
