@@ -70,7 +70,8 @@ def plan(
     """
     if not (methods and datasets and seeds):
         raise ValueError("A benchmark needs rows, data sets and seeds: no --methods, or the like.")
-    cells: dict[Settings, Cell] = {}
+    cells: list[Cell] = []
+    workdirs: dict[Settings, str] = {}  # by what is run there
     for dataset, on_dataset in overrides(base, "dataset", datasets).items():
         for seed in map(int, seeds):
             seeded = dataclasses.replace(on_dataset, seed=seed, workdir=output)
@@ -80,28 +81,36 @@ def plan(
                     resolved(settings).check()
                 except TypeError as error:
                     raise ValueError(f"{row!r} has a value of the wrong type: {error}.") from error
-                if settings in cells:
-                    raise ValueError(f"{row!r} and {cells[settings].method!r} are the same run.")
+                workdirs.setdefault(settings, place(output, dataset, row, f"seed {seed}"))
+            firsts = {row: first_stage(settings) for row, settings in rows.items()}
+            firsts = {
+                row: dataclasses.replace(first, workdir=output)
+                for row, first in firsts.items()
+                if first
+            }
+            for first in firsts.values():
+                if first not in workdirs:
+                    digest = hashlib.sha1(first.to_flags().encode()).hexdigest()[:8]
+                    name = f"first {first.method} {digest}"
+                    workdirs[first] = place(output, dataset, name, f"seed {seed}")
+                    settings = dataclasses.replace(first, workdir=workdirs[first])
+                    cells.append(Cell(dataset, "", settings))
+            for row, settings in rows.items():
+                settings = dataclasses.replace(
+                    settings,
+                    workdir=workdirs[settings],
+                    first_stage=workdirs[firsts[row]] if row in firsts else None,
+                )
                 other_data = settings.imbalance_ratio != seeded.imbalance_ratio
-                cells[settings] = Cell(dataset, row, settings, other_data)
-            for settings in rows.values():
-                first = first_stage(settings)
-                first = first and dataclasses.replace(first, workdir=output)
-                if first and first not in cells:
-                    cells[first] = Cell(dataset, "", first)
+                cells.append(Cell(dataset, row, settings, other_data))
+    if len(set(workdirs.values())) < len(workdirs):
+        raise ValueError("Two labels differ in punctuation alone: their cells need other names.")
+    return cells
 
-    def placed(settings: Settings) -> Settings:
-        """With a workdir of its own, and that of its first stage."""
-        cell = cells[settings]
-        digest = hashlib.sha1(settings.to_flags().encode()).hexdigest()[:8]
-        row = cell.method or f"first {settings.method} {digest}"
-        parts = (cell.dataset, row, f"seed {settings.seed}")
-        workdir = Path(output, *(re.sub(r"[^\w.=-]+", "_", part) for part in parts))
-        first = first_stage(settings)
-        first = first and placed(dataclasses.replace(first, workdir=output)).workdir
-        return dataclasses.replace(settings, workdir=str(workdir), first_stage=first)
 
-    return [dataclasses.replace(cell, settings=placed(key)) for key, cell in cells.items()]
+def place(output: str, *parts: str) -> str:
+    """A directory that is named after the parts."""
+    return str(Path(output, *(re.sub(r"[^\w.=-]+", "_", part) for part in parts)))
 
 
 def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Settings]:
@@ -148,7 +157,8 @@ def run(
     made_in = {cell.settings.workdir: cell for cell in cells}
     pairs = ((made_in.get(cell.settings.first_stage, cell), cell) for cell in cells)
     for cell in dict.fromkeys(cell for pair in pairs for cell in pair):
-        if states[cell] == "finished":
+        if cell.results:  # earlier, or a moment ago for another row
+            states[cell] = "finished"
             continue
         workdir = Path(cell.settings.workdir)
         workdir.mkdir(parents=True, exist_ok=True)

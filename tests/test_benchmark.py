@@ -27,6 +27,15 @@ def test_a_first_stage_is_shared():
     assert by_name[""].sampler == "class_balanced" and by_name[""].method == "cross_entropy"
 
 
+def test_rows_that_are_one_run_share_it():
+    cells = plan(
+        ["ceiling = cross_entropy:imbalance_ratio=1"],
+        datasets=["a = digits:imbalance_ratio=5", "digits"],
+    )
+    assert cells[0].settings == cells[1].settings and all(cell.reference for cell in cells)
+    assert [cell.dataset for cell in cells] == ["a", "digits"]
+
+
 def test_every_cell_has_a_directory_of_its_own():
     datasets = ["ten = digits:imbalance_ratio=10", "five = digits:imbalance_ratio=5"]
     cells = plan(["a = cross_entropy", "balanced_softmax"], datasets=datasets, seeds=[0, "1"])
@@ -48,7 +57,7 @@ def test_every_cell_has_a_directory_of_its_own():
         (["crt:epochs='many'"], "crt:epochs='many'"),
         (["crt", "crt"], "Two rows are called 'crt'"),
         (["crt:0"], "an argument without a name"),
-        (["a = crt", "b = crt"], "'b' and 'a' are the same run"),
+        (["a b = crt", "a, b = lws"], "differ in punctuation alone"),
         ([], "no --methods"),
     ],
 )

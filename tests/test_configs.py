@@ -23,7 +23,8 @@ def test_every_flag_file_can_be_run(path):
     if values.methods:
         cells = benchmark.plan(base, values.methods, values.datasets, [0], values.output)
         assert len(cells) >= len(values.methods) * len(values.datasets) > 0
-        assert len({cell.settings.workdir for cell in cells}) == len(cells)
+        runs = {cell.settings for cell in cells}  # a ceiling may serve several data sets
+        assert len({run.workdir for run in runs}) == len(runs) >= len(values.methods)
     else:
         resolved(base).check()
     assert f"--flagfile={path.relative_to(ROOT)}" in path.read_text()
