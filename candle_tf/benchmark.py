@@ -70,6 +70,8 @@ def plan(
     """
     if not (methods and datasets and seeds):
         raise ValueError("A benchmark needs rows, data sets and seeds: no --methods, or the like.")
+    if any(not str(seed).strip().isdecimal() for seed in seeds):
+        raise ValueError("--seeds are whole numbers, such as 0,1,2.")
     cells: list[Cell] = []
     workdirs: dict[Settings, str] = {}  # by what is run there
     for dataset, on_dataset in overrides(base, "dataset", datasets).items():

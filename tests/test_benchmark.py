@@ -48,6 +48,11 @@ def test_every_cell_has_a_directory_of_its_own():
     }
 
 
+def test_seeds_are_whole_numbers():
+    with pytest.raises(ValueError, match="--seeds are whole numbers"):
+        plan(["crt"], seeds=["0", "x"])
+
+
 @pytest.mark.parametrize(
     "methods, problem",
     [
