@@ -137,7 +137,7 @@ def with_weight_decay(student: tf.keras.Model, decay: float = 5e-3) -> tf.keras.
 
 def deferred_reweighting(epochs: int) -> list[tf.keras.callbacks.Callback]:
     """In the last fifth, as the paper does from epoch 160 of 200."""
-    return [losses.DeferredReweighting(round(0.8 * epochs))]
+    return [losses.DeferredReweighting(4 * epochs // 5)]
 
 
 @dataclass(frozen=True)
