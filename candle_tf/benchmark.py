@@ -84,11 +84,10 @@ def plan(
                 except TypeError as error:
                     raise ValueError(f"{row!r} has a value of the wrong type: {error}.") from error
                 workdirs.setdefault(settings, place(output, dataset, row, f"seed {seed}"))
-            firsts = {row: first_stage(settings) for row, settings in rows.items()}
             firsts = {
                 row: dataclasses.replace(first, workdir=output)
-                for row, first in firsts.items()
-                if first
+                for row, settings in rows.items()
+                if (first := first_stage(settings))
             }
             for first in firsts.values():
                 if first not in workdirs:
@@ -197,13 +196,15 @@ def write_results(cells: Sequence[Cell], output: str):
     write_text(Path(output) / "results.md", results_table(cells) + "\n")
 
 
+def finished(cells: Sequence[Cell]) -> dict[Cell, dict]:
+    """The rows that are finished, with their results."""
+    return {cell: results for cell in cells if cell.method and (results := cell.results)}
+
+
 def results_csv(cells: Sequence[Cell]) -> str:
     """A line a finished cell: labels, seed, updates, kilobytes, seconds, accuracies as shares."""
     lines = []
-    for cell in cells:
-        results = cell.results
-        if not cell.method or not results:
-            continue
+    for cell, results in finished(cells).items():
         line = {
             "dataset": cell.dataset,
             "method": cell.method,
@@ -231,16 +232,19 @@ def results_table(cells: Sequence[Cell], split: str = "test") -> str:
     The best of each column is bold. Below stands what CANDLE's best row has over the best prior
     method's. References take part in neither.
     """
-    done = [cell for cell in cells if cell.method and cell.results]
+    done = finished(cells)
     tables = []
     for dataset in dict.fromkeys(cell.dataset for cell in done):
-        ours = [cell for cell in done if cell.dataset == dataset]
+        ours = {cell: results for cell, results in done.items() if cell.dataset == dataset}
         tables.append(f"{dataset}:\n\n{dataset_table(ours, split)}")
     return "\n\n".join(tables)
 
 
-def dataset_table(cells: Sequence[Cell], split: str) -> str:
-    reports = {(cell.method, cell.settings.seed): cell.results["student"][split] for cell in cells}
+def dataset_table(cells: Mapping[Cell, dict], split: str) -> str:
+    reports = {
+        (cell.method, cell.settings.seed): results["student"][split]
+        for cell, results in cells.items()
+    }
     competing = {cell.method for cell in cells if not cell.reference}
     candle = {cell.method for cell in cells if METHODS[cell.settings.method].distills}
     columns, overall = {}, {}

@@ -127,11 +127,16 @@ def check_images(images: tf.Tensor, first: int):
         )
 
 
+def class_means(features: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """The mean of features (n, width) of each class, which has some: (num_classes, width)."""
+    return np.stack([features[labels == c].mean(axis=0) for c in range(num_classes)])
+
+
 def fit_on_features(
     classifier: tf.keras.Model,
     features: np.ndarray,
     labels: np.ndarray,
-    loss: tf.keras.losses.Loss | Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    loss: tf.keras.losses.Loss,
     sampler: str,
     epochs: int,
     batch_size: int,

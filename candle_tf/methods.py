@@ -9,6 +9,7 @@ import tensorflow as tf
 from candle_tf import classifiers, losses, schemes
 from candle_tf.balancer import AdversarialBalancer
 from candle_tf.model import CandleModel, StudentModel
+from candle_tf.networks import reconfigured
 from candle_tf.teacher import Teacher
 
 
@@ -74,9 +75,8 @@ def dive(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentMode
 
 
 def oltr(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
-    features, labels = setup.encode(setup.first_stage)
-    means = [features[labels == c].mean(axis=0) for c in range(len(setup.class_counts))]
-    started = schemes.with_meta_embedding(setup.first_stage.student, np.stack(means))
+    means = classifiers.class_means(*setup.encode(setup.first_stage), len(setup.class_counts))
+    started = schemes.with_meta_embedding(setup.first_stage.student, means)
     student.set_weights(started.get_weights())
     return schemes.OltrModel(student, **setup.resolution)
 
@@ -124,15 +124,11 @@ def with_memory(student: tf.keras.Model) -> tf.keras.Model:
 def with_weight_decay(student: tf.keras.Model, decay: float = 5e-3) -> tf.keras.Model:
     """decay / 2 ||w||^2 on every real-valued kernel: a binary one has no norm to keep small."""
 
-    def clone(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
-        config = layer.get_config()
+    def change(config: dict):
         if "kernel_regularizer" in config and config.get("kernel_quantizer") is None:
             config["kernel_regularizer"] = tf.keras.regularizers.L2(decay / 2)
-        return layer.from_config(config)
 
-    again = tf.keras.models.clone_model(student, clone_function=clone)
-    again.set_weights(student.get_weights())
-    return again
+    return reconfigured(student, change)
 
 
 def deferred_reweighting(epochs: int) -> list[tf.keras.callbacks.Callback]:

@@ -16,6 +16,19 @@ def rewire(
     )
 
 
+def reconfigured(network: tf.keras.Model, change: Callable[[dict], None]) -> tf.keras.Model:
+    """New layers of the same weights; `change` changes the config of each in place."""
+
+    def clone(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
+        config = layer.get_config()
+        change(config)
+        return layer.from_config(config)
+
+    again = tf.keras.models.clone_model(network, clone_function=clone)
+    again.set_weights(network.get_weights())
+    return again
+
+
 def any_size(network: tf.keras.Model) -> tf.keras.Model:
     """The same layers and weights, rewired to an input of (None, None, 3).
 

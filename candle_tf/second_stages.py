@@ -115,8 +115,8 @@ def ncm(first: FirstStage) -> Classifier:
     The norm of x scales all cosines alike, so x . m_c / ||m_c|| ranks the classes as they do, and
     as the Euclidean distance to the normalised means does.
     """
-    means = [first.features[first.labels == c].mean(axis=0) for c in range(first.num_classes)]
-    return without_bias(tau_normalized(np.stack(means, axis=-1), 1.0))
+    means = classifiers.class_means(first.features, first.labels, first.num_classes)
+    return without_bias(tau_normalized(means.T, 1.0))
 
 
 def cosine(first: FirstStage) -> Classifier:
@@ -165,14 +165,7 @@ def weight_balancing(first: FirstStage) -> Classifier:
     )
     classifier = tf.keras.Sequential([tf.keras.Input((first.width,)), layer])
     classifier.set_weights([first.kernel, first.bias])
-    weights = tf.constant(losses.class_balanced_weights(first.class_counts))
-
-    def loss(labels, logits):
-        weight = tf.gather(weights, tf.reshape(tf.cast(labels, tf.int64), [-1]))
-        return weight * tf.keras.losses.sparse_categorical_crossentropy(
-            labels, logits, from_logits=True
-        )
-
+    loss = losses.WeightedCrossEntropy(losses.class_balanced_weights(first.class_counts))
     return train(first, classifier, loss, "instance_balanced")
 
 
@@ -223,7 +216,7 @@ def fslwf(first: FirstStage) -> Classifier:
 def train(
     first: FirstStage,
     classifier: tf.keras.Model,
-    loss: tf.keras.losses.Loss | Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = CROSS_ENTROPY,
+    loss: tf.keras.losses.Loss = CROSS_ENTROPY,
     sampler: str = "class_balanced",
 ) -> list[np.ndarray]:
     """The classifier's weights after the first stage's budget."""

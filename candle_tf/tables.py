@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from candle_tf.workdir import METRICS_FILE
 
 GROUPS = {"shots": ("many", "medium", "few"), "ranks": ("head", "medium", "tail")}
 
@@ -46,7 +47,7 @@ def comparison_table(workdirs: Sequence[str], split: str = "test", per_class: bo
 
 def read_metrics(workdir: str, split: str) -> dict:
     """metrics.json of a finished run that has accuracies on `split`."""
-    path = Path(workdir) / "metrics.json"
+    path = Path(workdir) / METRICS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no finished run ({path.name} is missing).")
     run = json.loads(path.read_text())

@@ -167,7 +167,10 @@ def retrain_classifier(
     """The first stage's student with the classifier that the second stage makes of its features."""
     model, _ = restore(first)
     if method.batch_norm_shift:
-        for images, _ in view_batches(settings, examples)(sampler="class_balanced"):
+        balanced = training_batches(
+            settings, examples, sampler="class_balanced", seed=settings.seed + 1
+        )
+        for images, _ in balanced:
             model.embed(images, training=True)
     features, labels = encode_views(model, settings, examples)
     validation = None
@@ -197,21 +200,22 @@ def encode_views(
     model: StudentModel, settings: Settings, examples: data.LongTailedData
 ) -> tuple[np.ndarray, np.ndarray]:
     """The model's features of `--calibration_views` of each training image, and their labels."""
-    batches = view_batches(settings, examples)()
+    batches = training_batches(settings, examples, seed=settings.seed + 1)
     return encode_dataset(
         model.embed, batches, examples.class_counts, settings.calibration_views, verbose=0
     )
 
 
-def view_batches(settings: Settings, examples: data.LongTailedData) -> Callable:
-    """Makes batches of augmented training images to take features of."""
-    return partial(
-        data.training_batches,
+def training_batches(
+    settings: Settings, examples: data.LongTailedData, **stream
+) -> tf.data.Dataset:
+    """Augmented training images; `stream` as in `candle_tf.data.training_batches`."""
+    return data.training_batches(
         examples.train,
         view_size(settings, examples),
         settings.batch_size,
         augmentation=examples.info.augmentation,
-        seed=settings.seed + 1,
+        **stream,
     )
 
 
@@ -261,7 +265,7 @@ def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedDat
         teacher.classifier.trainable = False
         teacher.class_counts = examples.class_counts.tolist()
         return
-    batches = view_batches(settings, examples)()
+    batches = training_batches(settings, examples, seed=settings.seed + 1)
     views = settings.calibration_views
     print(f"Calibrating {settings.teacher} on {len(examples.train)} images, {views} views each")
     teacher.calibrate(
@@ -369,12 +373,10 @@ def fit(
         return float(checkpoints.seconds)
     steps = steps_per_epoch(settings, examples)
     batches = partial(
-        data.training_batches,
-        examples.train,
-        view_size(settings, examples),
-        settings.batch_size,
-        settings.epochs * steps * settings.batch_size,
-        augmentation=examples.info.augmentation,
+        training_batches,
+        settings,
+        examples,
+        num_examples=settings.epochs * steps * settings.batch_size,
         first_example=first_epoch * steps * settings.batch_size,
     )
     stream = batches(sampler=method.sampler, seed=settings.seed, views=method.views)

@@ -14,7 +14,6 @@ from pathlib import Path
 import run_flags
 from absl import app, flags
 from candle_tf import benchmark
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
@@ -34,8 +33,7 @@ def run():
         run_flags.settings(given), given.methods, given.datasets, given.seeds, given.output
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped: the same command goes on."))
-    console = Console()
-    with Live(console=console, auto_refresh=False) as live:
+    with Live(auto_refresh=False) as live:
         states = benchmark.run(
             cells, TRAIN, given.output, lambda states: live.update(progress(states), refresh=True)
         )

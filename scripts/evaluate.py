@@ -4,8 +4,6 @@ python scripts/evaluate.py --workdir=runs/digits
 python scripts/evaluate.py --workdir=runs/digits --exported=digits.tflite    # an export beside it
 """
 
-import dataclasses
-
 import run_flags
 from absl import app, flags
 from candle_tf import training
@@ -18,9 +16,7 @@ flags.DEFINE_string("data_dir", None, "Where the data lies now (where the run re
 
 
 def evaluate():
-    settings = run_flags.settings_of(flags.FLAGS.workdir)
-    if flags.FLAGS.data_dir:
-        settings = dataclasses.replace(settings, data_dir=flags.FLAGS.data_dir)
+    settings = run_flags.settings_of(flags.FLAGS.workdir, flags.FLAGS.data_dir)
     exported = flags.FLAGS.exported and Exported(flags.FLAGS.exported)
     model, class_names = training.restore(settings)
     examples = training.load_data(settings)

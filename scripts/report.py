@@ -6,8 +6,6 @@
 The second compares the student's classifier with those of two other runs on the same data.
 """
 
-import dataclasses
-
 import run_flags
 from absl import app, flags
 from candle_tf import training
@@ -19,9 +17,7 @@ flags.DEFINE_string("data_dir", None, "Where the data lies now (where the run re
 
 
 def report():
-    settings = run_flags.settings_of(flags.FLAGS.workdir)
-    if flags.FLAGS.data_dir:
-        settings = dataclasses.replace(settings, data_dir=flags.FLAGS.data_dir)
+    settings = run_flags.settings_of(flags.FLAGS.workdir, flags.FLAGS.data_dir)
     path = training.report(
         settings,
         training.load_data(settings),

@@ -38,8 +38,8 @@ def settings(values: flags.FlagValues = flags.FLAGS) -> Settings:
     return Settings(**given)
 
 
-def settings_of(workdir: str) -> Settings:
-    """The settings of the run in `workdir`.
+def settings_of(workdir: str, data_dir: str | None = None) -> Settings:
+    """The settings of the run in `workdir`, its data in `data_dir` where that is given.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -49,7 +49,8 @@ def settings_of(workdir: str) -> Settings:
         raise FileNotFoundError(f"{path} does not exist: --workdir names no run of train.py.")
     values = flags.FlagValues()
     define(values)
-    values(["run", f"--flagfile={path}", f"--workdir={workdir}"])
+    moved = [f"--data_dir={data_dir}"] if data_dir else []
+    values(["run", f"--flagfile={path}", f"--workdir={workdir}", *moved])
     return settings(values)
 
 

@@ -2,6 +2,7 @@ import os
 import pathlib
 
 import candle_tf  # noqa: F401  before tensorflow: it sets the switch to Keras 2
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -35,6 +36,21 @@ def cifar10(shared_data):
         return images.numpy(), labels.numpy()
 
     return read
+
+
+@pytest.fixture
+def assert_descends():
+    """Checks that a step of SGD(1.0) logs `loss` and moves by its gradients."""
+
+    def check(model, images, labels, loss, gradients):
+        theta = model.student.trainable_variables
+        before = [v.numpy() for v in theta]
+        logs = model.train_on_batch(images, labels, return_dict=True)
+        np.testing.assert_allclose(logs["loss"], loss, rtol=1e-5)
+        for variable, old, gradient in zip(theta, before, gradients):
+            np.testing.assert_allclose(old - variable, gradient, rtol=1e-3, atol=1e-5)
+
+    return check
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import larq as lq
 import tensorflow as tf
+from candle_tf.networks import reconfigured
 from candle_tf.registry import lookup
 
 KERNELS = ("kernel", "depthwise", "pointwise")  # what Larq's layers quantize beside their input
@@ -62,8 +63,7 @@ def requantize(student: tf.keras.Model, **changes) -> tf.keras.Model:
     if unknown := changes.keys() - {"input_quantizer", "kernel_quantizer", "kernel_constraint"}:
         raise TypeError(f"requantize() knows no {', '.join(sorted(unknown))}.")
 
-    def clone(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
-        config = layer.get_config()
+    def change(config: dict):
         for kind, new in changes.items():
             role, _, what = kind.partition("_")
             roles = (role,) if role == "input" else KERNELS
@@ -72,11 +72,8 @@ def requantize(student: tf.keras.Model, **changes) -> tf.keras.Model:
                     config[name] = replaced(config[name], new)
                     if role == "input" and "pad_values" in config and not is_binary(new):
                         config["pad_values"] = 0.0
-        return layer.from_config(config)
 
-    again = tf.keras.models.clone_model(student, clone_function=clone)
-    again.set_weights(student.get_weights())
-    return again
+    return reconfigured(student, change)
 
 
 def replaced(old, new):
