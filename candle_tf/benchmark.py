@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 from candle_tf.methods import METHODS
-from candle_tf.registry import parse_spec
-from candle_tf.settings import Settings, first_stage, resolved
+from candle_tf.registry import lookup, parse_spec
+from candle_tf.settings import Settings, changed, first_stage, resolved
 from candle_tf.tables import markdown, shares
-from candle_tf.workdir import HISTORY_FILE, METRICS_FILE, write_text
+from candle_tf.workdir import HISTORY_FILE, METRICS_FILE, check_workdir, write_text
 
 LOG_FILE = "log.txt"
+DATA = ("dataset", "imbalance_ratio", "profile", "validation_split")  # what a run trains on
+PLANNED = ("workdir", "first_stage", "seed")  # what no row changes
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,12 @@ class Cell:
     @property
     def results(self) -> dict | None:
         """What the run wrote, once it is finished."""
-        path = Path(self.settings.workdir) / METRICS_FILE
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return results_in(self.settings.workdir)
+
+
+def results_in(workdir: str) -> dict | None:
+    path = Path(workdir) / METRICS_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def plan(
@@ -66,23 +72,25 @@ def plan(
         output: the directory that holds the cells.
 
     Raises:
-        ValueError: for an unknown name or flag, a value out of range, or one label twice.
+        ValueError: for an unknown name or flag, a value out of range or of another type, a label
+            or seed twice, or a directory that holds another run than its cell.
     """
     if not (methods and datasets and seeds):
         raise ValueError("A benchmark needs rows, data sets and seeds: no --methods, or the like.")
     if any(not str(seed).strip().isdecimal() for seed in seeds):
         raise ValueError("--seeds are whole numbers, such as 0,1,2.")
+    seeds = [int(seed) for seed in seeds]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("--seeds has one twice: each is one repetition.")
     cells: list[Cell] = []
     workdirs: dict[Settings, str] = {}  # by what is run there
     for dataset, on_dataset in overrides(base, "dataset", datasets).items():
-        for seed in map(int, seeds):
+        for seed in seeds:
             seeded = dataclasses.replace(on_dataset, seed=seed, workdir=output)
             rows = overrides(seeded, "method", methods)
             for row, settings in rows.items():
-                try:
-                    resolved(settings).check()
-                except TypeError as error:
-                    raise ValueError(f"{row!r} has a value of the wrong type: {error}.") from error
+                if not settings.epochs:
+                    raise ValueError("A benchmark compares students: --epochs must be at least 1.")
                 workdirs.setdefault(settings, place(output, dataset, row, f"seed {seed}"))
             firsts = {
                 row: dataclasses.replace(first, workdir=output)
@@ -102,10 +110,16 @@ def plan(
                     workdir=workdirs[settings],
                     first_stage=workdirs[firsts[row]] if row in firsts else None,
                 )
-                other_data = settings.imbalance_ratio != seeded.imbalance_ratio
+                other_data = any(getattr(settings, n) != getattr(seeded, n) for n in DATA)
                 cells.append(Cell(dataset, row, settings, other_data))
     if len(set(workdirs.values())) < len(workdirs):
         raise ValueError("Two labels differ in punctuation alone: their cells need other names.")
+    for cell in sorted(cells, key=lambda cell: not cell.method):  # rows before what they start from
+        try:
+            resolved(cell.settings).check()
+            check_workdir(resolved(cell.settings))
+        except ValueError as error:
+            raise ValueError(f"{cell.name}: {error}") from error
     return cells
 
 
@@ -121,16 +135,20 @@ def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Sett
         what: the setting that NAME is of.
     """
     made = {}
-    known = {field.name for field in dataclasses.fields(base)}
+    fields = [field.name for field in dataclasses.fields(base)]
+    free = dict.fromkeys(name for name in fields if name not in (what, *PLANNED))
     for spec in specs:
         label, equals, changes = spec.rpartition(" = ")
-        name, arguments = parse_spec(changes)
-        if unknown := arguments.keys() - known:
-            raise ValueError(f"{spec!r}: there is no flag --{min(unknown)}.")
         label = label if equals else spec
         if label in made:
             raise ValueError(f"Two rows are called {label!r}: write 'LABEL = NAME:FLAG=VALUE'.")
-        made[label] = dataclasses.replace(base, **{what: name, **arguments})
+        name, arguments = parse_spec(changes)
+        try:
+            for argument in arguments:
+                lookup("flag of a row", argument, free)
+            made[label] = changed(base, **{what: name, **arguments})
+        except ValueError as error:
+            raise ValueError(f"{spec!r}: {error}") from error
     return made
 
 
@@ -202,16 +220,21 @@ def finished(cells: Sequence[Cell]) -> dict[Cell, dict]:
 
 
 def results_csv(cells: Sequence[Cell]) -> str:
-    """A line a finished cell: labels, seed, updates, kilobytes, seconds, accuracies as shares."""
+    """A line a finished cell: labels, seed, updates, kilobytes, seconds, accuracies as shares.
+
+    Updates and seconds are of all stages.
+    """
     lines = []
     for cell, results in finished(cells).items():
+        first = cell.settings.first_stage and results_in(cell.settings.first_stage)
+        stages = [results, first] if first else [results]
         line = {
             "dataset": cell.dataset,
             "method": cell.method,
             "seed": cell.settings.seed,
-            "updates": results["updates"],
+            "updates": sum(stage["updates"] for stage in stages),
             "kilobytes": results["student"]["kilobytes"],
-            "seconds": sum(results["seconds"].values()),
+            "seconds": sum(sum(stage["seconds"].values()) for stage in stages),
         }
         for split in ("validation", "test"):
             if split in results["student"]:
@@ -226,47 +249,60 @@ def results_csv(cells: Sequence[Cell]) -> str:
     return text.getvalue()
 
 
-def results_table(cells: Sequence[Cell], split: str = "test") -> str:
-    """A Markdown table a data set: accuracy in %, mean and standard deviation over the seeds.
+def results_table(cells: Sequence[Cell]) -> str:
+    """A Markdown table a data set: test accuracy in %, mean and standard deviation over the seeds.
 
-    The best of each column is bold. Below stands what CANDLE's best row has over the best prior
-    method's. References take part in neither.
+    The best of each column is bold; a reference does not take part.
     """
     done = finished(cells)
     tables = []
     for dataset in dict.fromkeys(cell.dataset for cell in done):
         ours = {cell: results for cell, results in done.items() if cell.dataset == dataset}
-        tables.append(f"{dataset}:\n\n{dataset_table(ours, split)}")
+        tables.append("\n\n".join([f"{dataset}:", dataset_table(ours), *gap(ours)]))
     return "\n\n".join(tables)
 
 
-def dataset_table(cells: Mapping[Cell, dict], split: str) -> str:
-    reports = {
-        (cell.method, cell.settings.seed): results["student"][split]
-        for cell, results in cells.items()
-    }
+def dataset_table(cells: Mapping[Cell, dict]) -> str:
     competing = {cell.method for cell in cells if not cell.reference}
-    candle = {cell.method for cell in cells if METHODS[cell.settings.method].distills}
-    columns, overall = {}, {}
+    reports = {cell: results["student"]["test"] for cell, results in cells.items()}
+    columns = {}
     for title, column in shares(reports).items():
-        of: dict[str, list[float]] = {}
-        for (method, _), share in column.items():
-            of.setdefault(method, []).extend([] if share is None else [100 * share])
-        means = {method: np.mean(values) for method, values in of.items() if values}
-        best = max((mean for method, mean in means.items() if method in competing), default=None)
+        of: dict[str, list[float]] = {cell.method: [] for cell in cells}
+        for cell, share in column.items():
+            of[cell.method] += [] if share is None else [100 * share]
+        best = max((np.mean(of[method]) for method in competing if of[method]), default=None)
         columns[title] = {
-            method: spread(values, method in competing and means.get(method) == best)
+            method: spread(values, method in competing and values and np.mean(values) == best)
             for method, values in of.items()
         }
-        overall = overall or means
-    text = markdown(columns, overall)
-    if (mine := candle & competing) and (prior := competing - candle):
-        mine, prior = (max(methods, key=overall.get) for methods in (mine, prior))
-        gap = overall[mine] - overall[prior]
-        text += (
-            f"\n\nOverall, {mine} is {gap:+.1f} points from {prior}, the best prior method here."
-        )
-    return text
+    return markdown(columns, columns["overall"])
+
+
+def gap(cells: Mapping[Cell, dict]) -> list[str]:
+    """A sentence: what CANDLE's best row has over the best prior method's on the test set.
+
+    Both are chosen by the mean of the classes, on held-out images where all have some, else on the
+    test set itself. No sentence without a row of each.
+    """
+    held_out = all("validation" in results["student"] for results in cells.values())
+    split = "validation" if held_out else "test"
+    accuracy = {}  # a row -> of each seed, what it is chosen by and what is reported
+    for cell, results in cells.items():
+        if not cell.reference:
+            student = results["student"]
+            pair = student[split]["class_mean"], student["test"]["overall"]
+            accuracy.setdefault(cell.method, []).append(pair)
+    means = {row: np.mean(pairs, axis=0) for row, pairs in accuracy.items()}
+    candle = {cell.method for cell in cells if METHODS[cell.settings.method].distills}
+    rows = [row for row in means if row in candle], [row for row in means if row not in candle]
+    if not all(rows):
+        return []
+    ours, prior = (max(some, key=lambda row: means[row][0]) for some in rows)
+    points = 100 * (means[ours][1] - means[prior][1])
+    return [
+        f"Overall, {ours} is {points:+.1f} points from {prior}, the best prior method here by the "
+        f"mean of the classes on the {split} images."
+    ]
 
 
 def spread(values: Sequence[float], bold: bool) -> str:

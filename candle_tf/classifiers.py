@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 from candle_tf.data.catalog import check_labels
-from candle_tf.data.samplers import epoch_order
+from candle_tf.data.samplers import epoch_length, epoch_order
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -151,8 +151,8 @@ def fit_on_features(
         features: float (n, width).
         labels: int64 (n,).
         loss: of labels and logits.
-        sampler: which features an epoch of n takes, a name of `candle_tf.data.SAMPLERS`.
-        epochs: of n features each.
+        sampler: which features an epoch takes, a name of `candle_tf.data.SAMPLERS`.
+        epochs: of `samplers.epoch_length` features each.
         batch_size, learning_rate: of Adam, annealed by cosine to 0.
         seed: of the order of the features.
         verbose: as in `tf.keras.Model.fit`.
@@ -160,12 +160,13 @@ def fit_on_features(
     features = tf.constant(features)  # captured once, not copied into the graph
 
     def epoch(number):
-        order = epoch_order(labels, sampler, tf.random.fold_in([seed, 2], number))
+        key = tf.random.fold_in([seed, 2], number)
+        order = epoch_order(labels, sampler, key, number / epochs)
         return tf.data.Dataset.from_tensor_slices(order)
 
     stream = tf.data.Dataset.range(epochs).flat_map(epoch).batch(batch_size)
     batches = stream.map(lambda i: (tf.gather(features, i), tf.gather(labels, i)))
-    steps = -(-len(labels) // batch_size)
+    steps = -(-epoch_length(labels, sampler) // batch_size)
     schedule = tf.keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
     classifier.compile(tf.keras.optimizers.Adam(schedule), loss, metrics=["accuracy"])
     return classifier.fit(batches.repeat(), epochs=epochs, steps_per_epoch=steps, verbose=verbose)

@@ -19,7 +19,7 @@ class Setup:
 
     Attributes:
         class_counts: training images per class, int64 (classes,).
-        updates: of the whole training.
+        epochs, steps_per_epoch: of the training, or of one step of two.
         resolution: the arguments `resolutions` and `seed` of the model.
         teacher: calibrated, for a method that distills it.
         first_stage: the trained model that the method starts from, if it does.
@@ -28,7 +28,8 @@ class Setup:
     """
 
     class_counts: np.ndarray
-    updates: int
+    epochs: int
+    steps_per_epoch: int
     resolution: Mapping[str, object] = field(default_factory=dict)
     teacher: Teacher | None = None
     first_stage: StudentModel | None = None
@@ -59,7 +60,8 @@ def mixup(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentMod
 
 
 def bbn(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
-    return schemes.BbnModel(student, setup.updates, **setup.resolution)
+    updates = setup.epochs * setup.steps_per_epoch
+    return schemes.BbnModel(student, updates, **setup.resolution)
 
 
 def tade(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
@@ -216,6 +218,7 @@ METHODS = {
         LDAM, losses.LDAM, network=with_cosine_classifier, callbacks=deferred_reweighting
     ),
     "balanced_softmax": Method("Ren et al., BALMS, NeurIPS 2020", losses.BalancedSoftmax),
+    # At tau = 1, as here, the same function as balanced softmax, which came later.
     "logit_adjusted_loss": Method("Menon et al., ICLR 2021", losses.LogitAdjustment),
     # Terms on features; class-balanced batches hold pairs of every class.
     "range_loss": Method(
@@ -266,6 +269,10 @@ METHODS = {
         "He et al., DiVE, ICCV 2021",
         losses.BalancedSoftmax,
         model=dive,
-        first_stage={"method": "balanced_softmax", "student_bits": "32"},
+        first_stage={
+            "method": "balanced_softmax",
+            "student_bits": "32",
+            "binary_optimizer": "adam",
+        },
     ),
 }

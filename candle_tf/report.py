@@ -212,9 +212,12 @@ def write_page(
             shown = f'<img alt="{title}" src="data:image/png;base64,{inlined}">'
         parts.append(f"<h2>{title}</h2>\n{shown}")
     counts = run["class_counts"]
+    trained = (
+        f"{run['updates']:,} updates" if run["updates"] else "A new classifier for a finished run,"
+    )
     page = PAGE.format(
         title=html.escape(f"{run['method']} on {run['dataset']}"),
-        summary=f"{run['updates']:,} updates on {sum(counts):,} images of {len(counts)} classes, "
+        summary=f"{trained} on {sum(counts):,} images of {len(counts)} classes, "
         f"imbalance ratio {run['imbalance_ratio']:.4g}; {run['test_images']:,} test images.",
         table=table,
         sections="\n".join(parts),

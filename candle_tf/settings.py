@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import typing
 from dataclasses import dataclass
 
 from candle_tf import data, students
@@ -11,7 +12,8 @@ from candle_tf.registry import lookup, parse_spec
 from candle_tf.students import bits
 from candle_tf.teacher import CALIBRATIONS, PREPROCESSING
 
-OWN = ("sampler", "prior_adjusted", "temperature", "calibration")  # a method's, unless given
+OF_CANDLE = ("prior_adjusted", "temperature", "calibration")
+OWN = ("sampler", *OF_CANDLE)  # a method's, unless given
 
 
 def setting(default, help):
@@ -62,8 +64,15 @@ class Settings:
         None,
         f"Loss of the calibration: {', '.join(CALIBRATIONS)}; the method's own if not given.",
     )
-    calibration_epochs: int = setting(30, "Passes of the classifier over the teacher's features.")
-    calibration_views: int = setting(2, "Augmented views of each image to calibrate on.")
+    calibration_epochs: int = setting(
+        30, "Passes over the features, in a teacher's calibration and in second stages."
+    )
+    calibration_views: int = setting(
+        2, "Augmented views of each image, in a teacher's calibration and in second stages."
+    )
+    label_smoothing: tuple[float, ...] = setting(
+        (), "Factors of head and tail in label-aware smoothing; the set's own if not given."
+    )
     student: str = setting(
         "resnet_e",
         f"{', '.join(students.STUDENTS)}, or 'larq_zoo:NAME'; with arguments as in "
@@ -98,6 +107,11 @@ class Settings:
     )
     seed: int = setting(0, "Of everything random: the same seed gives the same run.")
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether the run has a teacher: to distill, or, where nothing is trained, to measure."""
+        return lookup("method", self.method, METHODS).distills or not self.epochs
+
     def to_flags(self) -> str:
         """A flag file that makes the same run in another workdir."""
         lines = []
@@ -119,7 +133,14 @@ class Settings:
         students.find(parse_spec(self.student)[0])
         lookup("student_bits", self.student_bits, bits.BITS)
         build_optimizer(self.binary_optimizer, self.learning_rate)
-        lookup("calibration", self.calibration, dict.fromkeys(CALIBRATIONS))
+        for name in (*OF_CANDLE, "lambda_per_sample"):
+            if getattr(self, name) and not self.calibrates:
+                raise ValueError(
+                    f"--{name} is of methods with a teacher, which --method={self.method} has not: "
+                    "leave one of the two out."
+                )
+        if self.calibrates:
+            lookup("calibration", self.calibration, dict.fromkeys(CALIBRATIONS))
         if self.teacher_preprocessing is not None:
             lookup("preprocessing", self.teacher_preprocessing, dict.fromkeys(PREPROCESSING))
         least = {"epochs": 0, "seed": 0, "warmup_epochs": 0} | dict.fromkeys(
@@ -132,8 +153,15 @@ class Settings:
             if value is not None and value < minimum:
                 raise ValueError(f"--{name} is {value} but must be at least {minimum}.")
         for name in ("learning_rate", "temperature"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"--{name} is {getattr(self, name)} but must be above 0.")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"--{name} is {value} but must be above 0.")
+        smoothing = self.label_smoothing
+        if smoothing and not (len(smoothing) == 2 and all(0 <= e < 1 for e in smoothing)):
+            raise ValueError(
+                f"--label_smoothing is {','.join(map(str, smoothing))} but must be two numbers of "
+                "0 to below 1, the head's and the tail's, such as 0.3,0.0."
+            )
         if self.two_step and self.epochs == 1:
             raise ValueError("--two_step needs at least 2 --epochs, one for each step.")
         if self.student_bits != "1" and not self.binary_optimizer.startswith("adam"):
@@ -165,7 +193,7 @@ def resolved(settings: Settings) -> Settings:
     """The settings with all that the method decides, where they do not, and an absolute path."""
     method = resolve(settings)
     data_dir = settings.data_dir and os.path.abspath(os.path.expanduser(settings.data_dir))
-    given = {name: getattr(method, name) for name in OWN}
+    given = {name: getattr(method, name) for name in (OWN if settings.calibrates else OWN[:1])}
     return dataclasses.replace(settings, data_dir=data_dir, **given)
 
 
@@ -176,4 +204,30 @@ def first_stage(settings: Settings) -> Settings | None:
         return None
     workdir = settings.first_stage or os.path.join(settings.workdir, "first_stage")
     given = {"workdir": workdir, "first_stage": None, **method.first_stage}
+    if not method.second_stage:
+        given["sampler"] = None  # the given one is of the stage that follows
     return dataclasses.replace(settings, **given)
+
+
+def changed(settings: Settings, **changes) -> Settings:
+    """The settings with other values, each made of its setting's type.
+
+    Raises:
+        ValueError: for a value of another type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(settings)}
+    return dataclasses.replace(
+        settings, **{name: typed(fields[name], value) for name, value in changes.items()}
+    )
+
+
+def typed(field: dataclasses.Field, value):
+    """The value that a flag would have; whole numbers also stand for 10.0 and "10"."""
+    kind, *others = typing.get_args(field.type) or (field.type,)  # of X | None or tuple[X, ...]
+    if value is None and type(None) in others:
+        return None
+    several = typing.get_origin(field.type) is tuple
+    values = value if several and isinstance(value, (tuple, list)) else [value]
+    if any(type(v) is not kind and (type(v) is not int or kind is bool) for v in values):
+        raise ValueError(f"--{field.name} cannot be {value!r}: it is of type {kind.__name__}.")
+    return tuple(map(kind, values)) if several else kind(value)

@@ -59,13 +59,14 @@ def run(settings: Settings) -> dict:
     if finished.exists():
         print(f"{settings.workdir} holds this run, finished.")
         return json.loads(finished.read_text(encoding="utf-8"))
-    distills = method.distills or not settings.epochs
-    teacher = build_teacher(settings) if distills else None
+    teacher = build_teacher(settings) if settings.calibrates else None
     seconds: dict[str, float] = {}
     with timed(seconds, "data"):
         examples = load_data(settings)
     student = build_student(settings, len(examples.class_names))
     StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
+    if settings.epochs and not method.second_stage:
+        training_stream(settings, method, examples)  # and a sampler that cannot
     with claimed_workdir(settings, examples.class_names) as workdir:
         if first:
             run(first)
@@ -128,7 +129,8 @@ def set_up(
     """What the run brings to its method."""
     return Setup(
         examples.class_counts,
-        settings.epochs * steps_per_epoch(settings, examples),
+        settings.epochs,
+        steps_per_epoch(settings, examples),
         {"resolutions": settings.resolutions, "seed": settings.seed},
         teacher,
         restore(first)[0] if first else None,
@@ -147,11 +149,12 @@ def train(
 ) -> StudentModel:
     """Trains the student, with real-valued weights first where two steps are asked for."""
     half = settings.epochs // 2 if settings.two_step else 0
-    model = build_model(settings, method, student, setup, settings.epochs - half)
+    setup = dataclasses.replace(setup, epochs=settings.epochs - half)
+    model = build_model(settings, method, student, setup)
     if half:
         real = bits.requantize(student, kernel_quantizer=None)
         adam = dataclasses.replace(settings, binary_optimizer="adam")  # Bop finds no binary weights
-        first = build_model(adam, method, real, setup, half)
+        first = build_model(adam, method, real, dataclasses.replace(setup, epochs=half))
         seconds["first_step"] = fit(settings, method, first, examples, FIRST_STEP, 0, half)
         parts = model.trained_parts()
         for name, part in first.trained_parts().items():
@@ -185,7 +188,7 @@ def retrain_classifier(
         examples.class_counts,
         *classifier.get_weights(),
         validation,
-        examples.label_smoothing,
+        settings.label_smoothing or examples.label_smoothing,
         settings.calibration_epochs,
         settings.batch_size,
         seed=settings.seed,
@@ -273,7 +276,7 @@ def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedDat
         examples.class_counts,
         settings.calibration_epochs,
         settings.calibration,
-        examples.label_smoothing,
+        settings.label_smoothing or examples.label_smoothing,
         views,
         seed=settings.seed,
         verbose=1,
@@ -292,15 +295,16 @@ def view_size(settings: Settings, examples: data.LongTailedData) -> int:
 
 
 def build_model(
-    settings: Settings, method: Method, student: tf.keras.Model, setup: Setup, epochs: int
+    settings: Settings, method: Method, student: tf.keras.Model, setup: Setup
 ) -> StudentModel:
-    """The compiled model that `fit` trains, its learning rate annealed over `epochs`."""
+    """The compiled model that `fit` trains, its learning rate annealed over the setup's epochs."""
     model = method.model(method, student, setup)
-    steps = setup.updates // settings.epochs
-    warmup = settings.warmup_epochs * steps
-    rate = settings.learning_rate
+    rate, warmup = settings.learning_rate, settings.warmup_epochs
     schedule = tf.keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else rate, epochs * steps - warmup, warmup_target=rate, warmup_steps=warmup
+        0.0 if warmup else rate,
+        (setup.epochs - warmup) * setup.steps_per_epoch,
+        warmup_target=rate,
+        warmup_steps=warmup * setup.steps_per_epoch,
     )
     model.compile(
         build_optimizer(settings.binary_optimizer, schedule),
@@ -372,21 +376,9 @@ def fit(
     if first_epoch == epochs:
         return float(checkpoints.seconds)
     steps = steps_per_epoch(settings, examples)
-    batches = partial(
-        training_batches,
-        settings,
-        examples,
-        num_examples=settings.epochs * steps * settings.batch_size,
-        first_example=first_epoch * steps * settings.batch_size,
-    )
-    stream = batches(sampler=method.sampler, seed=settings.seed, views=method.views)
-    if method.partner_sampler:
-        partner = batches(sampler=method.partner_sampler, seed=settings.seed + 3)
-        pairs = tf.data.Dataset.zip((stream, partner))
-        stream = pairs.map(lambda a, b: ((a[0], b[0]), (a[1], b[1])))
     print(f"Training {settings.student} by {settings.method}: epochs of {steps} updates")
     model.fit(
-        stream,
+        training_stream(settings, method, examples, first_epoch),
         initial_epoch=first_epoch,
         epochs=epochs,
         steps_per_epoch=steps,
@@ -400,6 +392,26 @@ def fit(
         verbose=1,
     )
     return float(checkpoints.seconds)
+
+
+def training_stream(
+    settings: Settings, method: Method, examples: data.LongTailedData, first_epoch: int = 0
+) -> tf.data.Dataset:
+    """The batches of all epochs from `first_epoch` on, in pairs for a method of two samplers."""
+    images_per_epoch = steps_per_epoch(settings, examples) * settings.batch_size
+    batches = partial(
+        training_batches,
+        settings,
+        examples,
+        num_examples=settings.epochs * images_per_epoch,
+        first_example=first_epoch * images_per_epoch,
+    )
+    stream = batches(sampler=method.sampler, seed=settings.seed, views=method.views)
+    if not method.partner_sampler:
+        return stream
+    partner = batches(sampler=method.partner_sampler, seed=settings.seed + 3)
+    pairs = tf.data.Dataset.zip((stream, partner))
+    return pairs.map(lambda a, b: ((a[0], b[0]), (a[1], b[1])))
 
 
 def history_logger(path: Path, first_epoch: int) -> tf.keras.callbacks.CSVLogger:
@@ -479,8 +491,9 @@ def evaluation_batches(
 
 
 def describe(settings: Settings, examples: data.LongTailedData) -> dict:
-    """What was run, on what."""
+    """What was run, on what; the updates of its first stage stand in that one's."""
     counts = examples.class_counts
+    second_stage = resolve(settings).second_stage
     return {
         "method": settings.method,
         "dataset": settings.dataset,
@@ -488,7 +501,7 @@ def describe(settings: Settings, examples: data.LongTailedData) -> dict:
         "class_counts": counts.tolist(),
         "imbalance_ratio": float(counts.max() / counts.min()),
         "test_images": len(examples.test),
-        "updates": settings.epochs * steps_per_epoch(settings, examples),
+        "updates": 0 if second_stage else settings.epochs * steps_per_epoch(settings, examples),
     }
 
 

@@ -30,11 +30,19 @@ def define(values: flags.FlagValues = flags.FLAGS):
 
 def settings(values: flags.FlagValues = flags.FLAGS) -> Settings:
     """The settings that the parsed flags make."""
-    given = {field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)}
-    try:
-        given["resolutions"] = tuple(int(size) for size in given["resolutions"])
-    except ValueError as error:
-        raise ValueError("--resolutions are whole numbers of pixels, such as 24,32,40.") from error
+    given = {}
+    for field in dataclasses.fields(Settings):
+        value = getattr(values, field.name)
+        if typing.get_origin(field.type) is tuple:
+            kind = typing.get_args(field.type)[0]
+            try:
+                value = tuple(map(kind, value))
+            except ValueError as error:
+                raise ValueError(
+                    f"--{field.name} is {','.join(value)} but must be of type {kind.__name__}, "
+                    "with commas between."
+                ) from error
+        given[field.name] = value
     return Settings(**given)
 
 

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 import sys
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from candle_tf import benchmark
-from candle_tf.settings import Settings
+from candle_tf.settings import Settings, resolved
 
 BASE = Settings(dataset="digits", imbalance_ratio=10, epochs=1, steps_per_epoch=3)
 TRAIN = [sys.executable, str(Path(__file__).parents[1] / "scripts" / "train.py")]
@@ -48,18 +49,53 @@ def test_every_cell_has_a_directory_of_its_own():
     }
 
 
-def test_seeds_are_whole_numbers():
-    with pytest.raises(ValueError, match="--seeds are whole numbers"):
-        plan(["crt"], seeds=["0", "x"])
+@pytest.mark.parametrize(
+    "seeds, problem", [(["0", "x"], "--seeds are whole numbers"), (["1", "01"], "has one twice")]
+)
+def test_seeds_are_different_whole_numbers(seeds, problem):
+    with pytest.raises(ValueError, match=problem):
+        plan(["crt"], seeds=seeds)
+
+
+@pytest.mark.parametrize(
+    "change, reference",
+    [
+        ("imbalance_ratio=1", True),
+        ("imbalance_ratio=10", False),
+        ("dataset='tfds:cifar10'", True),
+        ("profile='step'", True),
+        ("validation_split=0.5", True),
+        ("learning_rate=1", False),
+    ],
+)
+def test_a_row_on_other_data_is_a_reference(change, reference):
+    (cell,) = plan([f"cross_entropy:{change}"])
+    assert cell.reference == reference
+
+
+def test_a_finished_cell_of_other_settings_is_refused(tmp_path):
+    (cell,) = plan(["cross_entropy"], tmp_path)
+    finish(cell, 0.5)
+    Path(cell.settings.workdir, "flags.cfg").write_text(resolved(cell.settings).to_flags())
+    assert plan(["cross_entropy"], tmp_path) == [cell]
+    other = dataclasses.replace(BASE, learning_rate=0.1)
+    with pytest.raises(ValueError, match="--learning_rate=0.0025 there, --learning_rate=0.1 here"):
+        benchmark.plan(other, ["cross_entropy"], ["digits"], [0], str(tmp_path))
 
 
 @pytest.mark.parametrize(
     "methods, problem",
     [
         (["crossentropy"], "did you mean 'cross_entropy'"),
-        (["crt:batches=3"], "no flag --batches"),
+        (["crt:batches=3"], "'crt:batches=3': Unknown flag of a row 'batches'"),
+        (["crt:seed=3"], "Unknown flag of a row 'seed'"),
+        (["crt:method='ncm'"], "Unknown flag of a row 'method'"),
+        (["crt:workdir='here'"], "Unknown flag of a row 'workdir'"),
         (["crt:epochs=-3"], "--epochs is -3"),
-        (["crt:epochs='many'"], "crt:epochs='many'"),
+        (["crt:epochs=0"], "--epochs must be at least 1"),
+        (["crt:epochs='many'"], "crt:epochs='many'.*--epochs cannot be 'many'"),
+        (["crt:temperature=4"], "--method=crt has not"),
+        (["mislas:sampler='reversd'"], "did you mean 'reversed'"),
         (["crt", "crt"], "Two rows are called 'crt'"),
         (["crt:0"], "an argument without a name"),
         (["a b = crt", "a, b = lws"], "differ in punctuation alone"),
@@ -71,7 +107,7 @@ def test_a_mistake_is_named_before_anything_runs(methods, problem):
         plan(methods)
 
 
-def finish(cell: benchmark.Cell, overall: float, per_class=(0.5, 0.3)):
+def finish(cell: benchmark.Cell, overall: float, per_class=(0.5, 0.3), validation=None):
     """Writes what the cell's run would have."""
     report = {
         "overall": overall,
@@ -84,6 +120,8 @@ def finish(cell: benchmark.Cell, overall: float, per_class=(0.5, 0.3)):
         "student": {"test": report, "kilobytes": 74.0},
         "seconds": {"train": 9},
     }
+    if validation is not None:
+        results["student"]["validation"] = {**report, "class_mean": validation}
     Path(cell.settings.workdir).mkdir(parents=True)
     (Path(cell.settings.workdir) / "metrics.json").write_text(json.dumps(results))
 
@@ -108,7 +146,20 @@ def test_the_table_has_mean_spread_best_and_gap(tmp_path):
     assert overall["candle"] == "**50.0 ± 10.0**"
     assert overall["ceiling"] == "90.0 ± 0.0"  # other data: it does not compete
     assert "balanced_softmax" not in overall  # not finished
-    assert "candle is +19.0 points from cross_entropy" in benchmark.results_table(cells)
+    gap = "candle is +19.0 points from cross_entropy, the best prior method here by the mean of"
+    assert gap in benchmark.results_table(cells)
+
+
+def test_the_gap_is_between_rows_chosen_on_held_out_images(tmp_path):
+    cells = plan(["candle", "candle_kl", "cross_entropy", "focal"], tmp_path)
+    accuracy = {"candle": (0.5, 0.6), "candle_kl": (0.6, 0.5)}  # test, validation
+    accuracy |= {"cross_entropy": (0.3, 0.4), "focal": (0.55, 0.3)}
+    for cell in cells:
+        test, validation = accuracy[cell.method]
+        finish(cell, test, validation=validation)
+    sentence = benchmark.results_table(cells).splitlines()[-1]
+    assert sentence.startswith("Overall, candle is +20.0 points from cross_entropy")
+    assert sentence.endswith("on the validation images.")
 
 
 def test_the_csv_has_a_line_a_finished_cell(tmp_path):
@@ -117,6 +168,8 @@ def test_the_csv_has_a_line_a_finished_cell(tmp_path):
         finish(cell, 0.25)
     lines = list(csv.DictReader(io.StringIO(benchmark.results_csv(cells))))
     assert [line["method"] for line in lines] == ["crt", "candle"]  # no line for a first stage
+    assert [line["updates"] for line in lines] == ["6", "3"]  # but its updates and seconds count
+    assert [line["seconds"] for line in lines] == ["18", "9"]
     assert lines[0]["test overall"] == "0.25" and lines[0]["test tail"] == "0.3"
 
 

@@ -56,6 +56,37 @@ def test_save_and_reload(build, suffix, tmp_path):
     np.testing.assert_allclose(again(FEATURES), classifier(FEATURES), rtol=1e-6)
 
 
+class Recorder:
+    """Keeps the labels that it is given in place of learning from them."""
+
+    def compile(self, *args, **kwargs):
+        pass
+
+    def fit(self, batches, epochs, steps_per_epoch, verbose):
+        drawn = [labels.numpy() for _, labels in batches.take(epochs * steps_per_epoch)]
+        return np.concatenate(drawn).reshape(epochs, -1)
+
+
+@pytest.mark.parametrize(
+    "sampler, size, shares",
+    [
+        ("instance_balanced", 1000, [0.1, 0.1, 0.1, 0.1]),
+        ("class_balanced", 1000, [0.5, 0.5, 0.5, 0.5]),
+        ("progressively_balanced", 1000, [0.1, 0.2, 0.3, 0.4]),
+        ("over_sampling", 1800, [0.5, 0.5, 0.5, 0.5]),
+        ("under_sampling", 200, [0.5, 0.5, 0.5, 0.5]),
+    ],
+)
+def test_the_sampler_decides_what_an_epoch_takes(sampler, size, shares):
+    labels = np.repeat([0, 1], [900, 100])
+    features = np.zeros((1000, 2), np.float32)
+    drawn = classifiers.fit_on_features(
+        Recorder(), features, labels, None, sampler, 4, 100, 0.1, seed=0
+    )
+    assert drawn.shape == (4, size)
+    np.testing.assert_allclose(drawn.mean(axis=1), shares, atol=0.05)
+
+
 def cosine_student(num_classes=3):
     student = ct.students.resnet_e(num_classes, 16, width=0.125, blocks=(1,))
     features = student.get_layer("features").output

@@ -184,7 +184,7 @@ def compiled(**changes):
     student = training.build_student(settings, 10)
     method = resolve(settings)
     setup = training.set_up(settings, examples)
-    return training.build_model(settings, method, student, setup, settings.epochs), student
+    return training.build_model(settings, method, student, setup), student
 
 
 def test_warm_up_rises_from_0_and_then_anneals_to_0():
@@ -226,6 +226,18 @@ def test_two_step_training_begins_with_real_weights(tmp_path, monkeypatch):
     assert {"first_step", "train"} <= set(results["seconds"])
 
 
+def test_each_step_turns_to_the_second_branch(monkeypatch):
+    models = []
+    monkeypatch.setattr(
+        training, "fit", lambda s, method, model, *args: models.append(model) or 0.0
+    )
+    settings = tiny("x", method="bbn", two_step=True, epochs=3)
+    examples = training.load_data(settings)
+    student, setup = training.build_student(settings, 10), training.set_up(settings, examples)
+    training.train(settings, resolve(settings), student, setup, examples, {})
+    assert [model.total_steps for model in models] == [3, 6]
+
+
 def test_the_second_step_goes_on_from_all_that_the_first_learned(tmp_path, monkeypatch):
     models = []
     monkeypatch.setattr(
@@ -243,6 +255,22 @@ def test_the_second_step_goes_on_from_all_that_the_first_learned(tmp_path, monke
     for part in ("student", "adapter", "balancer"):
         for a, b in zip(getattr(first, part).get_weights(), getattr(second, part).get_weights()):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("given, expected", [((), (0.05, 0.1)), ((0.3, 0.0), (0.3, 0.0))])
+def test_factors_of_label_aware_smoothing(given, expected, finished, tmp_path, monkeypatch):
+    told = []
+
+    def second_stage(first):
+        told.append(first.label_smoothing)
+        return first.kernel, first.bias
+
+    monkeypatch.setitem(training.SECOND_STAGES, "mislas", second_stage)
+    settings = resolved(tiny(tmp_path, method="mislas", label_smoothing=given))
+    method = dataclasses.replace(resolve(settings), batch_norm_shift=False)
+    first = tiny(finished[0], resolutions=(12, 16, 20))
+    training.retrain_classifier(settings, method, first, training.load_data(settings))
+    assert told == [expected]
 
 
 @pytest.mark.parametrize("bits, precision", [("1", 1), ("ternary", 2), ("4", 4), ("32", 32)])
@@ -294,12 +322,6 @@ def test_every_method_runs_and_is_restored(method, tmp_path):
     assert report["test"] == results["student"]["test"]
 
 
-def test_settings_change_the_methods_row():
-    method = resolve(tiny("x", method="candle_paper", sampler="square_root"))
-    assert method == dataclasses.replace(METHODS["candle_paper"], sampler="square_root")
-    assert resolve(tiny("x", prior_adjusted=True, temperature=1.0)).prior_adjusted
-
-
 def test_no_epochs_measures_the_teacher_alone(tmp_path):
     results = training.run(tiny(tmp_path, epochs=0, validation_split=0.2))
     assert "student" not in results
@@ -330,6 +352,7 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"teacher_preprocessing": "tensorflow"}, "Unknown preprocessing"),
         ({"teacher": "keras:InceptionV3", "teacher_weights": ""}, "teacher can downsample"),
         ({"sampler": "class_balance"}, "did you mean 'class_balanced'"),
+        ({"sampler": "progressively_balanced"}, "of more than one epoch"),
         ({"calibration": "softmax"}, "balanced_softmax"),
         ({"imbalance_ratio": 0.5}, "imbalance_ratio is 0.5"),
         ({"profile": "exp"}, "exponential"),
@@ -340,6 +363,8 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"steps_per_epoch": 0}, "--steps_per_epoch is 0"),
         ({"calibration_epochs": 0}, "--calibration_epochs is 0"),
         ({"temperature": 0.0}, "--temperature is 0"),
+        ({"label_smoothing": (0.3,)}, "--label_smoothing is 0.3 but must be two numbers"),
+        ({"label_smoothing": (0.3, 1.0)}, "--label_smoothing is 0.3,1.0"),
         ({"learning_rate": float("nan")}, "--learning_rate is nan"),
         ({"seed": -1}, "--seed is -1"),
         ({"workdir": ""}, "--workdir is missing"),

@@ -73,16 +73,18 @@ def training_batches(
         labels int64 (batch,)); with several views, the images are a tuple of such.
 
     Raises:
-        ValueError: for an unknown sampler, `progressively_balanced` without an end, or no view.
+        ValueError: for an unknown sampler, `progressively_balanced` over less than two epochs, or
+            no view.
     """
     n = epoch_length(examples.labels, sampler)
-    if sampler == "progressively_balanced" and num_examples is None:
+    num_epochs = 1 if num_examples is None else -(-num_examples // n)
+    if sampler == "progressively_balanced" and num_epochs < 2:
         raise ValueError(
-            "The sampler progressively_balanced changes until the stream's end: give num_examples."
+            f"The sampler progressively_balanced changes from epoch to epoch of {n} images until "
+            "the stream's end: give num_examples of more than one epoch, that is, train longer."
         )
     if views < 1:
         raise ValueError(f"views is {views} but must be at least 1.")
-    num_epochs = 1 if num_examples is None else -(-num_examples // n)
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         key = tf.random.fold_in([seed, 0], number)

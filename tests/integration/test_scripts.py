@@ -130,7 +130,11 @@ def test_a_killed_benchmark_goes_on(end, tmp_path):
     [
         ("train", ["--workdir=/tmp/x", "--method=candel"], "did you mean 'candle'"),
         ("train", ["--workdir=/tmp/x", "digits"], "Not a flag: 'digits'"),
-        ("train", ["--workdir=/tmp/x", "--resolutions=a,b"], "whole numbers of pixels"),
+        (
+            "train",
+            ["--workdir=/tmp/x", "--resolutions=a,b"],
+            "--resolutions is a,b but must be of type int",
+        ),
         ("evaluate", ["--workdir=/nowhere"], "names no run of train.py"),
         ("report", ["--workdir=/nowhere"], "names no run of train.py"),
         ("compare", ["/nowhere"], "/nowhere holds no finished run"),

@@ -1,0 +1,96 @@
+import dataclasses
+
+import pytest
+from candle_tf.methods import METHODS
+from candle_tf.settings import Settings, changed, first_stage, resolve, resolved
+
+RUN = Settings(workdir="run")
+
+
+def of(method: str, **changes) -> Settings:
+    return dataclasses.replace(RUN, method=method, **changes)
+
+
+def test_settings_change_the_methods_row():
+    method = resolve(of("candle_paper", sampler="square_root"))
+    assert method == dataclasses.replace(METHODS["candle_paper"], sampler="square_root")
+    assert resolve(of("candle", prior_adjusted=True, temperature=1.0)).prior_adjusted
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_run_and_run_again_from_its_flags(method):
+    settings = resolved(of(method, validation_split=0.1))
+    settings.check()
+    assert resolved(settings) == settings and settings.sampler == METHODS[method].sampler
+    assert (settings.temperature is None) == (not METHODS[method].distills)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("temperature", 4.0),
+        ("prior_adjusted", True),
+        ("calibration", "cross_entropy"),
+        ("lambda_per_sample", True),
+    ],
+)
+def test_a_flag_of_methods_with_a_teacher_is_refused_by_the_others(name, value):
+    resolved(of("candle", **{name: value})).check()
+    with pytest.raises(ValueError, match=f"--{name} is .* --method=focal has not"):
+        resolved(of("focal", **{name: value})).check()
+
+
+def test_without_epochs_every_method_calibrates():
+    resolved(of("focal", epochs=0, calibration="label_aware_smoothing")).check()
+
+
+@pytest.mark.parametrize("sampler", [None, "class_balanced"])
+def test_a_second_stages_sampler_is_that_of_its_first(sampler):
+    assert first_stage(of("crt", sampler=sampler)).sampler == sampler
+
+
+@pytest.mark.parametrize("method", ["oltr", "dive"])
+def test_what_trains_anew_keeps_its_sampler_to_itself(method):
+    settings = resolved(of(method, binary_optimizer="bop", student_bits="1"))
+    first = first_stage(settings)
+    assert first.sampler is None
+    resolved(first).check()
+
+
+def test_no_first_stage():
+    assert first_stage(of("candle")) is None
+
+
+@pytest.mark.parametrize(
+    "name, value, expected",
+    [
+        ("imbalance_ratio", 10, 10.0),
+        ("imbalance_ratio", None, None),
+        ("student_bits", 32, "32"),
+        ("steps_per_epoch", 7, 7),
+        ("two_step", True, True),
+        ("resolutions", [24, 32, 40], (24, 32, 40)),
+        ("label_smoothing", (0.3, 0), (0.3, 0.0)),
+    ],
+)
+def test_values_become_those_of_flags(name, value, expected):
+    value = getattr(changed(RUN, **{name: value}), name)
+    assert value == expected and type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("epochs", "many"),
+        ("epochs", 1.5),
+        ("epochs", None),
+        ("two_step", 1),
+        ("student", 0.5),
+        ("resolutions", "24,32"),
+        ("resolutions", (24.5, 32)),
+        ("learning_rate", {}),
+    ],
+)
+def test_values_of_another_type_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"--{name} cannot be"):
+        changed(RUN, **{name: value})
