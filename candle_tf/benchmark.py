@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from candle_tf.methods import METHODS
 from candle_tf.registry import lookup, parse_spec
-from candle_tf.settings import Settings, changed, first_stage, resolved
+from candle_tf.settings import Settings, first_stage, resolved
 from candle_tf.tables import markdown, shares
-from candle_tf.workdir import HISTORY_FILE, METRICS_FILE, check_workdir, write_text
+from candle_tf.workdir import HISTORY_FILE, METRICS_FILE, check_workdir, identity, write_text
 
 LOG_FILE = "log.txt"
 DATA = ("dataset", "imbalance_ratio", "profile", "validation_split")  # what a run trains on
-PLANNED = ("workdir", "first_stage", "seed")  # what no row changes
+PLANNED = ("workdir", "first_stage", "method", "seed")  # what the benchmark itself decides
 
 
 @dataclass(frozen=True)
@@ -83,44 +83,51 @@ def plan(
     if len(set(seeds)) < len(seeds):
         raise ValueError("--seeds has one twice: each is one repetition.")
     cells: list[Cell] = []
-    workdirs: dict[Settings, str] = {}  # by what is run there
+    workdirs: dict[tuple, str] = {}  # by what is run there
     for dataset, on_dataset in overrides(base, "dataset", datasets).items():
         for seed in seeds:
             seeded = dataclasses.replace(on_dataset, seed=seed, workdir=output)
-            rows = overrides(seeded, "method", methods)
-            for row, settings in rows.items():
-                if not settings.epochs:
-                    raise ValueError("A benchmark compares students: --epochs must be at least 1.")
-                workdirs.setdefault(settings, place(output, dataset, row, f"seed {seed}"))
-            firsts = {
-                row: dataclasses.replace(first, workdir=output)
-                for row, settings in rows.items()
-                if (first := first_stage(settings))
-            }
+            rows, firsts = {}, {}
+            for row, settings in overrides(seeded, "method", methods).items():
+                rows[row] = checked(row, settings)
+                workdir = place(output, dataset, row, f"seed {seed}")
+                workdirs.setdefault(identity(rows[row].to_flags()), workdir)
+                if first := first_stage(settings):
+                    firsts[row] = checked(row, first)
             for first in firsts.values():
-                if first not in workdirs:
-                    digest = hashlib.sha1(first.to_flags().encode()).hexdigest()[:8]
+                run = identity(first.to_flags())
+                if run not in workdirs:
+                    digest = hashlib.sha1("\n".join(run).encode()).hexdigest()[:8]
                     name = f"first {first.method} {digest}"
-                    workdirs[first] = place(output, dataset, name, f"seed {seed}")
-                    settings = dataclasses.replace(first, workdir=workdirs[first])
-                    cells.append(Cell(dataset, "", settings))
+                    workdirs[run] = place(output, dataset, name, f"seed {seed}")
+                    cells.append(
+                        Cell(dataset, "", dataclasses.replace(first, workdir=workdirs[run]))
+                    )
             for row, settings in rows.items():
+                first = firsts.get(row)
                 settings = dataclasses.replace(
                     settings,
-                    workdir=workdirs[settings],
-                    first_stage=workdirs[firsts[row]] if row in firsts else None,
+                    workdir=workdirs[identity(settings.to_flags())],
+                    first_stage=first and workdirs[identity(first.to_flags())],
                 )
                 other_data = any(getattr(settings, n) != getattr(seeded, n) for n in DATA)
                 cells.append(Cell(dataset, row, settings, other_data))
     if len(set(workdirs.values())) < len(workdirs):
         raise ValueError("Two labels differ in punctuation alone: their cells need other names.")
-    for cell in sorted(cells, key=lambda cell: not cell.method):  # rows before what they start from
-        try:
-            resolved(cell.settings).check()
-            check_workdir(resolved(cell.settings))
-        except ValueError as error:
-            raise ValueError(f"{cell.name}: {error}") from error
+    for cell in cells:
+        check_workdir(resolved(cell.settings))
     return cells
+
+
+def checked(row: str, settings: Settings) -> Settings:
+    """The resolved settings of a row or its first stage."""
+    try:
+        settings.check()
+        if not settings.epochs:
+            raise ValueError("A benchmark compares students: --epochs must be at least 1.")
+    except ValueError as error:
+        raise ValueError(f"{row!r}: {error}") from error
+    return resolved(settings)
 
 
 def place(output: str, *parts: str) -> str:
@@ -135,8 +142,7 @@ def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Sett
         what: the setting that NAME is of.
     """
     made = {}
-    fields = [field.name for field in dataclasses.fields(base)]
-    free = dict.fromkeys(name for name in fields if name not in (what, *PLANNED))
+    names = dict.fromkeys(field.name for field in dataclasses.fields(base))
     for spec in specs:
         label, equals, changes = spec.rpartition(" = ")
         label = label if equals else spec
@@ -145,8 +151,10 @@ def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Sett
         name, arguments = parse_spec(changes)
         try:
             for argument in arguments:
-                lookup("flag of a row", argument, free)
-            made[label] = changed(base, **{what: name, **arguments})
+                lookup("flag", argument, names)
+                if argument in (what, *PLANNED):
+                    raise ValueError(f"--{argument} is decided by the benchmark's own flags.")
+            made[label] = dataclasses.replace(base, **{what: name, **arguments})
         except ValueError as error:
             raise ValueError(f"{spec!r}: {error}") from error
     return made
@@ -281,17 +289,16 @@ def dataset_table(cells: Mapping[Cell, dict]) -> str:
 def gap(cells: Mapping[Cell, dict]) -> list[str]:
     """A sentence: what CANDLE's best row has over the best prior method's on the test set.
 
-    Both are chosen by the mean of the classes, on held-out images where all have some, else on the
-    test set itself. No sentence without a row of each.
+    Both are chosen by the mean of the classes, on held-out images where every row has some, else on
+    the test set itself. References do not take part. No sentence without a row of each.
     """
-    held_out = all("validation" in results["student"] for results in cells.values())
+    students = {cell: results["student"] for cell, results in cells.items() if not cell.reference}
+    held_out = all("validation" in student for student in students.values())
     split = "validation" if held_out else "test"
     accuracy = {}  # a row -> of each seed, what it is chosen by and what is reported
-    for cell, results in cells.items():
-        if not cell.reference:
-            student = results["student"]
-            pair = student[split]["class_mean"], student["test"]["overall"]
-            accuracy.setdefault(cell.method, []).append(pair)
+    for cell, student in students.items():
+        pair = student[split]["class_mean"], student["test"]["overall"]
+        accuracy.setdefault(cell.method, []).append(pair)
     means = {row: np.mean(pairs, axis=0) for row, pairs in accuracy.items()}
     candle = {cell.method for cell in cells if METHODS[cell.settings.method].distills}
     rows = [row for row in means if row in candle], [row for row in means if row not in candle]

@@ -152,7 +152,7 @@ def fit_on_features(
         labels: int64 (n,).
         loss: of labels and logits.
         sampler: which features an epoch takes, a name of `candle_tf.data.SAMPLERS`.
-        epochs: of `samplers.epoch_length` features each.
+        epochs: of `samplers.epoch_length` features each, rounded up to whole batches.
         batch_size, learning_rate: of Adam, annealed by cosine to 0.
         seed: of the order of the features.
         verbose: as in `tf.keras.Model.fit`.
@@ -161,15 +161,15 @@ def fit_on_features(
 
     def epoch(number):
         key = tf.random.fold_in([seed, 2], number)
-        order = epoch_order(labels, sampler, key, number / epochs)
+        order = epoch_order(labels, sampler, key, tf.minimum(number / epochs, 1.0))
         return tf.data.Dataset.from_tensor_slices(order)
 
-    stream = tf.data.Dataset.range(epochs).flat_map(epoch).batch(batch_size)
+    stream = tf.data.Dataset.counter().flat_map(epoch).batch(batch_size)
     batches = stream.map(lambda i: (tf.gather(features, i), tf.gather(labels, i)))
     steps = -(-epoch_length(labels, sampler) // batch_size)
     schedule = tf.keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
     classifier.compile(tf.keras.optimizers.Adam(schedule), loss, metrics=["accuracy"])
-    return classifier.fit(batches.repeat(), epochs=epochs, steps_per_epoch=steps, verbose=verbose)
+    return classifier.fit(batches, epochs=epochs, steps_per_epoch=steps, verbose=verbose)
 
 
 def weight_norms(network: tf.keras.Model) -> np.ndarray | None:

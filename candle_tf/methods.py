@@ -273,6 +273,7 @@ METHODS = {
             "method": "balanced_softmax",
             "student_bits": "32",
             "binary_optimizer": "adam",
+            "two_step": False,
         },
     ),
 }

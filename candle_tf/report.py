@@ -213,7 +213,9 @@ def write_page(
         parts.append(f"<h2>{title}</h2>\n{shown}")
     counts = run["class_counts"]
     trained = (
-        f"{run['updates']:,} updates" if run["updates"] else "A new classifier for a finished run,"
+        f"{run['updates']:,} updates"
+        if run["updates"]
+        else "A new classifier on a finished run's features,"
     )
     page = PAGE.format(
         title=html.escape(f"{run['method']} on {run['dataset']}"),

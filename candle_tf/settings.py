@@ -12,8 +12,11 @@ from candle_tf.registry import lookup, parse_spec
 from candle_tf.students import bits
 from candle_tf.teacher import CALIBRATIONS, PREPROCESSING
 
-OF_CANDLE = ("prior_adjusted", "temperature", "calibration")
-OWN = ("sampler", *OF_CANDLE)  # a method's, unless given
+OWN = ("sampler", "prior_adjusted", "temperature", "calibration")  # a method's, unless given
+# What only a run with a teacher reads, and what second stages read too.
+OF_TEACHER = ("teacher", "teacher_weights", "teacher_preprocessing", "allow_custom_code")
+OF_DISTILLATION = ("prior_adjusted", "temperature", "calibration", "lambda_per_sample")
+OF_FEATURES = ("calibration_epochs", "calibration_views", "label_smoothing")
 
 
 def setting(default, help):
@@ -22,7 +25,11 @@ def setting(default, help):
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides a run; scripts/train.py has a flag for each."""
+    """Everything that decides a run; scripts/train.py has a flag for each.
+
+    Raises:
+        ValueError: for a value of another type.
+    """
 
     workdir: str = setting("", "Directory of this run: flags, logs, checkpoints, metrics, exports.")
     dataset: str = setting("digits", "'digits', or 'tfds:NAME' for a set of TFDS.")
@@ -107,6 +114,10 @@ class Settings:
     )
     seed: int = setting(0, "Of everything random: the same seed gives the same run.")
 
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, typed(field, getattr(self, field.name)))
+
     @property
     def calibrates(self) -> bool:
         """Whether the run has a teacher: to distill, or, where nothing is trained, to measure."""
@@ -124,23 +135,39 @@ class Settings:
         return "".join(lines)
 
     def check(self):
-        """Refuses, before any work, names that do not exist and numbers out of range."""
+        """Refuses, before any work, names that do not exist and numbers out of range.
+
+        Raises:
+            ValueError: one sentence that names cause and remedy.
+        """
         if not self.workdir:
             raise ValueError("--workdir is missing: name the directory that the run writes to.")
         method = resolve(self)
         lookup("profile", self.profile, data.PROFILES)
-        lookup("sampler", self.sampler, data.SAMPLERS)
+        lookup("sampler", method.sampler, data.SAMPLERS)
         students.find(parse_spec(self.student)[0])
         lookup("student_bits", self.student_bits, bits.BITS)
         build_optimizer(self.binary_optimizer, self.learning_rate)
-        for name in (*OF_CANDLE, "lambda_per_sample"):
-            if getattr(self, name) and not self.calibrates:
+        lookup("calibration", method.calibration, dict.fromkeys(CALIBRATIONS))
+        for name in OF_DISTILLATION:
+            if getattr(self, name) not in (None, False) and not self.calibrates:
                 raise ValueError(
-                    f"--{name} is of methods with a teacher, which --method={self.method} has not: "
-                    "leave one of the two out."
+                    f"--{name} is of methods with a teacher, and --method={self.method} has none: "
+                    "leave it out, or give it to those that have."
                 )
-        if self.calibrates:
-            lookup("calibration", self.calibration, dict.fromkeys(CALIBRATIONS))
+        if self.lambda_per_sample and method.fixed_lambda is not None:
+            raise ValueError(
+                f"--lambda_per_sample is of the adversarial lambda; --method={self.method} has a "
+                "fixed one, so leave it out."
+            )
+        if self.first_stage:
+            if method.first_stage is None:
+                raise ValueError(
+                    f"--first_stage is of methods of two stages, and --method={self.method} has "
+                    "one: leave it out."
+                )
+            if os.path.realpath(self.first_stage) == os.path.realpath(self.workdir):
+                raise ValueError("--first_stage is the --workdir: each run has its own.")
         if self.teacher_preprocessing is not None:
             lookup("preprocessing", self.teacher_preprocessing, dict.fromkeys(PREPROCESSING))
         least = {"epochs": 0, "seed": 0, "warmup_epochs": 0} | dict.fromkeys(
@@ -152,9 +179,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise ValueError(f"--{name} is {value} but must be at least {minimum}.")
-        for name in ("learning_rate", "temperature"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
+        rates = {"learning_rate": self.learning_rate, "temperature": method.temperature}
+        for name, value in rates.items():
+            if not 0 < value < float("inf"):
                 raise ValueError(f"--{name} is {value} but must be above 0.")
         smoothing = self.label_smoothing
         if smoothing and not (len(smoothing) == 2 and all(0 <= e < 1 for e in smoothing)):
@@ -164,6 +191,11 @@ class Settings:
             )
         if self.two_step and self.epochs == 1:
             raise ValueError("--two_step needs at least 2 --epochs, one for each step.")
+        if self.two_step and self.student_bits == "32":
+            raise ValueError(
+                "--two_step begins with real-valued weights, as --student_bits=32 has them "
+                "throughout: leave one of the two out."
+            )
         if self.student_bits != "1" and not self.binary_optimizer.startswith("adam"):
             raise ValueError(
                 f"--binary_optimizer={self.binary_optimizer} trains binary weights: there are none "
@@ -190,11 +222,20 @@ def resolve(settings: Settings) -> Method:
 
 
 def resolved(settings: Settings) -> Settings:
-    """The settings with all that the method decides, where they do not, and an absolute path."""
+    """Everything that decides the run, written out, so that equal runs have equal settings.
+
+    What is the method's own stands where nothing is given, the default where the run reads nothing.
+    """
     method = resolve(settings)
-    data_dir = settings.data_dir and os.path.abspath(os.path.expanduser(settings.data_dir))
-    given = {name: getattr(method, name) for name in (OWN if settings.calibrates else OWN[:1])}
-    return dataclasses.replace(settings, data_dir=data_dir, **given)
+    paths = {name: getattr(settings, name) for name in ("data_dir", "first_stage")}
+    paths = {k: v and os.path.abspath(os.path.expanduser(v)) for k, v in paths.items()}
+    own = {name: getattr(method, name) for name in OWN}
+    unread = () if settings.calibrates else (*OF_TEACHER, *OF_DISTILLATION)
+    if not settings.calibrates and method.first_stage is None:
+        unread += OF_FEATURES
+    fields = dataclasses.fields(settings)
+    defaults = {field.name: field.default for field in fields if field.name in unread}
+    return dataclasses.replace(settings, **(paths | own | defaults))
 
 
 def first_stage(settings: Settings) -> Settings | None:
@@ -209,25 +250,19 @@ def first_stage(settings: Settings) -> Settings | None:
     return dataclasses.replace(settings, **given)
 
 
-def changed(settings: Settings, **changes) -> Settings:
-    """The settings with other values, each made of its setting's type.
-
-    Raises:
-        ValueError: for a value of another type.
-    """
-    fields = {field.name: field for field in dataclasses.fields(settings)}
-    return dataclasses.replace(
-        settings, **{name: typed(fields[name], value) for name, value in changes.items()}
-    )
+def kind_of(field: dataclasses.Field) -> tuple[type, bool]:
+    """The type of a setting's value, or of its parts, and whether it has parts."""
+    several = typing.get_origin(field.type) is tuple
+    return (typing.get_args(field.type) or (field.type,))[0], several  # of X | None or X
 
 
 def typed(field: dataclasses.Field, value):
     """The value that a flag would have; whole numbers also stand for 10.0 and "10"."""
-    kind, *others = typing.get_args(field.type) or (field.type,)  # of X | None or tuple[X, ...]
-    if value is None and type(None) in others:
+    if value is None and field.default is None:
         return None
-    several = typing.get_origin(field.type) is tuple
+    kind, several = kind_of(field)
     values = value if several and isinstance(value, (tuple, list)) else [value]
     if any(type(v) is not kind and (type(v) is not int or kind is bool) for v in values):
-        raise ValueError(f"--{field.name} cannot be {value!r}: it is of type {kind.__name__}.")
+        takes = f"({kind.__name__}, ...)" if several else kind.__name__
+        raise ValueError(f"--{field.name} cannot be {value!r}: it takes {takes}.")
     return tuple(map(kind, values)) if several else kind(value)

@@ -50,10 +50,13 @@ def run(settings: Settings) -> dict:
     Raises:
         ValueError, OSError: one sentence that names cause and remedy.
     """
-    method = resolve(settings)
-    first = first_stage(settings)
-    settings = resolved(settings)
     settings.check()
+    first = first_stage(settings) if settings.epochs else None
+    if first:
+        first.check()
+        first = resolved(first)
+        check_workdir(first)
+    method, settings = resolve(settings), resolved(settings)
     check_workdir(settings)
     finished = Path(settings.workdir) / METRICS_FILE
     if finished.exists():
@@ -65,8 +68,9 @@ def run(settings: Settings) -> dict:
         examples = load_data(settings)
     student = build_student(settings, len(examples.class_names))
     StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
-    if settings.epochs and not method.second_stage:
-        training_stream(settings, method, examples)  # and a sampler that cannot
+    for each in filter(None, (first, settings)):
+        if each.epochs and not resolve(each).second_stage:
+            training_stream(each, resolve(each), examples)  # and a sampler that never progresses
     with claimed_workdir(settings, examples.class_names) as workdir:
         if first:
             run(first)
@@ -491,7 +495,7 @@ def evaluation_batches(
 
 
 def describe(settings: Settings, examples: data.LongTailedData) -> dict:
-    """What was run, on what; the updates of its first stage stand in that one's."""
+    """What was run, on what; the updates of a first stage stand in its own metrics.json."""
     counts = examples.class_counts
     second_stage = resolve(settings).second_stage
     return {

@@ -18,21 +18,25 @@ BEGUN = (CLASSIFIER_FILE, CHECKPOINTS, FIRST_STEP, METRICS_FILE)
 MOVABLE = ("--data_dir", "--download", "--first_stage")
 
 
+def identity(flags: str) -> tuple[str, ...]:
+    """What decides a run of a flag file's text: all but where its sources lie."""
+    return tuple(line for line in flags.splitlines() if not line.startswith(MOVABLE))
+
+
 def check_workdir(settings: Settings):
-    """Refuses a workdir in which another run has begun; where its sources lie may change."""
+    """Refuses the workdir of resolved settings if another run has begun in it."""
     workdir = Path(settings.workdir)
     path = workdir / FLAG_FILE
     begun = any((workdir / name).exists() for name in BEGUN)
     if not path.exists() or not begun:
         return
-    old, new = (
-        {line for line in text.splitlines() if not line.startswith(MOVABLE)}
-        for text in (path.read_text(encoding="utf-8"), settings.to_flags())
-    )
+    texts = path.read_text(encoding="utf-8"), settings.to_flags()
+    old, new = (set(identity(text)) for text in texts)
     if old != new:
+        there, here = (" ".join(sorted(x)) or "not given" for x in (old - new, new - old))
         raise ValueError(
-            f"{settings.workdir} holds another run ({' '.join(sorted(old - new))} there, "
-            f"{' '.join(sorted(new - old))} here): give another --workdir, or delete it."
+            f"{settings.workdir} holds another run ({there} there, {here} here): name another "
+            "directory, or delete that one."
         )
 
 

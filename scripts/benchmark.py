@@ -51,6 +51,6 @@ def progress(states: Mapping[benchmark.Cell, str]) -> Table:
 
 
 if __name__ == "__main__":
-    run_flags.define()
+    run_flags.define(omit=(*benchmark.PLANNED, "dataset"))
     flags.adopt_module_key_flags(run_flags)
     app.run(run_flags.main_of(run))

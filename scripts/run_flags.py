@@ -1,14 +1,14 @@
-"""The flags of a run: one for each field of `candle_tf.training.Settings`."""
+"""The flags of a run: one for each field of `candle_tf.settings.Settings`."""
 
 import dataclasses
 import os
 import sys
-import typing
+from collections.abc import Sequence
 
 import candle_tf  # noqa: F401  before tensorflow
 import tensorflow as tf
 from absl import flags, logging
-from candle_tf.settings import Settings
+from candle_tf.settings import Settings, kind_of
 from candle_tf.workdir import FLAG_FILE
 
 DEFINE = {
@@ -16,33 +16,32 @@ DEFINE = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
-    tuple: flags.DEFINE_list,
 }
 
 
-def define(values: flags.FlagValues = flags.FLAGS):
-    """Defines the flags of a run."""
+def define(values: flags.FlagValues = flags.FLAGS, omit: Sequence[str] = ()):
+    """Defines the flags of a run, but for those to omit."""
     for field in dataclasses.fields(Settings):
-        kind = (typing.get_args(field.type) or (field.type,))[0]  # X of X | None
-        kind = tuple if typing.get_origin(field.type) is tuple else kind
-        DEFINE[kind](field.name, field.default, field.metadata["help"], flag_values=values)
+        if field.name not in omit:
+            kind, several = kind_of(field)
+            define_one = flags.DEFINE_list if several else DEFINE[kind]
+            define_one(field.name, field.default, field.metadata["help"], flag_values=values)
 
 
 def settings(values: flags.FlagValues = flags.FLAGS) -> Settings:
-    """The settings that the parsed flags make."""
+    """The settings that the parsed flags make, at their defaults where no flag is defined."""
     given = {}
     for field in dataclasses.fields(Settings):
-        value = getattr(values, field.name)
-        if typing.get_origin(field.type) is tuple:
-            kind = typing.get_args(field.type)[0]
-            try:
-                value = tuple(map(kind, value))
-            except ValueError as error:
-                raise ValueError(
-                    f"--{field.name} is {','.join(value)} but must be of type {kind.__name__}, "
-                    "with commas between."
-                ) from error
-        given[field.name] = value
+        if field.name not in values:
+            continue
+        value, (kind, several) = getattr(values, field.name), kind_of(field)
+        try:
+            given[field.name] = tuple(map(kind, value)) if several else value
+        except ValueError as error:
+            raise ValueError(
+                f"--{field.name} is {','.join(value)} but must be "
+                f"{'whole ' if kind is int else ''}numbers with commas between."
+            ) from error
     return Settings(**given)
 
 

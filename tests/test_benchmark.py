@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from candle_tf import benchmark
-from candle_tf.settings import Settings, resolved
+from candle_tf.settings import Settings
 
 BASE = Settings(dataset="digits", imbalance_ratio=10, epochs=1, steps_per_epoch=3)
 TRAIN = [sys.executable, str(Path(__file__).parents[1] / "scripts" / "train.py")]
@@ -29,6 +29,9 @@ def test_a_first_stage_is_shared():
 
 
 def test_rows_that_are_one_run_share_it():
+    rows = ["crt", "crt:sampler='instance_balanced'", "candle", "candle:temperature=2"]
+    crt, same, candle, too = (c.settings for c in plan(rows) if c.method)
+    assert crt == same and candle == too
     cells = plan(
         ["ceiling = cross_entropy:imbalance_ratio=1"],
         datasets=["a = digits:imbalance_ratio=5", "digits"],
@@ -73,28 +76,36 @@ def test_a_row_on_other_data_is_a_reference(change, reference):
     assert cell.reference == reference
 
 
-def test_a_finished_cell_of_other_settings_is_refused(tmp_path):
-    (cell,) = plan(["cross_entropy"], tmp_path)
+def test_a_data_set_cannot_choose_the_method():
+    with pytest.raises(ValueError, match="--method is decided"):
+        plan(["crt"], datasets=["digits:method='crt'"])
+
+
+@pytest.mark.parametrize("method", ["cross_entropy", "crt"])
+def test_a_finished_cell_of_other_settings_is_refused(method, tmp_path):
+    cell, *others = plan([method], tmp_path)  # the first is what crt starts from
     finish(cell, 0.5)
-    Path(cell.settings.workdir, "flags.cfg").write_text(resolved(cell.settings).to_flags())
-    assert plan(["cross_entropy"], tmp_path) == [cell]
-    other = dataclasses.replace(BASE, learning_rate=0.1)
-    with pytest.raises(ValueError, match="--learning_rate=0.0025 there, --learning_rate=0.1 here"):
-        benchmark.plan(other, ["cross_entropy"], ["digits"], [0], str(tmp_path))
+    Path(cell.settings.workdir, "flags.cfg").write_text(cell.settings.to_flags())
+    moved = dataclasses.replace(BASE, data_dir="/elsewhere", download=True)
+    again = benchmark.plan(moved, [method], ["digits"], [0], str(tmp_path))
+    assert again[0].settings.workdir == cell.settings.workdir and again[0].results
+    Path(cell.settings.workdir, "flags.cfg").write_text("--learning_rate=0.1\n")
+    with pytest.raises(ValueError, match="holds another run .*--learning_rate=0.1 there"):
+        plan([method], tmp_path)
 
 
 @pytest.mark.parametrize(
     "methods, problem",
     [
         (["crossentropy"], "did you mean 'cross_entropy'"),
-        (["crt:batches=3"], "'crt:batches=3': Unknown flag of a row 'batches'"),
-        (["crt:seed=3"], "Unknown flag of a row 'seed'"),
-        (["crt:method='ncm'"], "Unknown flag of a row 'method'"),
-        (["crt:workdir='here'"], "Unknown flag of a row 'workdir'"),
+        (["crt:batches=3"], "'crt:batches=3': Unknown flag 'batches'"),
+        (["crt:seed=3"], "--seed is decided by the benchmark's own flags"),
+        (["crt:method='ncm'"], "--method is decided"),
+        (["crt:workdir='here'"], "--workdir is decided"),
         (["crt:epochs=-3"], "--epochs is -3"),
         (["crt:epochs=0"], "--epochs must be at least 1"),
         (["crt:epochs='many'"], "crt:epochs='many'.*--epochs cannot be 'many'"),
-        (["crt:temperature=4"], "--method=crt has not"),
+        (["crt:temperature=4"], "--method=crt has none"),
         (["mislas:sampler='reversd'"], "did you mean 'reversed'"),
         (["crt", "crt"], "Two rows are called 'crt'"),
         (["crt:0"], "an argument without a name"),
@@ -151,9 +162,10 @@ def test_the_table_has_mean_spread_best_and_gap(tmp_path):
 
 
 def test_the_gap_is_between_rows_chosen_on_held_out_images(tmp_path):
-    cells = plan(["candle", "candle_kl", "cross_entropy", "focal"], tmp_path)
+    ceiling = "ceiling = cross_entropy:imbalance_ratio=1,validation_split=0"
+    cells = plan(["candle", "candle_kl", "cross_entropy", "focal", ceiling], tmp_path)
     accuracy = {"candle": (0.5, 0.6), "candle_kl": (0.6, 0.5)}  # test, validation
-    accuracy |= {"cross_entropy": (0.3, 0.4), "focal": (0.55, 0.3)}
+    accuracy |= {"cross_entropy": (0.3, 0.4), "focal": (0.55, 0.3), "ceiling": (0.9, None)}
     for cell in cells:
         test, validation = accuracy[cell.method]
         finish(cell, test, validation=validation)

@@ -67,6 +67,14 @@ class Recorder:
         return np.concatenate(drawn).reshape(epochs, -1)
 
 
+def test_a_last_batch_that_is_filled_up_stays_near_the_end():
+    labels = np.repeat([0, 1], [945, 105])
+    drawn = classifiers.fit_on_features(
+        Recorder(), labels[:, None], labels, None, "progressively_balanced", 30, 500, 0.1, seed=0
+    )
+    assert drawn.shape == (30, 1500) and drawn[-6:].mean(axis=1).min() > 0.4
+
+
 @pytest.mark.parametrize(
     "sampler, size, shares",
     [

@@ -97,7 +97,7 @@ def test_two_views_are_aligned_and_augmented_independently(examples):
     [
         ({"views": 0}, "views is 0"),
         ({"sampler": "progressively_balanced"}, "give num_examples"),
-        ({"sampler": "progressively_balanced", "num_examples": 40}, "more than one epoch"),
+        ({"sampler": "progressively_balanced", "num_examples": 40}, "for more updates"),
         ({"sampler": "class-balanced"}, "did you mean 'class_balanced'"),
     ],
 )

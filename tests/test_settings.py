@@ -1,8 +1,14 @@
 import dataclasses
+import pathlib
+import sys
 
 import pytest
+from absl import flags
 from candle_tf.methods import METHODS
-from candle_tf.settings import Settings, changed, first_stage, resolve, resolved
+from candle_tf.settings import Settings, first_stage, resolve, resolved
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "scripts"))
+import run_flags  # noqa: E402
 
 RUN = Settings(workdir="run")
 
@@ -18,11 +24,26 @@ def test_settings_change_the_methods_row():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_can_be_run_and_run_again_from_its_flags(method):
-    settings = resolved(of(method, validation_split=0.1))
+def test_every_method_can_be_run_again_from_its_flags(method):
+    settings = resolved(of(method, validation_split=0.1, label_smoothing=(0.3, 0.0)))
     settings.check()
-    assert resolved(settings) == settings and settings.sampler == METHODS[method].sampler
+    values = flags.FlagValues()
+    run_flags.define(values)
+    values(["run", *settings.to_flags().splitlines(), "--workdir=run"])
+    assert run_flags.settings(values) == resolved(settings) == settings
+    assert settings.sampler == METHODS[method].sampler
     assert (settings.temperature is None) == (not METHODS[method].distills)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].first_stage])
+def test_a_first_stage_is_the_same_run_whatever_its_second_reads(method):
+    first = resolved(first_stage(of(method)))
+    changes = {"calibration_epochs": 7, "label_smoothing": (0.3, 0.0), "teacher": "keras:MobileNet"}
+    assert resolved(first_stage(of(method, **changes))) == first
+    assert resolved(first_stage(resolved(of(method)))) == first
+    assert resolved(of(first.method, student_bits=first.student_bits)) == dataclasses.replace(
+        first, workdir="run"
+    )
 
 
 @pytest.mark.parametrize(
@@ -35,13 +56,30 @@ def test_every_method_can_be_run_and_run_again_from_its_flags(method):
     ],
 )
 def test_a_flag_of_methods_with_a_teacher_is_refused_by_the_others(name, value):
-    resolved(of("candle", **{name: value})).check()
-    with pytest.raises(ValueError, match=f"--{name} is .* --method=focal has not"):
-        resolved(of("focal", **{name: value})).check()
+    of("candle", **{name: value}).check()
+    with pytest.raises(ValueError, match=f"--{name} is .* --method=focal has none"):
+        of("focal", **{name: value}).check()
 
 
 def test_without_epochs_every_method_calibrates():
-    resolved(of("focal", epochs=0, calibration="label_aware_smoothing")).check()
+    settings = of("focal", epochs=0, calibration="label_aware_smoothing", teacher="keras:MobileNet")
+    settings.check()
+    assert resolved(settings).teacher == "keras:MobileNet"
+    assert resolved(settings).calibration == "label_aware_smoothing"
+
+
+@pytest.mark.parametrize(
+    "settings, problem",
+    [
+        (of("candle_kl", lambda_per_sample=True), "--method=candle_kl has a fixed one"),
+        (of("focal", first_stage="there"), "--method=focal has one"),
+        (of("crt", first_stage="./run"), "--first_stage is the --workdir"),
+        (of("focal", student_bits="32", two_step=True), "leave one of the two out"),
+    ],
+)
+def test_flags_without_effect_are_refused(settings, problem):
+    with pytest.raises(ValueError, match=problem):
+        settings.check()
 
 
 @pytest.mark.parametrize("sampler", [None, "class_balanced"])
@@ -51,10 +89,9 @@ def test_a_second_stages_sampler_is_that_of_its_first(sampler):
 
 @pytest.mark.parametrize("method", ["oltr", "dive"])
 def test_what_trains_anew_keeps_its_sampler_to_itself(method):
-    settings = resolved(of(method, binary_optimizer="bop", student_bits="1"))
-    first = first_stage(settings)
+    first = first_stage(resolved(of(method, binary_optimizer="bop", two_step=True)))
     assert first.sampler is None
-    resolved(first).check()
+    first.check()
 
 
 def test_no_first_stage():
@@ -74,7 +111,7 @@ def test_no_first_stage():
     ],
 )
 def test_values_become_those_of_flags(name, value, expected):
-    value = getattr(changed(RUN, **{name: value}), name)
+    value = getattr(Settings(**{name: value}), name)
     assert value == expected and type(value) is type(expected)
 
 
@@ -93,4 +130,4 @@ def test_values_become_those_of_flags(name, value, expected):
 )
 def test_values_of_another_type_are_refused(name, value):
     with pytest.raises(ValueError, match=f"--{name} cannot be"):
-        changed(RUN, **{name: value})
+        Settings(**{name: value})

@@ -273,6 +273,16 @@ def test_factors_of_label_aware_smoothing(given, expected, finished, tmp_path, m
     assert told == [expected]
 
 
+def test_a_teacher_is_calibrated_by_the_same_factors(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(training.Teacher, "calibrate", lambda self, *args, **kw: told.append(args))
+    settings = resolved(tiny(tmp_path, label_smoothing=(0.3, 0.0)))
+    teacher = training.build_teacher(settings)
+    teacher.classifier = training.StudentModel(training.build_student(settings, 10)).student
+    training.calibrate(teacher, settings, training.load_data(settings))
+    assert told[0][4] == (0.3, 0.0)
+
+
 @pytest.mark.parametrize("bits, precision", [("1", 1), ("ternary", 2), ("4", 4), ("32", 32)])
 def test_student_bits(bits, precision):
     student = training.build_student(tiny("x", student_bits=bits), 10)
@@ -352,7 +362,8 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"teacher_preprocessing": "tensorflow"}, "Unknown preprocessing"),
         ({"teacher": "keras:InceptionV3", "teacher_weights": ""}, "teacher can downsample"),
         ({"sampler": "class_balance"}, "did you mean 'class_balanced'"),
-        ({"sampler": "progressively_balanced"}, "of more than one epoch"),
+        ({"sampler": "progressively_balanced"}, "train for more updates"),
+        ({"method": "crt", "sampler": "progressively_balanced"}, "train for more updates"),
         ({"calibration": "softmax"}, "balanced_softmax"),
         ({"imbalance_ratio": 0.5}, "imbalance_ratio is 0.5"),
         ({"profile": "exp"}, "exponential"),

@@ -73,15 +73,14 @@ def training_batches(
         labels int64 (batch,)); with several views, the images are a tuple of such.
 
     Raises:
-        ValueError: for an unknown sampler, `progressively_balanced` over less than two epochs, or
-            no view.
+        ValueError: for an unknown sampler, `progressively_balanced` within one epoch, or no view.
     """
     n = epoch_length(examples.labels, sampler)
     num_epochs = 1 if num_examples is None else -(-num_examples // n)
     if sampler == "progressively_balanced" and num_epochs < 2:
         raise ValueError(
-            f"The sampler progressively_balanced changes from epoch to epoch of {n} images until "
-            "the stream's end: give num_examples of more than one epoch, that is, train longer."
+            f"The sampler progressively_balanced changes from one pass over the {n} images to the "
+            "next: give num_examples of more than one, that is, train for more updates."
         )
     if views < 1:
         raise ValueError(f"views is {views} but must be at least 1.")

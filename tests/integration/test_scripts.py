@@ -133,7 +133,7 @@ def test_a_killed_benchmark_goes_on(end, tmp_path):
         (
             "train",
             ["--workdir=/tmp/x", "--resolutions=a,b"],
-            "--resolutions is a,b but must be of type int",
+            "--resolutions is a,b but must be whole numbers",
         ),
         ("evaluate", ["--workdir=/nowhere"], "names no run of train.py"),
         ("report", ["--workdir=/nowhere"], "names no run of train.py"),

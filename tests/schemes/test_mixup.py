@@ -43,6 +43,10 @@ def test_lambda_1_is_the_plain_loss(smooth_student, images, labels):
     assert logs["accuracy"] == pytest.approx(np.mean(logits.argmax(-1) == labels))
 
 
+def test_lambda_is_uniform_unless_told(smooth_student):
+    assert MixupModel(smooth_student()).alpha == 1.0
+
+
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_lambda_is_beta_distributed(alpha, smooth_student):
     """Mean 1/2 and variance 1 / (4 (2 alpha + 1))."""
