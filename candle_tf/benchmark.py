@@ -1,26 +1,29 @@
 """Methods x data sets x seeds: a run each, in a directory each, and one table of them all."""
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import io
-import json
 import re
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from candle_tf import training
 from candle_tf.methods import METHODS
 from candle_tf.registry import lookup, parse_spec
-from candle_tf.settings import Settings, first_stage, resolved
+from candle_tf.settings import OF_TEACHER, Settings, first_stage, resolved
 from candle_tf.tables import markdown, shares
-from candle_tf.workdir import HISTORY_FILE, METRICS_FILE, check_workdir, identity, write_text
+from candle_tf.workdir import HISTORY_FILE, identity, locked, read_results, write_text
 
 LOG_FILE = "log.txt"
 DATA = ("dataset", "imbalance_ratio", "profile", "validation_split")  # what a run trains on
+STUDENT = ("student", "student_bits", "image_size", "method")
 PLANNED = ("workdir", "first_stage", "method", "seed")  # what the benchmark itself decides
 
 
@@ -42,17 +45,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.dataset}, {self.method or self.settings.method}, seed {self.settings.seed}"
+        method = self.method or f"{self.settings.method} (first stage)"
+        return f"{self.dataset}, {method}, seed {self.settings.seed}"
 
     @property
     def results(self) -> dict | None:
         """What the run wrote, once it is finished."""
-        return results_in(self.settings.workdir)
-
-
-def results_in(workdir: str) -> dict | None:
-    path = Path(workdir) / METRICS_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return read_results(self.settings.workdir)
 
 
 def plan(
@@ -62,7 +61,7 @@ def plan(
     seeds: Sequence[int],
     output: str,
 ) -> list[Cell]:
-    """Every cell, and the runs that they start from; cells that start alike share one.
+    """Every cell, and the runs that they start from; what is one run has one directory.
 
     Args:
         base: settings of every cell.
@@ -72,67 +71,44 @@ def plan(
         output: the directory that holds the cells.
 
     Raises:
-        ValueError: for an unknown name or flag, a value out of range or of another type, a label
-            or seed twice, or a directory that holds another run than its cell.
+        ValueError: for an unknown name or flag, a value out of range or of another type, or a label
+            or seed twice.
     """
-    if not (methods and datasets and seeds):
-        raise ValueError("A benchmark needs rows, data sets and seeds: no --methods, or the like.")
+    given = {"methods": methods, "datasets": datasets, "seeds": seeds, "output": output}
+    if missing := [f"--{name}" for name, value in given.items() if not value]:
+        raise ValueError(f"A benchmark has rows, data sets and seeds: give {', '.join(missing)}.")
     if any(not str(seed).strip().isdecimal() for seed in seeds):
         raise ValueError("--seeds are whole numbers, such as 0,1,2.")
     seeds = [int(seed) for seed in seeds]
     if len(set(seeds)) < len(seeds):
         raise ValueError("--seeds has one twice: each is one repetition.")
-    cells: list[Cell] = []
-    workdirs: dict[tuple, str] = {}  # by what is run there
+    cells, firsts = [], {}
     for dataset, on_dataset in overrides(base, "dataset", datasets).items():
         for seed in seeds:
             seeded = dataclasses.replace(on_dataset, seed=seed, workdir=output)
-            rows, firsts = {}, {}
             for row, settings in overrides(seeded, "method", methods).items():
-                rows[row] = checked(row, settings)
-                workdir = place(output, dataset, row, f"seed {seed}")
-                workdirs.setdefault(identity(rows[row].to_flags()), workdir)
-                if first := first_stage(settings):
-                    firsts[row] = checked(row, first)
-            for first in firsts.values():
-                run = identity(first.to_flags())
-                if run not in workdirs:
-                    digest = hashlib.sha1("\n".join(run).encode()).hexdigest()[:8]
-                    name = f"first {first.method} {digest}"
-                    workdirs[run] = place(output, dataset, name, f"seed {seed}")
-                    cells.append(
-                        Cell(dataset, "", dataclasses.replace(first, workdir=workdirs[run]))
-                    )
-            for row, settings in rows.items():
-                first = firsts.get(row)
-                settings = dataclasses.replace(
-                    settings,
-                    workdir=workdirs[identity(settings.to_flags())],
-                    first_stage=first and workdirs[identity(first.to_flags())],
-                )
+                first = first_stage(settings)
+                settings, first = (each and placed(row, each, output) for each in (settings, first))
+                if first:
+                    settings = dataclasses.replace(settings, first_stage=first.workdir)
+                    firsts.setdefault(first.workdir, Cell(dataset, "", first))
                 other_data = any(getattr(settings, n) != getattr(seeded, n) for n in DATA)
                 cells.append(Cell(dataset, row, settings, other_data))
-    if len(set(workdirs.values())) < len(workdirs):
-        raise ValueError("Two labels differ in punctuation alone: their cells need other names.")
-    for cell in cells:
-        check_workdir(resolved(cell.settings))
-    return cells
+    rows = {cell.settings.workdir for cell in cells}
+    return [*(cell for workdir, cell in firsts.items() if workdir not in rows), *cells]
 
 
-def checked(row: str, settings: Settings) -> Settings:
-    """The resolved settings of a row or its first stage."""
+def placed(row: str, settings: Settings, output: str) -> Settings:
+    """The resolved settings of a row, or of its first stage, in a directory named after the run."""
     try:
         settings.check()
         if not settings.epochs:
             raise ValueError("A benchmark compares students: --epochs must be at least 1.")
     except ValueError as error:
         raise ValueError(f"{row!r}: {error}") from error
-    return resolved(settings)
-
-
-def place(output: str, *parts: str) -> str:
-    """A directory that is named after the parts."""
-    return str(Path(output, *(re.sub(r"[^\w.=-]+", "_", part) for part in parts)))
+    settings = resolved(settings)
+    digest = hashlib.sha1("\n".join(identity(settings.to_flags())).encode()).hexdigest()[:8]
+    return dataclasses.replace(settings, workdir=str(Path(output, f"{settings.method}_{digest}")))
 
 
 def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Settings]:
@@ -145,7 +121,9 @@ def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Sett
     names = dict.fromkeys(field.name for field in dataclasses.fields(base))
     for spec in specs:
         label, equals, changes = spec.rpartition(" = ")
-        label = label if equals else spec
+        label = label.strip() if equals else spec
+        if not label or set(label) & set("|\n"):
+            raise ValueError(f"{spec!r}: a label has a letter at least, and no | or line break.")
         if label in made:
             raise ValueError(f"Two rows are called {label!r}: write 'LABEL = NAME:FLAG=VALUE'.")
         name, arguments = parse_spec(changes)
@@ -158,6 +136,30 @@ def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Sett
         except ValueError as error:
             raise ValueError(f"{spec!r}: {error}") from error
     return made
+
+
+def check_parts(cells: Sequence[Cell]):
+    """Makes each data set, teacher and student once, so that none is refused after hours.
+
+    Raises:
+        ValueError: naming the first cell whose part cannot be made.
+    """
+    parts = {
+        training.load_data: (*DATA, "data_dir", "download"),
+        training.build_teacher: (*OF_TEACHER, "teacher_image_size"),
+        partial(training.build_student, num_classes=2): STUDENT,
+    }
+    seen = set()
+    for cell in cells:
+        for make, names in parts.items():
+            part = make, *(getattr(cell.settings, name) for name in names)
+            needed = make is not training.build_teacher or cell.settings.calibrates
+            if needed and part not in seen and not cell.results:
+                seen.add(part)
+                try:
+                    make(cell.settings)
+                except (ValueError, OSError) as error:
+                    raise ValueError(f"{cell.name}: {error}") from error
 
 
 def run(
@@ -173,37 +175,57 @@ def run(
 
     Args:
         train: the command that takes a run's flags.
-        output: the directory of `results.csv` and `results.md`.
+        output: the directory of the cells, and of `results.csv` and `results.md` of those given.
         show: called with the state of every cell, every `interval` seconds.
 
     Returns:
-        The last states. A cell that fails does not stop the others: its state says why.
+        The last states. A cell that fails does not stop the others, but for those that start from
+        it: its state says why.
+
+    Raises:
+        ValueError: if another benchmark is at work in the directory.
     """
-    states = {cell: "finished" if cell.results else "waiting" for cell in cells}
-    write_results(cells, output)
-    made_in = {cell.settings.workdir: cell for cell in cells}
-    pairs = ((made_in.get(cell.settings.first_stage, cell), cell) for cell in cells)
-    for cell in dict.fromkeys(cell for pair in pairs for cell in pair):
-        if cell.results:  # earlier, or a moment ago for another row
-            states[cell] = "finished"
-            continue
-        workdir = Path(cell.settings.workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
-        flags = [*cell.settings.to_flags().splitlines(), f"--workdir={workdir}"]
-        with open(workdir / LOG_FILE, "a", encoding="utf-8") as log:
-            process = subprocess.Popen([*train, *flags], stdout=log, stderr=subprocess.STDOUT)
-        try:
-            while process.poll() is None:
-                states[cell] = f"epoch {epochs_done(workdir)} of {cell.settings.epochs}"
-                show(states)
-                time.sleep(interval)
-        finally:
-            process.terminate()
-            process.wait()
-        states[cell] = "finished" if cell.results else f"failed: {last_line(workdir / LOG_FILE)}"
-        show(states)
+    with locked(output):
+        states = {cell: "finished" if cell.results else "waiting" for cell in cells}
+        made_in = {cell.settings.workdir: cell for cell in cells}
         write_results(cells, output)
+        pairs = ((made_in.get(cell.settings.first_stage, cell), cell) for cell in cells)
+        for cell in dict.fromkeys(cell for pair in pairs for cell in pair):
+            show(states)
+            first = made_in.get(cell.settings.first_stage)
+            if cell.results:  # earlier, or a moment ago for another row
+                states[cell] = "finished"
+            elif first and states[first].startswith("failed"):
+                states[cell] = "failed: its first stage did"
+            else:
+                with contextlib.closing(run_cell(cell, train, interval)) as course:
+                    for states[cell] in course:
+                        show(states)
+                write_results(cells, output)
+        show(states)
     return states
+
+
+def run_cell(cell: Cell, train: Sequence[str], interval: float) -> Iterator[str]:
+    """Runs a cell in a process of its own; yields its state again and again, and how it ended."""
+    workdir = Path(cell.settings.workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    flags = [*cell.settings.to_flags().splitlines(), f"--workdir={workdir}"]
+    with open(workdir / LOG_FILE, "a", encoding="utf-8") as log:
+        process = subprocess.Popen([*train, *flags], stdout=log, stderr=subprocess.STDOUT)
+    try:
+        while process.poll() is None:
+            yield f"epoch {epochs_done(workdir)} of {cell.settings.epochs}"
+            time.sleep(interval)
+    finally:
+        process.terminate()
+        process.wait()
+    if cell.results:
+        yield "finished"
+    elif process.returncode < 0:
+        yield f"failed: killed by signal {-process.returncode}"
+    else:
+        yield f"failed: {last_line(workdir / LOG_FILE)}"
 
 
 def epochs_done(workdir: Path) -> int:
@@ -212,12 +234,11 @@ def epochs_done(workdir: Path) -> int:
 
 
 def last_line(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = re.split("[\n\r\b]", path.read_text(encoding="utf-8", errors="replace"))
     return next((line for line in reversed(lines) if line.strip()), "without a word")
 
 
 def write_results(cells: Sequence[Cell], output: str):
-    Path(output).mkdir(parents=True, exist_ok=True)
     write_text(Path(output) / "results.csv", results_csv(cells))
     write_text(Path(output) / "results.md", results_table(cells) + "\n")
 
@@ -232,42 +253,47 @@ def results_csv(cells: Sequence[Cell]) -> str:
 
     Updates and seconds are of all stages.
     """
-    lines = []
+    lines = {}
     for cell, results in finished(cells).items():
-        first = cell.settings.first_stage and results_in(cell.settings.first_stage)
+        first = cell.settings.first_stage and read_results(cell.settings.first_stage)
         stages = [results, first] if first else [results]
-        line = {
+        lines[cell] = {
             "dataset": cell.dataset,
             "method": cell.method,
             "seed": cell.settings.seed,
+            "workdir": Path(cell.settings.workdir).name,
             "updates": sum(stage["updates"] for stage in stages),
             "kilobytes": results["student"]["kilobytes"],
             "seconds": sum(sum(stage["seconds"].values()) for stage in stages),
         }
-        for split in ("validation", "test"):
-            if split in results["student"]:
-                columns = shares({"": results["student"][split]})
-                line |= {f"{split} {name}": column[""] for name, column in columns.items()}
-        lines.append(line)
-    names = dict.fromkeys(name for line in lines for name in line)
+    for split in ("validation", "test"):
+        students = {cell: results["student"] for cell, results in finished(cells).items()}
+        reports = {cell: student[split] for cell, student in students.items() if split in student}
+        for title, column in shares(reports).items():
+            for cell, share in column.items():
+                lines[cell][f"{split} {title}"] = share
+    names = dict.fromkeys(name for line in lines.values() for name in line)
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows(lines.values())
     return text.getvalue()
 
 
 def results_table(cells: Sequence[Cell]) -> str:
     """A Markdown table a data set: test accuracy in %, mean and standard deviation over the seeds.
 
-    The best of each column is bold; a reference does not take part.
+    The best of each column is bold; a reference does not take part. What is not finished is left
+    out, and named below.
     """
     done = finished(cells)
-    tables = []
+    parts = []
     for dataset in dict.fromkeys(cell.dataset for cell in done):
         ours = {cell: results for cell, results in done.items() if cell.dataset == dataset}
-        tables.append("\n\n".join([f"{dataset}:", dataset_table(ours), *gap(ours)]))
-    return "\n\n".join(tables)
+        parts += [f"{dataset}:", dataset_table(ours), *gap(ours)]
+    if left_out := [cell.name for cell in cells if cell.method and cell not in done]:
+        parts.append(f"Not finished, and left out: {'; '.join(left_out)}.")
+    return "\n\n".join(parts)
 
 
 def dataset_table(cells: Mapping[Cell, dict]) -> str:
@@ -307,8 +333,8 @@ def gap(cells: Mapping[Cell, dict]) -> list[str]:
     ours, prior = (max(some, key=lambda row: means[row][0]) for some in rows)
     points = 100 * (means[ours][1] - means[prior][1])
     return [
-        f"Overall, {ours} is {points:+.1f} points from {prior}, the best prior method here by the "
-        f"mean of the classes on the {split} images."
+        f"Overall, {ours} is {abs(points):.1f} points {'below' if points < 0 else 'above'} "
+        f"{prior}, the best prior method here by the mean of the classes on the {split} images."
     ]
 
 

@@ -43,6 +43,8 @@ def parse_spec(spec: str) -> tuple[str, dict]:
             raise ValueError("unbalanced brackets")
         if call.args or not all(k.arg for k in call.keywords):
             raise ValueError("an argument without a name")
+        if len({k.arg for k in call.keywords}) < len(call.keywords):
+            raise ValueError("an argument twice")
         return library + name, {k.arg: ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(

@@ -68,9 +68,10 @@ def write_report(
     Raises:
         ImportError: if matplotlib is not installed.
         FileNotFoundError: for a directory without a finished run.
-        ValueError: for other data than the run's, or runs to compare on other data.
+        ValueError: for other data than the run's, a run that trained no student, or runs to compare
+            on other data or of other bits than their role's.
     """
-    run = read_metrics(workdir, "test")
+    run = read_student(workdir)
     predicted = read_predictions(workdir, examples)
     networks, reference = {f"this run: {run['method']}": run["student"]}, TEACHER
     for role, other in {"from scratch": from_scratch, "full precision": full_precision}.items():
@@ -111,13 +112,25 @@ def read_predictions(workdir: str, examples: data.LongTailedData) -> Mapping[str
     return predicted
 
 
+def read_student(workdir: str) -> dict:
+    """metrics.json of a finished run that trained a student."""
+    run = read_metrics(workdir, "test")
+    if "student" not in run:
+        raise ValueError(f"{workdir} trained no student: give a run of at least one epoch.")
+    return run
+
+
 def student_of(workdir: str, role: str, run: dict) -> tuple[str, dict]:
     """(name, results) of the student of another run on the same data as `run`."""
-    other = read_metrics(workdir, "test")
+    other = read_student(workdir)
     if any(other[key] != run[key] for key in ("dataset", "class_names", "class_counts")):
         raise ValueError(
             f"{workdir} has other training images than this run: compare runs on one data set at "
             "one imbalance ratio."
+        )
+    if role == "full precision" and other["student"]["macs"].keys() != {"32"}:
+        raise ValueError(
+            f"{workdir} holds no full-precision student: give a run with --student_bits=32."
         )
     return f"{role}: {other['method']}", other["student"]
 

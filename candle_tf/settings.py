@@ -44,7 +44,9 @@ class Settings:
     validation_split: float = setting(0.0, "Share of each class's training images to hold out.")
     method: str = setting("candle", f"What trains the student: {', '.join(METHODS)}.")
     sampler: str | None = setting(
-        None, f"What enters the batches: {', '.join(data.SAMPLERS)}; the method's own if not given."
+        None,
+        f"What enters the batches: {', '.join(data.SAMPLERS)}; the method's own if not given. A "
+        "second stage passes it on to its first.",
     )
     prior_adjusted: bool | None = setting(
         None, "Add the log prior to both sides of the KL; as the method does if not given."
@@ -170,7 +172,7 @@ class Settings:
                 raise ValueError("--first_stage is the --workdir: each run has its own.")
         if self.teacher_preprocessing is not None:
             lookup("preprocessing", self.teacher_preprocessing, dict.fromkeys(PREPROCESSING))
-        least = {"epochs": 0, "seed": 0, "warmup_epochs": 0} | dict.fromkeys(
+        least = {"epochs": 0, "imbalance_ratio": 1, "seed": 0, "warmup_epochs": 0} | dict.fromkeys(
             "batch_size calibration_epochs calibration_views image_size steps_per_epoch "
             "teacher_image_size".split(),
             1,
@@ -179,6 +181,13 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise ValueError(f"--{name} is {value} but must be at least {minimum}.")
+        if self.seed >= 2**32:
+            raise ValueError(f"--seed is {self.seed} but must be below 2^32.")
+        if not 0 <= self.validation_split < 1:
+            raise ValueError(
+                f"--validation_split is {self.validation_split:g} but must be a share from 0 to "
+                "below 1."
+            )
         rates = {"learning_rate": self.learning_rate, "temperature": method.temperature}
         for name, value in rates.items():
             if not 0 < value < float("inf"):

@@ -1,12 +1,10 @@
 """Markdown tables of accuracy in %, from finished runs."""
 
-import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
-from candle_tf.workdir import METRICS_FILE
+from candle_tf.workdir import METRICS_FILE, read_results
 
 GROUPS = {"shots": ("many", "medium", "few"), "ranks": ("head", "medium", "tail")}
 
@@ -47,10 +45,9 @@ def comparison_table(workdirs: Sequence[str], split: str = "test", per_class: bo
 
 def read_metrics(workdir: str, split: str) -> dict:
     """metrics.json of a finished run that has accuracies on `split`."""
-    path = Path(workdir) / METRICS_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{workdir} holds no finished run ({path.name} is missing).")
-    run = json.loads(path.read_text())
+    run = read_results(workdir)
+    if run is None:
+        raise FileNotFoundError(f"{workdir} holds no finished run ({METRICS_FILE} is missing).")
     if any(split not in run[who] for who in ("teacher", "student") if who in run):
         raise ValueError(f"{workdir} was not evaluated on {split}: it ran without such a split.")
     return run

@@ -35,6 +35,7 @@ from candle_tf.workdir import (
     PREDICTIONS_FILE,
     check_workdir,
     claimed_workdir,
+    read_results,
     write_text,
 )
 
@@ -58,10 +59,9 @@ def run(settings: Settings) -> dict:
         check_workdir(first)
     method, settings = resolve(settings), resolved(settings)
     check_workdir(settings)
-    finished = Path(settings.workdir) / METRICS_FILE
-    if finished.exists():
+    if results := read_results(settings.workdir):
         print(f"{settings.workdir} holds this run, finished.")
-        return json.loads(finished.read_text(encoding="utf-8"))
+        return results
     teacher = build_teacher(settings) if settings.calibrates else None
     seconds: dict[str, float] = {}
     with timed(seconds, "data"):
@@ -184,7 +184,8 @@ def retrain_classifier(
     if examples.validation is not None:
         held_out = evaluation_batches(settings, examples, examples.validation)
         counts = np.bincount(examples.validation.labels, minlength=len(examples.class_counts))
-        validation = encode_dataset(model.embed, held_out, counts)
+        validation = encode_dataset(model.embed, held_out, counts, verbose=0)
+    print(f"A new classifier by {method.second_stage}, on {len(features)} features")
     classifier = model.student.get_layer("logits")
     trained = FirstStage(
         features,

@@ -27,9 +27,12 @@ def check_workdir(settings: Settings):
     """Refuses the workdir of resolved settings if another run has begun in it."""
     workdir = Path(settings.workdir)
     path = workdir / FLAG_FILE
-    begun = any((workdir / name).exists() for name in BEGUN)
-    if not path.exists() or not begun:
+    if not any((workdir / name).exists() for name in BEGUN):
         return
+    if not path.exists():
+        raise ValueError(
+            f"{workdir} holds a run without its {FLAG_FILE}: name another directory, or delete it."
+        )
     texts = path.read_text(encoding="utf-8"), settings.to_flags()
     old, new = (set(identity(text)) for text in texts)
     if old != new:
@@ -43,23 +46,50 @@ def check_workdir(settings: Settings):
 @contextlib.contextmanager
 def claimed_workdir(settings: Settings, class_names: list[str]) -> Iterator[Path]:
     """Makes the workdir, writes down whose it is, and keeps other processes out of it."""
-    workdir = Path(settings.workdir)
+    with locked(settings.workdir) as workdir:
+        write_text(workdir / CLASSES_FILE, json.dumps(class_names) + "\n")
+        write_text(workdir / FLAG_FILE, settings.to_flags())
+        yield workdir
+
+
+@contextlib.contextmanager
+def locked(directory: str) -> Iterator[Path]:
+    """Makes the directory, and keeps other processes out of it.
+
+    Raises:
+        ValueError: if another process is at work in it.
+        OSError: if it cannot be written.
+    """
+    path = Path(directory)
     with contextlib.ExitStack() as stack:
         try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(workdir / LOCK_FILE, "w"))
+            path.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(path / LOCK_FILE, "w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            write_text(workdir / CLASSES_FILE, json.dumps(class_names) + "\n")
-            write_text(workdir / FLAG_FILE, settings.to_flags())
         except BlockingIOError as error:
             raise ValueError(
-                f"Another process is at work in {workdir}: wait for it, or give another --workdir."
+                f"Another process is at work in {path}: wait for it, or name another directory."
             ) from error
         except OSError as error:
-            raise OSError(
-                f"The workdir cannot be written ({error}): give another --workdir."
-            ) from error
-        yield workdir
+            raise OSError(f"{path} cannot be written ({error}): name another directory.") from error
+        yield path
+
+
+def read_results(workdir: str) -> dict | None:
+    """What the run in `workdir` wrote to metrics.json, once it is finished.
+
+    Raises:
+        ValueError: for a damaged file.
+    """
+    path = Path(workdir) / METRICS_FILE
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): delete it, and the run's command writes it again."
+        ) from error
 
 
 def write_text(path: Path, text: str):

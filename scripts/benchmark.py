@@ -3,7 +3,9 @@
     python scripts/benchmark.py --flagfile=configs/benchmark/cifar10_lt.cfg --data_dir=DIR
 
 The same command again goes on where it was stopped: finished cells are kept, an interrupted one
-continues from its last epoch, a failed one is tried again. A cell's own output is in its log.txt.
+continues from its last epoch, a failed one is tried again. Other rows in the same --output take up
+what is finished there; the results are of the last command's rows. A cell's own output is in its
+log.txt.
 """
 
 import signal
@@ -15,6 +17,7 @@ import run_flags
 from absl import app, flags
 from candle_tf import benchmark
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 flags.DEFINE_multi_string(
@@ -32,21 +35,27 @@ def run():
     cells = benchmark.plan(
         run_flags.settings(given), given.methods, given.datasets, given.seeds, given.output
     )
+    benchmark.check_parts(cells)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped: the same command goes on."))
     with Live(auto_refresh=False) as live:
         states = benchmark.run(
             cells, TRAIN, given.output, lambda states: live.update(progress(states), refresh=True)
         )
-    print(benchmark.results_table(cells))
+    print(f"\n{benchmark.results_table(cells)}")
     if failed := [cell.name for cell, state in states.items() if state.startswith("failed")]:
         sys.exit(f"{len(failed)} of {len(cells)} cells failed: {'; '.join(failed)}.")
 
 
 def progress(states: Mapping[benchmark.Cell, str]) -> Table:
-    table = Table("data set", "method", "seed", "state")
+    """The cells at work and those that failed; of the others the number, to fit a screen."""
+    table = Table("cell", "state", "directory")
+    counts = dict.fromkeys(("finished", "waiting"), 0)
     for cell, state in states.items():
-        method = cell.method or f"{cell.settings.method} (first stage)"
-        table.add_row(cell.dataset, method, str(cell.settings.seed), state)
+        if state in counts:
+            counts[state] += 1
+        else:
+            table.add_row(*map(escape, (cell.name, state, cell.settings.workdir)))
+    table.caption = ", ".join(f"{number} {state}" for state, number in counts.items())
     return table
 
 

@@ -5,11 +5,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-import candle_tf  # noqa: F401  before tensorflow
-import tensorflow as tf
-from absl import flags, logging
-from candle_tf.settings import Settings, kind_of
-from candle_tf.workdir import FLAG_FILE
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what matters comes as an exception
+
+import candle_tf  # noqa: E402, F401  before tensorflow
+import tensorflow as tf  # noqa: E402
+from absl import flags, logging  # noqa: E402
+from candle_tf.settings import Settings, kind_of  # noqa: E402
+from candle_tf.workdir import FLAG_FILE  # noqa: E402
 
 DEFINE = {
     bool: flags.DEFINE_bool,
@@ -74,10 +76,14 @@ def main_of(job, arguments: str | None = None):
             sys.exit(f"Not a flag: {argv[1]!r}; flags begin with --.")
         if arguments and len(argv) < 2:
             sys.exit(f"Nothing to work on: give {arguments} after the flags.")
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
         try:
             job(argv[1:]) if arguments else job()
         except (ValueError, OSError, ImportError, tf.errors.OpError, flags.Error) as error:
             logging.debug("The error arose here:", exc_info=True)
             sys.exit(f"{type(error).__name__}: {error}")
+        except KeyboardInterrupt:
+            sys.exit("Stopped.")
 
     return main

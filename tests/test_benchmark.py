@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from candle_tf import benchmark
 from candle_tf.settings import Settings
+from candle_tf.workdir import locked
 
 BASE = Settings(dataset="digits", imbalance_ratio=10, epochs=1, steps_per_epoch=3)
 TRAIN = [sys.executable, str(Path(__file__).parents[1] / "scripts" / "train.py")]
@@ -81,17 +82,36 @@ def test_a_data_set_cannot_choose_the_method():
         plan(["crt"], datasets=["digits:method='crt'"])
 
 
-@pytest.mark.parametrize("method", ["cross_entropy", "crt"])
-def test_a_finished_cell_of_other_settings_is_refused(method, tmp_path):
-    cell, *others = plan([method], tmp_path)  # the first is what crt starts from
-    finish(cell, 0.5)
-    Path(cell.settings.workdir, "flags.cfg").write_text(cell.settings.to_flags())
-    moved = dataclasses.replace(BASE, data_dir="/elsewhere", download=True)
-    again = benchmark.plan(moved, [method], ["digits"], [0], str(tmp_path))
-    assert again[0].settings.workdir == cell.settings.workdir and again[0].results
-    Path(cell.settings.workdir, "flags.cfg").write_text("--learning_rate=0.1\n")
-    with pytest.raises(ValueError, match="holds another run .*--learning_rate=0.1 there"):
-        plan([method], tmp_path)
+def test_a_cells_directory_is_that_of_what_it_runs():
+    def directories(methods, **changes):
+        base = dataclasses.replace(BASE, **changes)
+        cells = benchmark.plan(base, methods, ["a = digits"], [0], "out")
+        return [cell.settings.workdir for cell in cells]
+
+    first, crt = directories(["crt"])
+    assert directories([".. = cross_entropy", "crt"]) == [first, crt]
+    moved = {"data_dir": "/elsewhere", "download": True, "teacher": "keras:MobileNet"}
+    assert directories(["crt"], **moved) == [first, crt]
+    assert not {first, crt} & set(directories(["crt"], learning_rate=0.1))
+    assert Path(first).parent == Path("out")
+
+
+@pytest.mark.parametrize(
+    "change, problem",
+    [
+        ({"dataset": "digit"}, "did you mean 'digits'"),
+        ({"dataset": "tfds:cifar10", "data_dir": "/nowhere"}, "is not in /nowhere"),
+        ({"method": "candle", "teacher": "nowhere.h5"}, "nowhere.h5"),
+        ({"student": "resnet_e:widht=1"}, "widht"),
+    ],
+)
+def test_what_cannot_be_made_is_named_before_anything_runs(change, problem, tmp_path):
+    settings = dataclasses.replace(BASE, method="cross_entropy", workdir=str(tmp_path))
+    good = benchmark.Cell("digits", "good", settings)
+    bad = benchmark.Cell("digits", "bad", dataclasses.replace(settings, **change))
+    benchmark.check_parts([good])
+    with pytest.raises(ValueError, match=f"digits, bad, seed 0: .*{problem}"):
+        benchmark.check_parts([good, bad])
 
 
 @pytest.mark.parametrize(
@@ -109,8 +129,12 @@ def test_a_finished_cell_of_other_settings_is_refused(method, tmp_path):
         (["mislas:sampler='reversd'"], "did you mean 'reversed'"),
         (["crt", "crt"], "Two rows are called 'crt'"),
         (["crt:0"], "an argument without a name"),
-        (["a b = crt", "a, b = lws"], "differ in punctuation alone"),
-        ([], "no --methods"),
+        ([" = crt"], "a label has a letter at least"),
+        (["a | b = crt"], "no | or line break"),
+        (["crt:epochs=1,epochs=2"], "an argument twice"),
+        (["crt:imbalance_ratio=0.5"], "--imbalance_ratio is 0.5"),
+        (["crt:validation_split=1"], "--validation_split is 1 "),
+        ([], "give --methods"),
     ],
 )
 def test_a_mistake_is_named_before_anything_runs(methods, problem):
@@ -157,7 +181,7 @@ def test_the_table_has_mean_spread_best_and_gap(tmp_path):
     assert overall["candle"] == "**50.0 ± 10.0**"
     assert overall["ceiling"] == "90.0 ± 0.0"  # other data: it does not compete
     assert "balanced_softmax" not in overall  # not finished
-    gap = "candle is +19.0 points from cross_entropy, the best prior method here by the mean of"
+    gap = "candle is 19.0 points above cross_entropy, the best prior method here by the mean of"
     assert gap in benchmark.results_table(cells)
 
 
@@ -170,27 +194,30 @@ def test_the_gap_is_between_rows_chosen_on_held_out_images(tmp_path):
         test, validation = accuracy[cell.method]
         finish(cell, test, validation=validation)
     sentence = benchmark.results_table(cells).splitlines()[-1]
-    assert sentence.startswith("Overall, candle is +20.0 points from cross_entropy")
+    assert sentence.startswith("Overall, candle is 20.0 points above cross_entropy")
     assert sentence.endswith("on the validation images.")
 
 
 def test_the_csv_has_a_line_a_finished_cell(tmp_path):
     cells = plan(["crt", "candle"], tmp_path)
     for cell in cells:
-        finish(cell, 0.25)
+        finish(cell, 0.25, validation=0.25 if cell.method == "candle" else 0.3)
     lines = list(csv.DictReader(io.StringIO(benchmark.results_csv(cells))))
     assert [line["method"] for line in lines] == ["crt", "candle"]  # no line for a first stage
     assert [line["updates"] for line in lines] == ["6", "3"]  # but its updates and seconds count
     assert [line["seconds"] for line in lines] == ["18", "9"]
     assert lines[0]["test overall"] == "0.25" and lines[0]["test tail"] == "0.3"
+    assert [line["validation class mean"] for line in lines] == ["0.3", "0.25"]
 
 
 FAKE = """
-import json, pathlib, sys
+import json, os, pathlib, signal, sys
 flags = dict(flag[2:].split("=", 1) for flag in sys.argv[1:])
 workdir = pathlib.Path(flags["workdir"])
-with open(workdir.parents[2] / "order", "a") as file:
+with open(workdir.parent / "order", "a") as file:
     print(flags["method"], file=file)
+if flags["method"] == "focal":
+    os.kill(os.getpid(), signal.SIGKILL)
 if flags["method"] == "balanced_softmax" and not (workdir / "mended").exists():
     sys.exit("ValueError: This cell cannot run.")
 report = {"overall": 0.5, "class_mean": 0.5, "shots": {}, "ranks": {}}
@@ -200,14 +227,43 @@ results = {"updates": 3, "student": {"test": report, "kilobytes": 1}, "seconds":
 
 
 def test_a_failing_cell_stops_no_other_and_is_tried_again(tmp_path):
-    cells = plan(["balanced_softmax", "cross_entropy"], tmp_path)
+    cells = plan(["balanced_softmax", "cross_entropy", "focal"], tmp_path)
     command, shown = [sys.executable, "-c", FAKE], []
     states = benchmark.run(cells, command, str(tmp_path), lambda s: shown.append(dict(s)), 0.01)
-    assert list(states.values()) == ["failed: ValueError: This cell cannot run.", "finished"]
+    failed, killed = "failed: ValueError: This cell cannot run.", "failed: killed by signal 9"
+    assert list(states.values()) == [failed, "finished", killed] == list(shown[-1].values())
     assert {state for states in shown for state in states.values()} >= {"waiting", "epoch 0 of 1"}
-    assert "| cross_entropy | " in (tmp_path / "results.md").read_text()
+    table = (tmp_path / "results.md").read_text()
+    assert "| cross_entropy | " in table
+    assert "left out: digits, balanced_softmax, seed 0; digits, focal, seed 0." in table
     Path(cells[0].settings.workdir, "mended").touch()
-    states = benchmark.run(cells, command, str(tmp_path), lambda s: None, 0.01)
+    states = benchmark.run(cells[:2], command, str(tmp_path), lambda s: None, 0.01)
     assert list(states.values()) == ["finished", "finished"]
     order = (tmp_path / "order").read_text().split()
-    assert order == ["balanced_softmax", "cross_entropy", "balanced_softmax"]
+    assert order == ["balanced_softmax", "cross_entropy", "focal", "balanced_softmax"]
+
+
+def test_what_starts_from_a_failed_run_is_not_tried(tmp_path):
+    cells = plan(["oltr", "dive"], tmp_path)
+    states = benchmark.run(cells, [sys.executable, "-c", FAKE], str(tmp_path), lambda s: None, 0.01)
+    by_name = {cell.name: state for cell, state in states.items()}
+    assert by_name["digits, oltr, seed 0"] == "finished"
+    first = by_name["digits, balanced_softmax (first stage), seed 0"]
+    assert first == "failed: ValueError: This cell cannot run."
+    assert by_name["digits, dive, seed 0"] == "failed: its first stage did"
+    order = (tmp_path / "order").read_text().split()
+    assert order == ["cross_entropy", "balanced_softmax", "oltr"]
+
+
+def test_one_benchmark_at_a_time(tmp_path):
+    with locked(str(tmp_path)), pytest.raises(ValueError, match="Another process is at work in"):
+        benchmark.run(plan(["crt"], tmp_path), [], str(tmp_path), lambda s: None)
+
+
+def test_a_damaged_result_is_named(tmp_path):
+    (cell,) = plan(["cross_entropy"], tmp_path)
+    finish(cell, 0.5)
+    path = Path(cell.settings.workdir, "metrics.json")
+    path.write_text(path.read_text()[:20])
+    with pytest.raises(ValueError, match=f"{path} is damaged .* delete it"):
+        benchmark.check_parts([cell])

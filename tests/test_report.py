@@ -85,7 +85,7 @@ def test_a_run_ends_with_a_page_that_needs_nothing_beside_it(finished):
 
 def test_compared_runs_have_a_row_each(copy, examples):
     run, alone = copy("run"), copy("alone", method="cross_entropy")
-    full = copy("full", method="focal", student={"kilobytes": 1234.0})
+    full = copy("full", method="focal", student={"kilobytes": 1234.0, "macs": {"32": 9}})
     page = write_report(run, examples, DRAWN, alone, full).read_text()
     rows = re.findall(r"<tr><th>(.+?)</th>.*<td>(\d+)</td></tr>", page)
     assert [name for name, _ in rows] == [
@@ -101,7 +101,10 @@ def test_the_gap_is_taken_to_the_full_precision_run(finished, copy, examples, mo
     _, metrics = finished
     asked = []
     monkeypatch.setattr("candle_tf.figures.weight_norms", lambda *args: asked.append(args) or "")
-    run, full = copy("run"), copy("full", student={"classifier_norms": [1.0] * 10})
+    run, full = (
+        copy("run"),
+        copy("full", student={"classifier_norms": [1.0] * 10, "macs": {"32": 9}}),
+    )
     write_report(run, examples, DRAWN, full_precision=full)
     write_report(run, examples, DRAWN)
     assert [args[3] for args in asked] == ["full precision: candle", "calibrated teacher"]
@@ -161,6 +164,20 @@ def test_the_worst_tail_images_are_shown(copy, examples, monkeypatch):
 def test_runs_on_other_data_are_not_compared(changes, copy, examples):
     with pytest.raises(ValueError, match="other training images than this run"):
         write_report(copy("run"), examples, DRAWN, copy("other", **changes))
+
+
+def test_a_binary_run_is_no_full_precision_reference(copy, examples):
+    with pytest.raises(ValueError, match="holds no full-precision student"):
+        write_report(copy("run"), examples, DRAWN, full_precision=copy("binary"))
+
+
+def test_a_run_without_a_student_has_no_report(finished, examples, tmp_path):
+    metrics = {name: value for name, value in finished[1].items() if name != "student"}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(ValueError, match="trained no student"):
+        write_report(tmp_path, examples, DRAWN)
+    with pytest.raises(ValueError, match="trained no student"):
+        write_report(finished[0], examples, DRAWN, from_scratch=tmp_path)
 
 
 def test_what_is_missing_is_named(copy, examples, tmp_path):

@@ -396,7 +396,7 @@ def test_nan_in_training_names_the_remedy(tmp_path):
 
 def test_unwritable_workdir(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="another --workdir"):
+    with pytest.raises(OSError, match="name another directory"):
         training.run(tiny(tmp_path / "file" / "run"))
 
 
