@@ -18,7 +18,7 @@ from absl import app, flags
 from candle_tf import benchmark
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 flags.DEFINE_multi_string(
     "methods", [], "A row: NAME, NAME:FLAG=VALUE,... or LABEL = NAME:FLAG=VALUE,..."
@@ -48,7 +48,7 @@ def run():
 
 def progress(states: Mapping[benchmark.Cell, str]) -> Table:
     """The cells at work and those that failed; of the others the number, to fit a screen."""
-    table = Table("cell", "state", "directory")
+    table = Table("cell", "state", Column("directory", overflow="fold"))
     counts = dict.fromkeys(("finished", "waiting"), 0)
     for cell, state in states.items():
         if state in counts:
