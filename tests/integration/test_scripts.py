@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCUMENT = str(ROOT / "README.md")
 DIGIT = np.repeat(load_digits().images[0][..., None] * 255 / 16, 3, axis=-1)
 TINY = (
-    "--flagfile=configs/digits_lt.cfg --student=resnet_e:width=0.125 --epochs=1 "
+    "--imbalance_ratio=20 --student=resnet_e:width=0.125 --image_size=24 --epochs=1 "
     "--steps_per_epoch=3 --calibration_epochs=2 --validation_split=0.2"
 ).split()
 
@@ -30,7 +30,7 @@ def script(name: str, *arguments) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "candle"
-    done = script("train", *TINY, f"--workdir={workdir}")
+    done = script("train", "--flagfile=configs/digits_lt.cfg", *TINY, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr[-3000:]
     return workdir, done.stdout
 
@@ -105,11 +105,12 @@ def test_a_killed_benchmark_goes_on(end, tmp_path):
     flags = [*TINY, "--epochs=3", "--datasets=digits", "--methods=cross_entropy", "--methods=ncm"]
     command = [sys.executable, "scripts/benchmark.py", *flags, f"--output={tmp_path}"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as benchmark:
-        while not (found := list(tmp_path.glob("cross_entropy_*/history.csv"))):
+        lines = []
+        while len(lines) < 2:
+            assert benchmark.poll() is None
             time.sleep(0.1)
-        (history,) = found
-        while len(history.read_text().splitlines()) < 2:
-            time.sleep(0.1)
+            for history in tmp_path.glob("cross_entropy_*/history.csv"):
+                lines = history.read_text().splitlines()
         benchmark.send_signal(end)
     assert not (history.parent / "metrics.json").exists()
     done = script("benchmark", *flags, f"--output={tmp_path}")
