@@ -35,6 +35,7 @@ def run():
     cells = benchmark.plan(
         run_flags.settings(given), given.methods, given.datasets, given.seeds, given.output
     )
+    print("Making each data set, teacher and student once, to see that all can be made.")
     benchmark.check_parts(cells)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped: the same command goes on."))
     with Live(auto_refresh=False) as live:
