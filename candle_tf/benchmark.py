@@ -5,12 +5,12 @@ import csv
 import dataclasses
 import hashlib
 import io
+import itertools
 import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,8 @@ from candle_tf.workdir import HISTORY_FILE, identity, locked, read_results, writ
 
 LOG_FILE = "log.txt"
 DATA = ("dataset", "imbalance_ratio", "profile", "validation_split")  # what a run trains on
-STUDENT = ("student", "student_bits", "image_size", "method")
+STUDENT = ("dataset", "student", "student_bits", "image_size", "method")
+TEACHER = (*OF_TEACHER, "teacher_image_size")
 PLANNED = ("workdir", "first_stage", "method", "seed")  # what the benchmark itself decides
 
 
@@ -58,7 +59,7 @@ def plan(
     base: Settings,
     methods: Sequence[str],
     datasets: Sequence[str],
-    seeds: Sequence[int],
+    seeds: Sequence[int | str],
     output: str,
 ) -> list[Cell]:
     """Every cell, and the runs that they start from; what is one run has one directory.
@@ -76,7 +77,7 @@ def plan(
     """
     given = {"methods": methods, "datasets": datasets, "seeds": seeds, "output": output}
     if missing := [f"--{name}" for name, value in given.items() if not value]:
-        raise ValueError(f"A benchmark has rows, data sets and seeds: give {', '.join(missing)}.")
+        raise ValueError(f"A benchmark needs {', '.join(missing)}: see --help.")
     if any(not str(seed).strip().isdecimal() for seed in seeds):
         raise ValueError("--seeds are whole numbers, such as 0,1,2.")
     seeds = [int(seed) for seed in seeds]
@@ -88,8 +89,9 @@ def plan(
             seeded = dataclasses.replace(on_dataset, seed=seed, workdir=output)
             for row, settings in overrides(seeded, "method", methods).items():
                 first = first_stage(settings)
-                settings, first = (each and placed(row, each, output) for each in (settings, first))
+                settings = placed(f"{dataset}, {row}", settings, output)
                 if first:
+                    first = placed(f"{dataset}, {row}", first, output)
                     settings = dataclasses.replace(settings, first_stage=first.workdir)
                     firsts.setdefault(first.workdir, Cell(dataset, "", first))
                 other_data = any(getattr(settings, n) != getattr(seeded, n) for n in DATA)
@@ -98,14 +100,18 @@ def plan(
     return [*(cell for workdir, cell in firsts.items() if workdir not in rows), *cells]
 
 
-def placed(row: str, settings: Settings, output: str) -> Settings:
-    """The resolved settings of a row, or of its first stage, in a directory named after the run."""
+def placed(name: str, settings: Settings, output: str) -> Settings:
+    """The resolved settings of a row, or of its first stage, in a directory named after the run.
+
+    Raises:
+        ValueError: for settings that cannot be run; says whose they are.
+    """
     try:
         settings.check()
         if not settings.epochs:
             raise ValueError("A benchmark compares students: --epochs must be at least 1.")
     except ValueError as error:
-        raise ValueError(f"{row!r}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
     settings = resolved(settings)
     digest = hashlib.sha1("\n".join(identity(settings.to_flags())).encode()).hexdigest()[:8]
     return dataclasses.replace(settings, workdir=str(Path(output, f"{settings.method}_{digest}")))
@@ -123,7 +129,7 @@ def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Sett
         label, equals, changes = spec.rpartition(" = ")
         label = label.strip() if equals else spec
         if not label or set(label) & set("|\n"):
-            raise ValueError(f"{spec!r}: a label has a letter at least, and no | or line break.")
+            raise ValueError(f"{spec!r}: a label is not empty and has no | or line break.")
         if label in made:
             raise ValueError(f"Two rows are called {label!r}: write 'LABEL = NAME:FLAG=VALUE'.")
         name, arguments = parse_spec(changes)
@@ -139,27 +145,33 @@ def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Sett
 
 
 def check_parts(cells: Sequence[Cell]):
-    """Makes each data set, teacher and student once, so that none is refused after hours.
+    """Makes each data set, teacher and student once, so that no cell is refused after hours.
 
     Raises:
-        ValueError: naming the first cell whose part cannot be made.
+        ValueError: naming the first cell that cannot be run.
     """
-    parts = {
-        training.load_data: (*DATA, "data_dir", "download"),
-        training.build_teacher: (*OF_TEACHER, "teacher_image_size"),
-        partial(training.build_student, num_classes=2): STUDENT,
-    }
-    seen = set()
-    for cell in cells:
-        for make, names in parts.items():
-            part = make, *(getattr(cell.settings, name) for name in names)
-            needed = make is not training.build_teacher or cell.settings.calibrates
-            if needed and part not in seen and not cell.results:
-                seen.add(part)
-                try:
-                    make(cell.settings)
-                except (ValueError, OSError) as error:
-                    raise ValueError(f"{cell.name}: {error}") from error
+
+    def values(cell: Cell, names: Sequence[str]) -> list:
+        return [getattr(cell.settings, name) for name in names]
+
+    teachers, students = [], {}
+    unfinished = [cell for cell in cells if not cell.results]
+    for _, group in itertools.groupby(unfinished, lambda cell: values(cell, DATA)):
+        examples = None  # of one data set at a time: they may be large
+        for cell in group:
+            settings = cell.settings
+            teacher, student = values(cell, TEACHER), tuple(values(cell, STUDENT))
+            try:
+                examples = examples or training.load_data(settings)
+                if settings.calibrates and teacher not in teachers:
+                    teachers.append(teacher)
+                    training.build_teacher(settings)
+                if student not in students:
+                    classes = len(examples.class_names)
+                    students[student] = training.build_student(settings, classes)
+                training.check_fit(settings, students[student], examples)
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{cell.name}: {error}") from error
 
 
 def run(
@@ -186,20 +198,25 @@ def run(
         ValueError: if another benchmark is at work in the directory.
     """
     with locked(output):
+        cells_of: dict[str, list[Cell]] = {}  # a run may stand in several rows
+        for cell in cells:
+            cells_of.setdefault(cell.settings.workdir, []).append(cell)
         states = {cell: "finished" if cell.results else "waiting" for cell in cells}
-        made_in = {cell.settings.workdir: cell for cell in cells}
         write_results(cells, output)
-        pairs = ((made_in.get(cell.settings.first_stage, cell), cell) for cell in cells)
-        for cell in dict.fromkeys(cell for pair in pairs for cell in pair):
-            show(states)
-            first = made_in.get(cell.settings.first_stage)
-            if cell.results:  # earlier, or a moment ago for another row
-                states[cell] = "finished"
-            elif first and states[first].startswith("failed"):
-                states[cell] = "failed: its first stage did"
+        show(states)
+        pairs = ((cell.settings.first_stage, cell.settings.workdir) for cell in cells)
+        for workdir in dict.fromkeys(each for pair in pairs for each in pair if each in cells_of):
+            same = cells_of[workdir]
+            cell = same[0]
+            if cell.results:
+                continue
+            first = cells_of.get(cell.settings.first_stage)
+            if first and states[first[0]].startswith("failed"):
+                states |= dict.fromkeys(same, "failed: its first stage did")
             else:
                 with contextlib.closing(run_cell(cell, train, interval)) as course:
-                    for states[cell] in course:
+                    for state in course:
+                        states |= dict.fromkeys(same, state)
                         show(states)
                 write_results(cells, output)
         show(states)
@@ -215,7 +232,8 @@ def run_cell(cell: Cell, train: Sequence[str], interval: float) -> Iterator[str]
         process = subprocess.Popen([*train, *flags], stdout=log, stderr=subprocess.STDOUT)
     try:
         while process.poll() is None:
-            yield f"epoch {epochs_done(workdir)} of {cell.settings.epochs}"
+            done = f"epoch {epochs_done(workdir)} of {cell.settings.epochs}"
+            yield "at work" if METHODS[cell.settings.method].second_stage else done
             time.sleep(interval)
     finally:
         process.terminate()
@@ -249,12 +267,12 @@ def finished(cells: Sequence[Cell]) -> dict[Cell, dict]:
 
 
 def results_csv(cells: Sequence[Cell]) -> str:
-    """A line a finished cell: labels, seed, updates, kilobytes, seconds, accuracies as shares.
+    """A line a finished cell: labels, seed, directory, updates, kilobytes, seconds, and accuracies.
 
-    Updates and seconds are of all stages.
+    Updates and seconds are of all stages; accuracies are shares of 1.
     """
-    lines = {}
-    for cell, results in finished(cells).items():
+    lines, done = {}, finished(cells)
+    for cell, results in done.items():
         first = cell.settings.first_stage and read_results(cell.settings.first_stage)
         stages = [results, first] if first else [results]
         lines[cell] = {
@@ -267,7 +285,7 @@ def results_csv(cells: Sequence[Cell]) -> str:
             "seconds": sum(sum(stage["seconds"].values()) for stage in stages),
         }
     for split in ("validation", "test"):
-        students = {cell: results["student"] for cell, results in finished(cells).items()}
+        students = {cell: results["student"] for cell, results in done.items()}
         reports = {cell: student[split] for cell, student in students.items() if split in student}
         for title, column in shares(reports).items():
             for cell, share in column.items():

@@ -13,10 +13,10 @@ from candle_tf.students import bits
 from candle_tf.teacher import CALIBRATIONS, PREPROCESSING
 
 OWN = ("sampler", "prior_adjusted", "temperature", "calibration")  # a method's, unless given
-# What only a run with a teacher reads, and what second stages read too.
+# What only a run with a teacher reads, and what one on a first stage's features reads too.
 OF_TEACHER = ("teacher", "teacher_weights", "teacher_preprocessing", "allow_custom_code")
 OF_DISTILLATION = ("prior_adjusted", "temperature", "calibration", "lambda_per_sample")
-OF_FEATURES = ("calibration_epochs", "calibration_views", "label_smoothing")
+OF_FEATURES = ("calibration_epochs", "calibration_views")
 
 
 def setting(default, help):
@@ -168,7 +168,7 @@ class Settings:
                     f"--first_stage is of methods of two stages, and --method={self.method} has "
                     "one: leave it out."
                 )
-            if os.path.realpath(self.first_stage) == os.path.realpath(self.workdir):
+            if os.path.realpath(absolute(self.first_stage)) == os.path.realpath(self.workdir):
                 raise ValueError("--first_stage is the --workdir: each run has its own.")
         if self.teacher_preprocessing is not None:
             lookup("preprocessing", self.teacher_preprocessing, dict.fromkeys(PREPROCESSING))
@@ -231,20 +231,25 @@ def resolve(settings: Settings) -> Method:
 
 
 def resolved(settings: Settings) -> Settings:
-    """Everything that decides the run, written out, so that equal runs have equal settings.
+    """The settings as their run reads them, so that the same run has the same ones.
 
-    What is the method's own stands where nothing is given, the default where the run reads nothing.
+    The method's own values stand where none are given, defaults where the method reads nothing.
     """
     method = resolve(settings)
-    paths = {name: getattr(settings, name) for name in ("data_dir", "first_stage")}
-    paths = {k: v and os.path.abspath(os.path.expanduser(v)) for k, v in paths.items()}
+    paths = {name: absolute(getattr(settings, name)) for name in ("data_dir", "first_stage")}
     own = {name: getattr(method, name) for name in OWN}
     unread = () if settings.calibrates else (*OF_TEACHER, *OF_DISTILLATION)
     if not settings.calibrates and method.first_stage is None:
         unread += OF_FEATURES
+    if method.second_stage != "mislas" and method.calibration != "label_aware_smoothing":
+        unread += ("label_smoothing",)
     fields = dataclasses.fields(settings)
     defaults = {field.name: field.default for field in fields if field.name in unread}
     return dataclasses.replace(settings, **(paths | own | defaults))
+
+
+def absolute(path: str | None) -> str | None:
+    return path and os.path.abspath(os.path.expanduser(path))
 
 
 def first_stage(settings: Settings) -> Settings | None:
@@ -262,11 +267,11 @@ def first_stage(settings: Settings) -> Settings | None:
 def kind_of(field: dataclasses.Field) -> tuple[type, bool]:
     """The type of a setting's value, or of its parts, and whether it has parts."""
     several = typing.get_origin(field.type) is tuple
-    return (typing.get_args(field.type) or (field.type,))[0], several  # of X | None or X
+    return (typing.get_args(field.type) or (field.type,))[0], several  # (X, ...), X | None or X
 
 
 def typed(field: dataclasses.Field, value):
-    """The value that a flag would have; whole numbers also stand for 10.0 and "10"."""
+    """The value that a flag would have; whole numbers stand for 10.0 and "10", 24 for (24,)."""
     if value is None and field.default is None:
         return None
     kind, several = kind_of(field)

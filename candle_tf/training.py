@@ -52,13 +52,11 @@ def run(settings: Settings) -> dict:
         ValueError, OSError: one sentence that names cause and remedy.
     """
     settings.check()
-    first = first_stage(settings) if settings.epochs else None
-    if first:
-        first.check()
-        first = resolved(first)
-        check_workdir(first)
     method, settings = resolve(settings), resolved(settings)
-    check_workdir(settings)
+    first = first_stage(settings) if settings.epochs else None
+    for each in filter(None, (first, settings)):
+        each.check()
+        check_workdir(resolved(each))
     if results := read_results(settings.workdir):
         print(f"{settings.workdir} holds this run, finished.")
         return results
@@ -67,10 +65,8 @@ def run(settings: Settings) -> dict:
     with timed(seconds, "data"):
         examples = load_data(settings)
     student = build_student(settings, len(examples.class_names))
-    StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
     for each in filter(None, (first, settings)):
-        if each.epochs and not resolve(each).second_stage:
-            training_stream(each, resolve(each), examples)  # and a sampler that never progresses
+        check_fit(each, student, examples)
     with claimed_workdir(settings, examples.class_names) as workdir:
         if first:
             run(first)
@@ -83,6 +79,14 @@ def run(settings: Settings) -> dict:
             except (ImportError, OSError) as error:  # the run itself is done
                 print(f"No report was written: {error}")
     return results
+
+
+def check_fit(settings: Settings, student: tf.keras.Model, examples: data.LongTailedData):
+    """Refuses sizes that cannot work, and a progressive sampler without a second pass."""
+    StudentModel(student, settings.resolutions)
+    method = resolve(settings)
+    if settings.epochs and not method.second_stage:
+        training_stream(settings, method, examples)
 
 
 def execute(

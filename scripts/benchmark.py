@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import run_flags
+import tensorflow as tf
 from absl import app, flags
 from candle_tf import benchmark
 from rich.live import Live
@@ -32,6 +33,7 @@ TRAIN = [sys.executable, str(Path(__file__).with_name("train.py"))]
 
 def run():
     given = flags.FLAGS
+    tf.config.set_visible_devices([], "GPU")  # its memory is for the cells
     cells = benchmark.plan(
         run_flags.settings(given), given.methods, given.datasets, given.seeds, given.output
     )

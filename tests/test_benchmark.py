@@ -103,6 +103,8 @@ def test_a_cells_directory_is_that_of_what_it_runs():
         ({"dataset": "tfds:cifar10", "data_dir": "/nowhere"}, "is not in /nowhere"),
         ({"method": "candle", "teacher": "nowhere.h5"}, "nowhere.h5"),
         ({"student": "resnet_e:widht=1"}, "widht"),
+        ({"resolutions": (24, 28)}, "below and above 32"),
+        ({"sampler": "progressively_balanced"}, "train for more updates"),
     ],
 )
 def test_what_cannot_be_made_is_named_before_anything_runs(change, problem, tmp_path):
@@ -129,12 +131,12 @@ def test_what_cannot_be_made_is_named_before_anything_runs(change, problem, tmp_
         (["mislas:sampler='reversd'"], "did you mean 'reversed'"),
         (["crt", "crt"], "Two rows are called 'crt'"),
         (["crt:0"], "an argument without a name"),
-        ([" = crt"], "a label has a letter at least"),
+        ([" = crt"], "a label is not empty"),
         (["a | b = crt"], "no | or line break"),
         (["crt:epochs=1,epochs=2"], "an argument twice"),
         (["crt:imbalance_ratio=0.5"], "--imbalance_ratio is 0.5"),
         (["crt:validation_split=1"], "--validation_split is 1 "),
-        ([], "give --methods"),
+        ([], "needs --methods"),
     ],
 )
 def test_a_mistake_is_named_before_anything_runs(methods, problem):
@@ -241,6 +243,19 @@ def test_a_failing_cell_stops_no_other_and_is_tried_again(tmp_path):
     assert list(states.values()) == ["finished", "finished"]
     order = (tmp_path / "order").read_text().split()
     assert order == ["balanced_softmax", "cross_entropy", "focal", "balanced_softmax"]
+
+
+def test_a_run_of_several_rows_is_tried_once(tmp_path):
+    datasets = ["a = digits:imbalance_ratio=5", "digits"]
+    cells = plan(["same = balanced_softmax:imbalance_ratio=1", "dive"], tmp_path, datasets)
+    shown = []
+    run = benchmark.run(
+        cells, [sys.executable, "-c", FAKE], str(tmp_path), lambda s: shown.append(dict(s)), 0.01
+    )
+    failed = "failed: ValueError: This cell cannot run."
+    states = [state for cell, state in run.items() if cell.method == "same"]
+    assert states == [failed, failed] and shown[-1] == run
+    assert (tmp_path / "order").read_text().split() == ["balanced_softmax"] * 3
 
 
 def test_what_starts_from_a_failed_run_is_not_tried(tmp_path):

@@ -94,6 +94,22 @@ def test_what_trains_anew_keeps_its_sampler_to_itself(method):
     first.check()
 
 
+def test_only_label_aware_smoothing_reads_its_factors():
+    factors = {"label_smoothing": (0.3, 0.0)}
+    assert resolved(of("mislas", **factors)).label_smoothing == (0.3, 0.0)
+    smoothing = of("candle", calibration="label_aware_smoothing", **factors)
+    assert resolved(smoothing).label_smoothing == (0.3, 0.0)
+    assert resolved(of("crt", **factors)) == resolved(of("crt"))
+
+
+def test_a_home_directory_is_the_same_place_throughout(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    settings = resolved(of("crt", first_stage="~/first"))
+    assert first_stage(settings).workdir == settings.first_stage == "/home/someone/first"
+    with pytest.raises(ValueError, match="--first_stage is the --workdir"):
+        Settings(workdir="/home/someone/first", method="crt", first_stage="~/first").check()
+
+
 def test_no_first_stage():
     assert first_stage(of("candle")) is None
 
@@ -107,12 +123,12 @@ def test_no_first_stage():
         ("steps_per_epoch", 7, 7),
         ("two_step", True, True),
         ("resolutions", [24, 32, 40], (24, 32, 40)),
+        ("resolutions", 24, (24,)),
         ("label_smoothing", (0.3, 0), (0.3, 0.0)),
     ],
 )
 def test_values_become_those_of_flags(name, value, expected):
-    value = getattr(Settings(**{name: value}), name)
-    assert value == expected and type(value) is type(expected)
+    assert repr(getattr(Settings(**{name: value}), name)) == repr(expected)
 
 
 @pytest.mark.parametrize(

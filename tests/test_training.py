@@ -276,7 +276,8 @@ def test_factors_of_label_aware_smoothing(given, expected, finished, tmp_path, m
 def test_a_teacher_is_calibrated_by_the_same_factors(tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(training.Teacher, "calibrate", lambda self, *args, **kw: told.append(args))
-    settings = resolved(tiny(tmp_path, label_smoothing=(0.3, 0.0)))
+    smoothing = {"calibration": "label_aware_smoothing", "label_smoothing": (0.3, 0.0)}
+    settings = resolved(tiny(tmp_path, **smoothing))
     teacher = training.build_teacher(settings)
     teacher.classifier = training.StudentModel(training.build_student(settings, 10)).student
     training.calibrate(teacher, settings, training.load_data(settings))
