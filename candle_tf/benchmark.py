@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from candle_tf import training
 from candle_tf.methods import METHODS
+from candle_tf.model import StudentModel
 from candle_tf.registry import lookup, parse_spec
 from candle_tf.settings import OF_TEACHER, Settings, first_stage, resolved
 from candle_tf.tables import markdown, shares
@@ -23,7 +24,7 @@ from candle_tf.workdir import HISTORY_FILE, identity, locked, read_results, writ
 
 LOG_FILE = "log.txt"
 DATA = ("dataset", "imbalance_ratio", "profile", "validation_split")  # what a run trains on
-STUDENT = ("dataset", "student", "student_bits", "image_size", "method")
+STUDENT = ("dataset", "student", "student_bits", "image_size", "resolutions", "method")
 TEACHER = (*OF_TEACHER, "teacher_image_size")
 PLANNED = ("workdir", "first_stage", "method", "seed")  # what the benchmark itself decides
 
@@ -151,25 +152,26 @@ def check_parts(cells: Sequence[Cell]):
         ValueError: naming the first cell that cannot be run.
     """
 
-    def values(cell: Cell, names: Sequence[str]) -> list:
-        return [getattr(cell.settings, name) for name in names]
+    def values(cell: Cell, names: Sequence[str]) -> tuple:
+        return tuple(getattr(cell.settings, name) for name in names)
 
-    teachers, students = [], {}
+    teachers, students = set(), set()
     unfinished = [cell for cell in cells if not cell.results]
     for _, group in itertools.groupby(unfinished, lambda cell: values(cell, DATA)):
         examples = None  # of one data set at a time: they may be large
         for cell in group:
             settings = cell.settings
-            teacher, student = values(cell, TEACHER), tuple(values(cell, STUDENT))
+            teacher, student = values(cell, TEACHER), values(cell, STUDENT)
             try:
                 examples = examples or training.load_data(settings)
                 if settings.calibrates and teacher not in teachers:
-                    teachers.append(teacher)
+                    teachers.add(teacher)
                     training.build_teacher(settings)
                 if student not in students:
-                    classes = len(examples.class_names)
-                    students[student] = training.build_student(settings, classes)
-                training.check_fit(settings, students[student], examples)
+                    students.add(student)
+                    network = training.build_student(settings, len(examples.class_names))
+                    StudentModel(network, settings.resolutions)
+                training.check_sampler(settings, examples)
             except (ValueError, OSError) as error:
                 raise ValueError(f"{cell.name}: {error}") from error
 
@@ -208,7 +210,7 @@ def run(
         for workdir in dict.fromkeys(each for pair in pairs for each in pair if each in cells_of):
             same = cells_of[workdir]
             cell = same[0]
-            if cell.results:
+            if states[cell] == "finished":
                 continue
             first = cells_of.get(cell.settings.first_stage)
             if first and states[first[0]].startswith("failed"):
@@ -284,8 +286,8 @@ def results_csv(cells: Sequence[Cell]) -> str:
             "kilobytes": results["student"]["kilobytes"],
             "seconds": sum(sum(stage["seconds"].values()) for stage in stages),
         }
+    students = {cell: results["student"] for cell, results in done.items()}
     for split in ("validation", "test"):
-        students = {cell: results["student"] for cell, results in done.items()}
         reports = {cell: student[split] for cell, student in students.items() if split in student}
         for title, column in shares(reports).items():
             for cell, share in column.items():

@@ -53,10 +53,11 @@ def run(settings: Settings) -> dict:
     """
     settings.check()
     method, settings = resolve(settings), resolved(settings)
+    check_workdir(settings)
     first = first_stage(settings) if settings.epochs else None
-    for each in filter(None, (first, settings)):
-        each.check()
-        check_workdir(resolved(each))
+    if first:
+        first.check()
+        check_workdir(resolved(first))
     if results := read_results(settings.workdir):
         print(f"{settings.workdir} holds this run, finished.")
         return results
@@ -65,8 +66,9 @@ def run(settings: Settings) -> dict:
     with timed(seconds, "data"):
         examples = load_data(settings)
     student = build_student(settings, len(examples.class_names))
+    StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
     for each in filter(None, (first, settings)):
-        check_fit(each, student, examples)
+        check_sampler(each, examples)
     with claimed_workdir(settings, examples.class_names) as workdir:
         if first:
             run(first)
@@ -81,9 +83,8 @@ def run(settings: Settings) -> dict:
     return results
 
 
-def check_fit(settings: Settings, student: tf.keras.Model, examples: data.LongTailedData):
-    """Refuses sizes that cannot work, and a progressive sampler without a second pass."""
-    StudentModel(student, settings.resolutions)
+def check_sampler(settings: Settings, examples: data.LongTailedData):
+    """Refuses a progressive sampler without a second pass."""
     method = resolve(settings)
     if settings.epochs and not method.second_stage:
         training_stream(settings, method, examples)
@@ -197,7 +198,7 @@ def retrain_classifier(
         examples.class_counts,
         *classifier.get_weights(),
         validation,
-        settings.label_smoothing or examples.label_smoothing,
+        examples.label_smoothing,
         settings.calibration_epochs,
         settings.batch_size,
         seed=settings.seed,
@@ -232,7 +233,7 @@ def training_batches(
 
 
 def load_data(settings: Settings) -> data.LongTailedData:
-    return data.load(
+    examples = data.load(
         settings.dataset,
         settings.data_dir,
         settings.imbalance_ratio,
@@ -241,6 +242,8 @@ def load_data(settings: Settings) -> data.LongTailedData:
         settings.seed,
         settings.download,
     )
+    smoothing = settings.label_smoothing or examples.label_smoothing
+    return dataclasses.replace(examples, label_smoothing=smoothing)
 
 
 def build_student(settings: Settings, num_classes: int) -> tf.keras.Model:
@@ -285,7 +288,7 @@ def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedDat
         examples.class_counts,
         settings.calibration_epochs,
         settings.calibration,
-        settings.label_smoothing or examples.label_smoothing,
+        examples.label_smoothing,
         views,
         seed=settings.seed,
         verbose=1,

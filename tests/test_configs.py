@@ -1,13 +1,11 @@
 import pathlib
-import sys
 
 import pytest
+import run_flags
 from absl import flags
 from candle_tf import benchmark
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-import run_flags  # noqa: E402
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.cfg")), ids=lambda p: p.stem)

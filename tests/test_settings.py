@@ -1,14 +1,10 @@
 import dataclasses
-import pathlib
-import sys
 
 import pytest
+import run_flags
 from absl import flags
 from candle_tf.methods import METHODS
 from candle_tf.settings import Settings, first_stage, resolve, resolved
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "scripts"))
-import run_flags  # noqa: E402
 
 RUN = Settings(workdir="run")
 
