@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from candle_tf import data, figures, metrics
-from candle_tf.data.pipeline import decode
+from candle_tf.data.views import decode
 from candle_tf.tables import accuracy_columns, read_metrics
 from candle_tf.workdir import FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE
 

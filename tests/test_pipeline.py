@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf.data import SAMPLERS, Augmentation, Examples, evaluation_batches, training_batches
-from candle_tf.data.pipeline import augment, jitter
 
 PLAIN = Augmentation("pad", flip=False)
 
@@ -121,37 +120,17 @@ def test_photographs_are_cropped_to_the_centre():
     np.testing.assert_allclose(batch, 200.0, atol=1e-3)
 
 
-def test_pad_crop_shifts_the_image():
-    image = np.zeros((16, 16, 3), np.float32)
-    image[8, 8] = 255.0
-    views = [augment(image, tf.constant([0, i]), 16, PLAIN).numpy() for i in range(40)]
-    places = {tuple(np.argwhere(view[..., 0])[0]) for view in views}
-    assert {abs(y - 8) <= 2 and abs(x - 8) <= 2 for y, x in places} == {True}
-    assert len(places) > 10
-
-
-def test_flip_mirrors_about_half():
-    image = np.zeros((16, 16, 3), np.float32)
-    image[:, :4] = 1.0
-    how = Augmentation("pad", flip=True)
-    left = [
-        augment(image, tf.constant([1, i]), 16, how).numpy()[:, :8].sum() > 1 for i in range(60)
-    ]
-    assert 15 < sum(left) < 45
-
-
-def test_resized_crop_has_the_size_and_stays_in_range():
-    image = np.random.default_rng(0).uniform(0, 255, (40, 60, 3)).astype(np.float32)
-    how = Augmentation("resized", color_jitter=0.4)
-    views = np.stack([augment(image, tf.constant([2, i]), 24, how) for i in range(20)])
-    assert views.shape == (20, 24, 24, 3)
-    assert views.min() >= 0 and views.max() <= 255
-    assert np.ptp(views.mean(axis=(1, 2, 3))) > 5
-
-
-def test_jitter_of_nothing_changes_nothing():
-    image = np.random.default_rng(0).uniform(0, 255, (4, 4, 3)).astype(np.float32)
-    np.testing.assert_allclose(jitter(image, tf.constant([0, 0]), 0.0), image, atol=1e-3)
+def test_decoded_examples_give_the_same_batches(examples):
+    decoded = examples.decoded()
+    assert decoded.images.dtype == tf.uint8 and decoded.images.shape == (50, 16, 16, 3)
+    for how in (PLAIN, Augmentation("resized", color_jitter=0.4)):
+        both = [
+            next(iter(training_batches(each, 24, 50, augmentation=how)))[0]
+            for each in (examples, decoded)
+        ]
+        np.testing.assert_allclose(both[0], both[1], atol=1e-3)
+    both = [next(iter(evaluation_batches(each, 24, 50)))[0] for each in (examples, decoded)]
+    np.testing.assert_allclose(both[0], both[1], atol=1e-3)
 
 
 def test_grey_images_become_rgb():

@@ -2,8 +2,9 @@
 
 from candle_tf.data.catalog import CATALOG, DatasetInfo, LongTailedData, load
 from candle_tf.data.long_tail import PROFILES, long_tail_counts, long_tail_subset
-from candle_tf.data.pipeline import Augmentation, Examples, evaluation_batches, training_batches
+from candle_tf.data.pipeline import Examples, evaluation_batches, training_batches
 from candle_tf.data.samplers import SAMPLERS
+from candle_tf.data.views import Augmentation
 
 __all__ = [
     "CATALOG",

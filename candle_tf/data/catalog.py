@@ -8,8 +8,11 @@ from types import MappingProxyType
 import numpy as np
 import tensorflow as tf
 from candle_tf.data.long_tail import draw_per_class, long_tail_subset
-from candle_tf.data.pipeline import Augmentation, Examples
+from candle_tf.data.pipeline import Examples
+from candle_tf.data.views import Augmentation
 from candle_tf.registry import lookup
+
+SMALL = 64  # pixels a side: such images are decoded once and held so
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def load(
     if not 0 <= validation_split < 1:
         raise ValueError(f"validation_split is a share in [0, 1), not {validation_split:g}.")
     source = read_digits() if dataset == "digits" else read_tfds(dataset, data_dir, download)
+    small = (source.image_size or SMALL + 1) <= SMALL
     available = np.bincount(source.train_labels, minlength=len(source.class_names))
     if (available == 0).any():
         raise ValueError(
@@ -102,7 +106,9 @@ def load(
     counts = np.bincount(labels)
     held_out_counts = np.floor(validation_split * counts).astype(int)
     held_out = draw_per_class(labels, held_out_counts, np.random.default_rng([seed, 1]))
-    train = source.read_train(kept)
+    train, test = source.read_train(kept), source.test
+    if small:
+        train, test = train.decoded(), test.decoded()
     info = CATALOG.get(dataset, DatasetInfo())
     rest = np.setdiff1d(np.arange(len(kept)), held_out)
     reached = counts.max() / counts.min()
@@ -110,7 +116,7 @@ def load(
     return LongTailedData(
         train=train.take(rest) if len(held_out) else train,
         validation=train.take(held_out) if len(held_out) else None,
-        test=source.test,
+        test=test,
         class_counts=np.bincount(labels[rest]),
         class_names=source.class_names,
         image_size=source.image_size,

@@ -69,14 +69,22 @@ def epoch_order(
         return shuffle(tf.range(len(labels), dtype=tf.int64), seed)
     if sampler in EVEN:
         return even_order(labels, EVEN[sampler], seed)
+    probabilities = class_probabilities(np.bincount(labels), sampler, progress)
+    return independent_draws(labels, probabilities, len(labels), seed)
+
+
+def independent_draws(
+    labels: np.ndarray, probabilities: np.ndarray | tf.Tensor, count: int, seed: tf.Tensor
+) -> tf.Tensor:
+    """`count` indices, int64: each a class by its probability, then an example of it."""
     class_counts = np.bincount(labels)
-    cumulative = tf.cumsum(class_probabilities(class_counts, sampler, progress))[:-1]
+    cumulative = tf.cumsum(probabilities)[:-1]
     by_class = np.argsort(labels, kind="stable").astype(np.int64)
     start = np.cumsum(class_counts) - class_counts
-    u = tf.random.stateless_uniform([2, len(labels)], seed, dtype=tf.float64)
+    u = tf.random.stateless_uniform([2, count], seed, dtype=tf.float64)
     drawn = tf.searchsorted(cumulative, u[0], side="right")
-    count = tf.cast(tf.gather(tf.constant(class_counts), drawn), tf.float64)
-    place = tf.gather(tf.constant(start), drawn) + tf.cast(tf.floor(u[1] * count), tf.int64)
+    size = tf.cast(tf.gather(tf.constant(class_counts), drawn), tf.float64)
+    place = tf.gather(tf.constant(start), drawn) + tf.cast(tf.floor(u[1] * size), tf.int64)
     return tf.gather(tf.constant(by_class), place)
 
 

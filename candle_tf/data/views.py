@@ -1,0 +1,148 @@
+"""Random views of images: drawn for many at once, taken of each."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from candle_tf.data.samplers import class_probabilities, independent_draws
+
+uniform = tf.random.stateless_uniform
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images vary.
+
+    Attributes:
+        crop: "pad", a crop after padding by an eighth of the side, for small images; "resized", a
+            crop of 25 to 100 % of the area and an aspect ratio of 3/4 to 4/3, for photographs.
+        flip: mirror half of the images.
+        color_jitter: largest relative change of brightness, contrast and saturation.
+        mixup: alpha of mixup (Zhang et al., ICLR 2018): each image meets another, drawn
+            class-balanced, at a share ~ Beta(alpha, alpha) of its own. 0 mixes nothing. The label
+            stays the image's: for distillation, where a teacher judges what is seen.
+    """
+
+    crop: str = "resized"
+    flip: bool = True
+    color_jitter: float = 0.0
+    mixup: float = 0.0
+
+
+def draw_views(
+    labels: np.ndarray, count: int, key: tf.Tensor, how: Augmentation
+) -> dict[str, tf.Tensor]:
+    """What makes `count` random views, a function of the stateless `key` (2,) alone.
+
+    Returns:
+        crop: float32 (count, 4) in [0, 1): where between their bounds area, aspect ratio, top and
+            left of the crop lie.
+        flip: bool (count,).
+        color: float32 (count, 3), factors of brightness, contrast and saturation.
+        partner: int64 (count,), with mixup: the index of the other image.
+        share: float32 (count,), with mixup: of the image itself.
+    """
+    keys = tf.unstack(tf.random.split(key, num=5))
+    views = {
+        "crop": uniform([count, 4], keys[0]),
+        "flip": uniform([count], keys[1]) < (0.5 if how.flip else 0.0),
+        "color": uniform([count, 3], keys[2], 1.0 - how.color_jitter, 1.0 + how.color_jitter),
+    }
+    if how.mixup:
+        balanced = class_probabilities(np.bincount(labels), "class_balanced")
+        views["partner"] = independent_draws(labels, balanced, count, keys[3])
+        views["share"] = beta([count], keys[4], how.mixup)
+    return views
+
+
+def beta(shape: list[int], key: tf.Tensor, alpha: float) -> tf.Tensor:
+    """Stateless draws from Beta(alpha, alpha), float32."""
+    gammas = tf.random.stateless_gamma([2, *shape], key, alpha, dtype=tf.float64)
+    return tf.cast(gammas[0] / tf.reduce_sum(gammas, axis=0), tf.float32)
+
+
+def take_views(
+    places: tf.data.Dataset, images: tf.Tensor, size: int, batch_size: int, how: Augmentation
+) -> tf.data.Dataset:
+    """Batches of (places, their views float32 (batch, size, size, 3) in [0, 255]).
+
+    Args:
+        places: one by one, each a dict of `index`, the image's, what `draw_views` gives, and
+            whatever else shall pass.
+        images: as in `Examples`.
+    """
+
+    def cut(index, crop):
+        image = decode(tf.gather(images, index))
+        return resized_crop(image, crop, size) if how.crop == "resized" else resized(image, size)
+
+    def read(place):
+        image = cut(place["index"], place["crop"])
+        if how.mixup:  # before the rest, which pairs have in common
+            share = place["share"][..., None, None, None]
+            image = share * image + (1.0 - share) * cut(place["partner"], place["crop"])
+        return place, image
+
+    def vary(place, batch):
+        margin = size // 8 if how.crop == "pad" else 0
+        batch = shift_and_flip(batch, place["crop"], place["flip"], margin)
+        return place, jitter(batch, place["color"]) if how.color_jitter else batch
+
+    parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+    if how.crop == "pad" and images.dtype == tf.uint8:  # pixels of one size: a batch at once
+        return places.batch(batch_size).map(lambda place: vary(*read(place)), **parallel)
+    return places.map(read, **parallel).batch(batch_size).map(vary, **parallel)
+
+
+def decode(image: tf.Tensor) -> tf.Tensor:
+    """A file's bytes, or pixels (..., height, width, 3), to float32 RGB in [0, 255]."""
+    if image.dtype == tf.string:
+        image = tf.io.decode_image(image, channels=3, expand_animations=False)
+        image = tf.ensure_shape(image, (None, None, 3))
+    return tf.cast(image, tf.float32)
+
+
+def resized(images: tf.Tensor, size: int) -> tf.Tensor:
+    """(..., height, width, 3) to (..., size, size, 3), as they are where they have that size."""
+    same = tf.reduce_all(tf.shape(images)[-3:-1] == size)
+    images = tf.cond(
+        same, lambda: images, lambda: tf.image.resize(images, (size, size), antialias=True)
+    )
+    return tf.ensure_shape(images, (*images.shape[:-3], size, size, 3))
+
+
+def resized_crop(image: tf.Tensor, crop: tf.Tensor, size: int) -> tf.Tensor:
+    """The crop (4,) of an image (height, width, 3), at most the whole, as (size, size, 3)."""
+    sides = tf.cast(tf.shape(image)[:2], tf.float32)
+    area = (0.25 + 0.75 * crop[0]) * tf.reduce_prod(sides)
+    ratio = tf.exp(math.log(4 / 3) * (2.0 * crop[1] - 1.0))  # of width to height
+    extent = tf.sqrt(area * tf.stack([1.0 / ratio, ratio]))
+    extent = tf.clip_by_value(tf.round(extent), 1.0, sides)
+    begin = tf.floor(crop[2:] * (sides - extent + 1.0))
+    begin, extent = (
+        tf.concat([tf.cast(x, tf.int32), [n]], 0) for x, n in ((begin, 0), (extent, 3))
+    )
+    return resized(tf.ensure_shape(tf.slice(image, begin, extent), (None, None, 3)), size)
+
+
+def shift_and_flip(images: tf.Tensor, crop: tf.Tensor, flip: tf.Tensor, margin: int) -> tf.Tensor:
+    """Images (batch, size, size, 3), padded, cropped to their size, and mirrored where `flip`."""
+    places = tf.range(images.shape[1])
+    columns = tf.where(flip[:, None], places[::-1], places)
+    if margin:
+        images = tf.pad(images, [[0, 0], [margin, margin], [margin, margin], [0, 0]])
+        begin = tf.cast(crop[:, 2:, None] * (2 * margin + 1), tf.int32)  # top and left
+        images = tf.gather(images, begin[:, 0] + places, axis=1, batch_dims=1)
+        columns += begin[:, 1]
+    return tf.gather(images, columns, axis=2, batch_dims=1)  # far faster than a select
+
+
+def jitter(images: tf.Tensor, color: tf.Tensor) -> tf.Tensor:
+    """Scales brightness, contrast and saturation of (batch, h, w, 3) by `color` (batch, 3)."""
+    brightness, contrast, saturation = (color[:, i, None, None, None] for i in range(3))
+    images *= brightness
+    mean = tf.reduce_mean(images, axis=(1, 2), keepdims=True)
+    images = mean + contrast * (images - mean)
+    grey = tf.image.rgb_to_grayscale(images)
+    return tf.clip_by_value(grey + saturation * (images - grey), 0.0, 255.0)
