@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 from candle_tf import training
+from candle_tf.files import locked, write_text
 from candle_tf.methods import METHODS
 from candle_tf.model import StudentModel
 from candle_tf.registry import lookup, parse_spec
 from candle_tf.settings import OF_TEACHER, Settings, first_stage, resolved
 from candle_tf.tables import markdown, shares
-from candle_tf.workdir import HISTORY_FILE, identity, locked, read_results, write_text
+from candle_tf.workdir import HISTORY_FILE, identity, read_results
 
 LOG_FILE = "log.txt"
 DATA = ("dataset", "imbalance_ratio", "profile", "validation_split")  # what a run trains on

@@ -1,11 +1,16 @@
 """Classifiers on fixed features, (batch, width) -> logits (batch, classes)."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import tensorflow as tf
 from candle_tf.data.catalog import check_labels
 from candle_tf.data.samplers import epoch_length, epoch_order
+from candle_tf.files import Rows
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -74,47 +79,64 @@ def encode_dataset(
     class_counts: Sequence[int],
     views: int = 1,
     verbose="auto",
+    directory: str | os.PathLike | None = None,
+    made_of: Mapping = MappingProxyType({}),
 ) -> tuple[np.ndarray, np.ndarray]:
     """What `fit_on_features` wants: the features of a data set and its labels.
+
+    The features lie in a file that is mapped into memory, so that they need not fit there.
 
     Args:
         embed: images float32 (batch, height, width, 3) -> features (batch, width).
         dataset: batches of (images, labels), read `views` times.
         class_counts: images per class that it holds, (classes,).
+        directory: of the features, which an interruption leaves there and the same call, with a
+            data set that gives the same again, goes on with; a temporary one where None.
+        made_of: what the features follow from, as in `candle_tf.files.Rows`.
 
     Returns:
-        Features float (n * views, width) and labels int64 (n * views,).
+        Features float32 (n * views, width) and labels int64 (n * views,).
 
     Raises:
         ValueError: for counts that do not match the labels, a label out of range or an image with
-            NaN or Inf (named by its index).
+            NaN or Inf (named by its index); for a directory that holds other features.
     """
-    embed = tf.function(embed)
-    features, labels, seen = [], [], 0
+    embed = tf.function(embed, reduce_retracing=True)
+    labels, rows, seen = [], None, 0
     progress = tf.keras.utils.Progbar(None, verbose=int(verbose != 0), unit_name="batch")
-    for _ in range(views):
-        for batch in dataset:
-            images, batch_labels, _ = tf.keras.utils.unpack_x_y_sample_weight(batch)
-            images = tf.cast(images, tf.float32)
-            batch_labels = np.asarray(batch_labels).reshape(-1).astype(np.int64)
-            if len(batch_labels) != len(images):
-                raise ValueError("Labels must be class numbers, one an image, not one-hot.")
-            check_images(images, seen)
-            check_labels(batch_labels, len(class_counts), "the stream", seen)
-            features.append(embed(images).numpy())
-            labels.append(batch_labels)
-            seen += len(batch_labels)
-            progress.add(1)
+    with contextlib.ExitStack() as stack:  # what is unlinked stays there as long as it is mapped
+        directory = directory or stack.enter_context(tempfile.TemporaryDirectory())
+        for _ in range(views):
+            for batch in dataset:
+                images, batch_labels, _ = tf.keras.utils.unpack_x_y_sample_weight(batch)
+                images = tf.cast(images, tf.float32)
+                batch_labels = np.asarray(batch_labels).reshape(-1).astype(np.int64)
+                if len(batch_labels) != len(images):
+                    raise ValueError("Labels must be class numbers, one an image, not one-hot.")
+                check_images(images, seen)
+                check_labels(batch_labels, len(class_counts), "the stream", seen)
+                labels.append(batch_labels)
+                seen += len(batch_labels)
+                progress.add(1)
+                if rows is not None and seen <= len(rows):
+                    continue
+                features = embed(images).numpy()
+                if rows is None:
+                    width = features.shape[-1]
+                    rows = Rows(directory, np.dtype((np.float32, width)), made_of)
+                    rows.reserve(views * int(np.sum(class_counts)))
+                rows.append(features[max(0, len(rows) - seen + len(features)) :])
+        features = np.zeros((0, 0), np.float32) if rows is None else rows.read()
     labels = np.concatenate(labels) if labels else np.zeros(0, np.int64)
     found = np.bincount(labels, minlength=len(class_counts))
-    times = max(1, round(len(labels) / np.sum(class_counts)))
+    times = views * max(1, round(len(labels) / (views * np.sum(class_counts))))
     if (found != times * np.asarray(class_counts)).any():
         c = np.flatnonzero(found != times * np.asarray(class_counts))[0]
         raise ValueError(
             f"class_counts says {class_counts[c]} images of class {c} but the data holds "
             f"{found[c] / times:g}: count the labels of the very data set that is passed."
         )
-    return np.concatenate(features), labels
+    return features, labels
 
 
 def check_images(images: tf.Tensor, first: int):
@@ -143,21 +165,22 @@ def fit_on_features(
     learning_rate: float,
     seed: int,
     verbose="auto",
+    views: int = 1,
 ) -> tf.keras.callbacks.History:
     """Trains a classifier on features that were computed once.
 
     Args:
         classifier: features (batch, width) -> logits (batch, classes).
-        features: float (n, width).
+        features: float32 (n, width), or mapped into memory.
         labels: int64 (n,).
         loss: of labels and logits.
         sampler: which features an epoch takes, a name of `candle_tf.data.SAMPLERS`.
-        epochs: of `samplers.epoch_length` features each, rounded up to whole batches.
+        epochs: of `samplers.epoch_length` / `views` features each, rounded up to whole batches.
         batch_size, learning_rate: of Adam, annealed by cosine to 0.
         seed: of the order of the features.
         verbose: as in `tf.keras.Model.fit`.
+        views: of each image that `features` holds; an epoch takes one of them on average.
     """
-    features = tf.constant(features)  # captured once, not copied into the graph
 
     def epoch(number):
         key = tf.random.fold_in([seed, 2], number)
@@ -165,8 +188,13 @@ def fit_on_features(
         return tf.data.Dataset.from_tensor_slices(order)
 
     stream = tf.data.Dataset.counter().flat_map(epoch).batch(batch_size)
-    batches = stream.map(lambda i: (tf.gather(features, i), tf.gather(labels, i)))
-    steps = -(-epoch_length(labels, sampler) // batch_size)
+
+    def batch(i):
+        x = tf.numpy_function(lambda i: features[i], [i], features.dtype)
+        return tf.ensure_shape(x, (None, features.shape[1])), tf.gather(labels, i)
+
+    batches = stream.map(batch).prefetch(tf.data.AUTOTUNE)
+    steps = -(-epoch_length(labels, sampler) // (views * batch_size))
     schedule = tf.keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
     classifier.compile(tf.keras.optimizers.Adam(schedule), loss, metrics=["accuracy"])
     return classifier.fit(batches, epochs=epochs, steps_per_epoch=steps, verbose=verbose)

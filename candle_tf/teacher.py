@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 from candle_tf import classifiers, losses
+from candle_tf.files import fingerprint
 from candle_tf.model_files import load_model
 from candle_tf.networks import any_size, check_size
 from candle_tf.pretrained import build_encoder, networks_of, zoo_networks
@@ -161,11 +162,12 @@ class Teacher(tf.keras.Model):
         epochs: int = 30,
         loss: str = "balanced_softmax",
         label_smoothing: tuple[float, float] = (0.05, 0.1),
-        views: int = 1,
+        views: int = 4,
         batch_size: int = 128,
         learning_rate: float = 3e-3,
         seed: int = 0,
         verbose="auto",
+        directory: str | os.PathLike | None = None,
     ) -> tf.keras.callbacks.History:
         """Trains a new classifier on the frozen encoder's features, computed once.
 
@@ -173,7 +175,7 @@ class Teacher(tf.keras.Model):
             train: batches of (images, labels), each training image once (or the same number of
                 times, as augmented views). Read `views` times.
             class_counts: training images per class, (classes,).
-            epochs: passes over the features of all views.
+            epochs: passes over the images, each in one of its views.
             loss: "balanced_softmax" (BALMS) on instance-balanced batches, or
                 "label_aware_smoothing" on class-balanced ones with learnable weight
                 scaling (MiSLAS, stage 2), or "cross_entropy" for an ablation: not calibrated.
@@ -181,6 +183,8 @@ class Teacher(tf.keras.Model):
             views: how often `train` is read; worth more than 1 where it augments.
             batch_size, learning_rate: of the classifier's Adam, annealed by cosine to 0.
             seed: of the classifier's initial weights and the order of the features.
+            directory: where the features go, and stay when interrupted, as in
+                `candle_tf.classifiers.encode_dataset`; a temporary one where None.
 
         Returns:
             The classifier's training history.
@@ -200,7 +204,13 @@ class Teacher(tf.keras.Model):
             },
         )
         features, labels = classifiers.encode_dataset(
-            self.embed, train, class_counts, views, verbose
+            self.embed,
+            train,
+            class_counts,
+            views,
+            verbose,
+            directory,
+            {"teacher": fingerprint(self.encoder.get_weights())},
         )
         new_classifier = classifiers.scaled_linear if smoothed else classifiers.linear
         classifier = new_classifier(self.width, len(class_counts), seed)
@@ -215,6 +225,7 @@ class Teacher(tf.keras.Model):
             learning_rate,
             seed,
             verbose,
+            views,
         )
         # A fresh one without optimizer and metrics, which would be saved with the teacher.
         self.classifier = new_classifier(self.width, len(class_counts))

@@ -1,21 +1,20 @@
 """The directory of a run: what lies in it, and whose it is."""
 
 import contextlib
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from candle_tf.files import locked, write_text
 from candle_tf.settings import Settings
 
 FLAG_FILE, METRICS_FILE, HISTORY_FILE = "flags.cfg", "metrics.json", "history.csv"
 PREDICTIONS_FILE, CLASSES_FILE = "predictions.npz", "class_names.json"
 CLASSIFIER_FILE = "teacher_classifier.keras"
+CALIBRATION, TEACHER_STORE = "calibration", "teacher_store"
 CHECKPOINTS, FIRST_STEP = "checkpoints", "first_step"
-LOCK_FILE = "lock"  # held by the process that works in the workdir
-BEGUN = (CLASSIFIER_FILE, CHECKPOINTS, FIRST_STEP, METRICS_FILE)
-MOVABLE = ("--data_dir", "--download", "--first_stage")
+BEGUN = (CALIBRATION, CLASSIFIER_FILE, TEACHER_STORE, CHECKPOINTS, FIRST_STEP, METRICS_FILE)
+MOVABLE = ("--data_dir", "--download", "--first_stage", "--teacher_store")
 
 
 def identity(flags: str) -> tuple[str, ...]:
@@ -52,29 +51,6 @@ def claimed_workdir(settings: Settings, class_names: list[str]) -> Iterator[Path
         yield workdir
 
 
-@contextlib.contextmanager
-def locked(directory: str) -> Iterator[Path]:
-    """Makes the directory, and keeps other processes out of it.
-
-    Raises:
-        ValueError: if another process is at work in it.
-        OSError: if it cannot be written.
-    """
-    path = Path(directory)
-    with contextlib.ExitStack() as stack:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(path / LOCK_FILE, "w"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"Another process is at work in {path}: wait for it, or name another directory."
-            ) from error
-        except OSError as error:
-            raise OSError(f"{path} cannot be written ({error}): name another directory.") from error
-        yield path
-
-
 def read_results(workdir: str) -> dict | None:
     """What the run in `workdir` wrote to metrics.json, once it is finished.
 
@@ -90,10 +66,3 @@ def read_results(workdir: str) -> dict | None:
         raise ValueError(
             f"{path} is damaged ({error}): delete it, and the run's command writes it again."
         ) from error
-
-
-def write_text(path: Path, text: str):
-    """Writes beside `path` and renames into place, so that a reader never sees half of it."""
-    written = path.with_name(path.name + ".tmp")
-    written.write_text(text, encoding="utf-8")
-    os.replace(written, path)

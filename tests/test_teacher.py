@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf import Teacher
-from candle_tf.classifiers import LearnableWeightScaling, encode_dataset
+from candle_tf.classifiers import LearnableWeightScaling, encode_dataset, linear
+from candle_tf.files import Rows
 from candle_tf.teacher import preprocessing_of
 
 applications = tf.keras.applications
@@ -267,7 +268,59 @@ def test_every_view_is_a_reading_of_the_data():
     assert features.shape == (12, 6) and labels.tolist() == [0, 0, 1, 1] * 3
     assert not np.allclose(features[:4], features[4:8])
     history = teacher.calibrate(data, [2, 2], epochs=2, views=3, batch_size=2, verbose=0)
-    assert history.params["steps"] == 6, "an epoch is a pass over the features of all views"
+    assert history.params["steps"] == 2, "an epoch is a pass over the images"
+
+
+def test_an_interrupted_calibration_goes_on(tmp_path, monkeypatch):
+    labels, encoded = [0, 0, 1, 1, 2, 2], []
+    whole = tiny_teacher()
+    whole.calibrate(tiny_data(labels), [2, 2, 2], 3, verbose=0)
+    teacher = tiny_teacher()
+    append = Rows.append
+
+    def stopped(rows, features):
+        append(rows, features)
+        encoded.append(len(features))
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Rows, "append", stopped)
+    given = {"epochs": 3, "verbose": 0, "directory": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        teacher.calibrate(tiny_data(labels), [2, 2, 2], **given)
+    teacher.calibrate(tiny_data(labels), [2, 2, 2], **given)
+    assert sum(encoded) == 4 * len(labels), "4 views of each image, once"
+    for a, b in zip(whole.classifier.get_weights(), teacher.classifier.get_weights()):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    teacher.encoder.set_weights([2 * weights for weights in teacher.encoder.get_weights()])
+    with pytest.raises(ValueError, match="made of another teacher"):
+        teacher.calibrate(tiny_data(labels), [2, 2, 2], **given)
+
+
+def test_features_are_mapped_into_memory():
+    features, _ = encode_dataset(tiny_teacher().embed, tiny_data([0, 1]), [1, 1], verbose=0)
+    assert isinstance(features, np.memmap) and features.dtype == np.float32
+
+
+def test_cached_features_train_as_the_encoder_in_the_loop_does():
+    """A view an epoch: the same batches, so the same classifier, as `fit` would give."""
+    images = np.random.default_rng(0).uniform(0, 255, (4, 3, 8, 8, 3)).astype(np.float32)
+    labels = np.array([0, 1, 2])
+    teacher = tiny_teacher()
+    views = tf.data.Dataset.from_tensor_slices((images, np.tile(labels, (4, 1))))
+    history = teacher.calibrate(
+        views, [1, 1, 1], epochs=4, views=1, batch_size=12, verbose=0, loss="cross_entropy"
+    )
+    looped = linear(teacher.width, 3)
+    schedule = tf.keras.optimizers.schedules.CosineDecay(3e-3, 4)
+    model = tf.keras.Sequential([tf.keras.layers.Lambda(teacher.embed), looped])
+    loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(tf.keras.optimizers.Adam(schedule), loss)
+    data = (images.reshape(12, 8, 8, 3), np.tile(labels, 4))
+    losses = model.fit(*data, batch_size=12, epochs=4, verbose=0).history["loss"]
+    np.testing.assert_allclose(history.history["loss"], losses, rtol=1e-4)
+    for a, b in zip(teacher.classifier.get_weights(), looped.get_weights()):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 GOOD = [0, 0, 0, 0, 1, 1, 1, 2, 2]

@@ -1,0 +1,136 @@
+"""Files that a killed process leaves whole."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+NOTE = "made_of.json"
+LOCK_FILE = "lock"  # held by the process that works in a directory
+
+
+@contextlib.contextmanager
+def locked(directory: str | os.PathLike) -> Iterator[Path]:
+    """Makes the directory, and keeps other processes out of it.
+
+    Raises:
+        ValueError: if another process is at work in it.
+        OSError: if it cannot be written.
+    """
+    path = Path(directory)
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(path / LOCK_FILE, "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"Another process is at work in {path}: wait for it, or name another directory."
+            ) from error
+        except OSError as error:
+            raise OSError(f"{path} cannot be written ({error}): name another directory.") from error
+        yield path
+
+
+def write_text(path: Path, text: str):
+    """Writes beside `path` and renames into place, so that a reader never sees half of it."""
+    written = path.with_name(path.name + ".tmp")
+    written.write_text(text, encoding="utf-8")
+    os.replace(written, path)
+
+
+class Rows:
+    """Records of one size in a file: written in order, read at random through a memory map.
+
+    What was interrupted holds its first records whole and goes on after them. It lies in a
+    directory beside a note of what the records were made of, and is of nothing else.
+
+    Args:
+        directory: of the file, made if it is not there.
+        dtype: of a record.
+        made_of: what the records follow from, by name; values that JSON keeps.
+
+    Raises:
+        ValueError: if the directory holds records of something else.
+    """
+
+    def __init__(self, directory: str | os.PathLike, dtype: np.dtype, made_of: Mapping):
+        self.directory, self.dtype, self.made_of = Path(directory), np.dtype(dtype), dict(made_of)
+        check_made_of(directory, made_of)
+
+    @property
+    def path(self) -> Path:
+        return self.directory / "rows.bin"
+
+    def __len__(self) -> int:
+        """How many records are there, whole."""
+        return self.path.stat().st_size // self.dtype.itemsize if self.path.exists() else 0
+
+    def reserve(self, total: int):
+        """Refuses, before any work, `total` records that there is no room for.
+
+        Raises:
+            OSError: which says how much is missing.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        needed = (total - len(self)) * self.dtype.itemsize / 1e6
+        free = shutil.disk_usage(self.directory).free / 1e6
+        if needed > free:
+            raise OSError(
+                f"{self.directory} has no room for {needed:,.0f} MB ({free:,.0f} MB are free): "
+                "make room, or name a directory elsewhere."
+            )
+        write_text(self.directory / NOTE, json.dumps(self.made_of, indent=1) + "\n")
+
+    def append(self, records: np.ndarray):
+        """Writes records after those that are there, over what an interruption left of one."""
+        end = len(self) * self.dtype.itemsize
+        with open(self.path, "r+b" if self.path.exists() else "wb") as file:
+            file.truncate(end)
+            file.seek(end)
+            file.write(records.tobytes())
+
+    def read(self) -> np.ndarray:
+        """All records, (n,), mapped into memory, not read."""
+        return np.memmap(self.path, self.dtype, mode="r", shape=(len(self),))
+
+
+def check_made_of(directory: str | os.PathLike, made_of: Mapping):
+    """Refuses a directory whose `Rows` were made of something else than `made_of` says.
+
+    Raises:
+        ValueError: which names the first difference.
+    """
+    path = Path(directory) / NOTE
+    if not path.exists():
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete {directory}.") from error
+    here = json.loads(json.dumps(dict(made_of)))
+    for name in here:
+        if there.get(name) != here[name]:
+            raise ValueError(
+                f"{directory} was made of another {name} ({there.get(name)}, here {here[name]}): "
+                "name another directory, or delete that one."
+            )
+
+
+def fingerprint(arrays: Sequence[np.ndarray]) -> str:
+    """A digest of arrays: of their values, shapes and order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        if array.dtype == object:  # the bytes of files
+            for item in array:
+                digest.update(hashlib.sha256(item).digest())
+        else:
+            digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()[:16]

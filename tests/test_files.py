@@ -1,0 +1,93 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from candle_tf.files import Rows, check_made_of, fingerprint, locked, write_text
+
+RECORD = np.dtype([("x", np.float16, 3), ("y", np.int64)])
+
+
+def records(n: int, start: int = 0) -> np.ndarray:
+    made = np.zeros(n, RECORD)
+    made["x"] = np.arange(start, start + n)[:, None] + [0.0, 0.25, 0.5]
+    made["y"] = np.arange(start, start + n)
+    return made
+
+
+def test_rows_come_back_in_order(tmp_path):
+    rows = Rows(tmp_path, RECORD, {"seed": 0})
+    assert len(rows) == 0
+    rows.reserve(8)
+    rows.append(records(5))
+    rows.append(records(3, 5))
+    again = Rows(tmp_path, RECORD, {"seed": 0})
+    assert len(again) == 8
+    np.testing.assert_array_equal(again.read(), records(8))
+    assert isinstance(again.read(), np.memmap)
+
+
+@pytest.mark.parametrize("torn", [1, RECORD.itemsize - 1])
+def test_a_torn_record_is_written_over(tmp_path, torn):
+    rows = Rows(tmp_path, RECORD, {})
+    rows.append(records(5))
+    with open(rows.path, "ab") as file:
+        file.write(b"?" * torn)
+    assert len(rows) == 5
+    np.testing.assert_array_equal(rows.read(), records(5))
+    rows.append(records(2, 5))
+    np.testing.assert_array_equal(rows.read(), records(7))
+
+
+def test_rows_of_something_else_are_refused(tmp_path):
+    Rows(tmp_path, RECORD, {"teacher": "a", "sizes": [24, 32]}).reserve(1)
+    Rows(tmp_path, RECORD, {"teacher": "a", "sizes": (24, 32)})
+    with pytest.raises(ValueError, match="was made of another sizes .*name another directory"):
+        Rows(tmp_path, RECORD, {"teacher": "a", "sizes": [24]})
+    check_made_of(tmp_path, {"teacher": "a"})
+    with pytest.raises(ValueError, match="another teacher"):
+        check_made_of(tmp_path, {"teacher": "b"})
+    check_made_of(tmp_path / "not there", {"teacher": "b"})
+
+
+def test_a_damaged_note_is_refused(tmp_path):
+    Rows(tmp_path, RECORD, {"teacher": "a"}).reserve(1)
+    (tmp_path / "made_of.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged .* delete"):
+        Rows(tmp_path, RECORD, {"teacher": "a"})
+
+
+def test_rows_that_find_no_room_are_refused(tmp_path):
+    rows = Rows(tmp_path, RECORD, {})
+    with pytest.raises(OSError, match="has no room for .* MB .* are free"):
+        rows.reserve(10**15)
+    assert not rows.path.exists()
+
+
+def test_a_fingerprint_tells_values_shapes_and_order():
+    a, b = np.arange(6.0), np.arange(6.0).reshape(2, 3)
+    files = np.array([b"one", b"two"], object)
+    made = [
+        fingerprint(arrays)
+        for arrays in ([a], [b], [a, b], [b, a], [a + 1], [files], [files[::-1]], [a.astype("f4")])
+    ]
+    assert len(set(made)) == len(made)
+    assert fingerprint([a.copy(), files.copy()]) == fingerprint([a, files])
+
+
+def test_a_locked_directory_keeps_other_processes_out(tmp_path):
+    code = f"from candle_tf.files import locked\nwith locked({str(tmp_path)!r}): pass"
+    with locked(tmp_path):
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "Another process is at work in" in other.stderr
+    with locked(tmp_path):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot be written"), locked(tmp_path / "file"):
+        pass
+
+
+def test_text_is_renamed_into_place(tmp_path):
+    write_text(tmp_path / "a.json", json.dumps([1]))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
