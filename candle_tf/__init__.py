@@ -27,6 +27,7 @@ from candle_tf.balancer import AdversarialBalancer  # noqa: E402
 from candle_tf.model import CandleModel, StudentModel  # noqa: E402
 from candle_tf.resolution import RandomResolution  # noqa: E402
 from candle_tf.teacher import Teacher  # noqa: E402
+from candle_tf.teacher_store import TeacherStore  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ __all__ = [
     "RandomResolution",
     "StudentModel",
     "Teacher",
+    "TeacherStore",
     "classifiers",
     "data",
     "export",

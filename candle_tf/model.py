@@ -1,7 +1,7 @@
 """The two models that `fit` trains: a student alone, and CANDLE's student beside its teacher."""
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import larq as lq
@@ -242,9 +242,8 @@ class CandleModel(StudentModel):
         return {**super().get_compile_config(), "balancer_optimizer": own}
 
     def train_step(self, data):
-        images, labels, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
-        size = self.resolution.draw(iterations(self.optimizer))
-        teacher_features, teacher_logits = self.teacher(images, self.teacher_size(size))
+        x, labels, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
+        images, size, teacher_features, teacher_logits = self.see(x)
         with tf.GradientTape() as tape:
             features = self.encode(resize(images, size), training=True)
             adapted = self.adapter(features, training=True)
@@ -275,6 +274,19 @@ class CandleModel(StudentModel):
         logs = self.compute_metrics(images, labels, logits, sample_weight)
         own = {name: mean.result() for name, mean in self.means.items()}
         return {**logs, "loss": own.pop("objective"), **own}
+
+    def see(self, x: tf.Tensor | Mapping[str, tf.Tensor]):
+        """A batch as (images, the student's size, the teacher's features, its logits).
+
+        A batch of images has its size drawn and is shown to the teacher; one of a `TeacherStore`
+        brings all of it.
+        """
+        if isinstance(x, Mapping):
+            several = len(self.resolution.sizes) > 1
+            size = x["size"][0] if several else self.resolution.base
+            return x["images"], size, x["features"], x["logits"]
+        size = self.resolution.draw(iterations(self.optimizer))
+        return x, size, *self.teacher(x, self.teacher_size(size))
 
     def compute_metrics(self, x, y, y_pred, sample_weight):
         """The student's metrics: the means of a training step have no meaning in `evaluate`."""

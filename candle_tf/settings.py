@@ -15,7 +15,15 @@ from candle_tf.teacher import CALIBRATIONS, PREPROCESSING
 OWN = ("sampler", "prior_adjusted", "temperature", "calibration")  # a method's, unless given
 # What only a run with a teacher reads, and what one on a first stage's features reads too.
 OF_TEACHER = ("teacher", "teacher_weights", "teacher_preprocessing", "allow_custom_code")
-OF_DISTILLATION = ("prior_adjusted", "temperature", "calibration", "lambda_per_sample")
+OF_DISTILLATION = (
+    "prior_adjusted",
+    "temperature",
+    "calibration",
+    "lambda_per_sample",
+    "mixup",
+    "teacher_views",
+    "teacher_store",
+)
 OF_FEATURES = ("calibration_epochs", "calibration_views")
 
 
@@ -53,6 +61,19 @@ class Settings:
     )
     temperature: float | None = setting(None, "T of the KL term; the method's own if not given.")
     lambda_per_sample: bool = setting(False, "One adversarial lambda an image, not one a batch.")
+    mixup: float = setting(
+        0.0, "Alpha of mixup on the images that teacher and student see; 0 mixes nothing."
+    )
+    teacher_views: int = setting(
+        0,
+        "Views of each image that the teacher sees once, before the training, which goes through "
+        "them in turn; 0 shows it every batch.",
+    )
+    teacher_store: str | None = setting(
+        None,
+        "Directory of what the teacher makes of --teacher_views, for runs to share; teacher_store "
+        "in --workdir if not given.",
+    )
     teacher: str = setting(
         "letters",
         "'keras:NAME' of tf.keras.applications, 'larq_zoo:NAME', both with arguments as in "
@@ -74,10 +95,12 @@ class Settings:
         f"Loss of the calibration: {', '.join(CALIBRATIONS)}; the method's own if not given.",
     )
     calibration_epochs: int = setting(
-        30, "Passes over the features, in a teacher's calibration and in second stages."
+        30,
+        "Passes over the images in a teacher's calibration, over the features of all their views "
+        "in second stages.",
     )
     calibration_views: int = setting(
-        2, "Augmented views of each image, in a teacher's calibration and in second stages."
+        4, "Augmented views of each image, in a teacher's calibration and in second stages."
     )
     label_smoothing: tuple[float, ...] = setting(
         (), "Factors of head and tail in label-aware smoothing; the set's own if not given."
@@ -162,6 +185,11 @@ class Settings:
                 f"--lambda_per_sample is of the adversarial lambda; --method={self.method} has a "
                 "fixed one, so leave it out."
             )
+        if self.teacher_store and not self.teacher_views:
+            raise ValueError(
+                "--teacher_store is where --teacher_views are kept: give their number, such as "
+                "--teacher_views=10, or leave it out."
+            )
         if self.first_stage:
             if method.first_stage is None:
                 raise ValueError(
@@ -172,14 +200,17 @@ class Settings:
                 raise ValueError("--first_stage is the --workdir: each run has its own.")
         if self.teacher_preprocessing is not None:
             lookup("preprocessing", self.teacher_preprocessing, dict.fromkeys(PREPROCESSING))
-        least = {"epochs": 0, "imbalance_ratio": 1, "seed": 0, "warmup_epochs": 0} | dict.fromkeys(
+        least = {"imbalance_ratio": 1} | dict.fromkeys(
+            "epochs mixup seed teacher_views warmup_epochs".split(), 0
+        )
+        least |= dict.fromkeys(
             "batch_size calibration_epochs calibration_views image_size steps_per_epoch "
             "teacher_image_size".split(),
             1,
         )
         for name, minimum in least.items():
             value = getattr(self, name)
-            if value is not None and value < minimum:
+            if value is not None and not minimum <= value < float("inf"):
                 raise ValueError(f"--{name} is {value} but must be at least {minimum}.")
         if self.seed >= 2**32:
             raise ValueError(f"--seed is {self.seed} but must be below 2^32.")
@@ -236,7 +267,8 @@ def resolved(settings: Settings) -> Settings:
     The method's own values stand where none are given, defaults where the method reads nothing.
     """
     method = resolve(settings)
-    paths = {name: absolute(getattr(settings, name)) for name in ("data_dir", "first_stage")}
+    directories = ("data_dir", "first_stage", "teacher_store")
+    paths = {name: absolute(getattr(settings, name)) for name in directories}
     own = {name: getattr(method, name) for name in OWN}
     unread = () if settings.calibrates else (*OF_TEACHER, *OF_DISTILLATION)
     if not settings.calibrates and method.first_stage is None:

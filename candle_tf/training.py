@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,8 +15,9 @@ import numpy as np
 import tensorflow as tf
 from candle_tf import data, metrics, students
 from candle_tf.classifiers import encode_dataset, weight_norms
+from candle_tf.files import check_made_of, write_text
 from candle_tf.methods import Method, Setup
-from candle_tf.model import StudentModel
+from candle_tf.model import CandleModel, StudentModel
 from candle_tf.model_files import load_model
 from candle_tf.optimizers import build_optimizer
 from candle_tf.registry import arguments_of, lookup, parse_spec
@@ -25,7 +27,9 @@ from candle_tf.second_stages import SECOND_STAGES, FirstStage
 from candle_tf.settings import Settings, first_stage, resolve, resolved
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher, named_teachers
+from candle_tf.teacher_store import TeacherStore, sources, view_sizes
 from candle_tf.workdir import (
+    CALIBRATION,
     CHECKPOINTS,
     CLASSES_FILE,
     CLASSIFIER_FILE,
@@ -33,10 +37,10 @@ from candle_tf.workdir import (
     HISTORY_FILE,
     METRICS_FILE,
     PREDICTIONS_FILE,
+    TEACHER_STORE,
     check_workdir,
     claimed_workdir,
     read_results,
-    write_text,
 )
 
 LETTERS = Path(__file__).parent / "assets" / "letters.h5"
@@ -66,7 +70,9 @@ def run(settings: Settings) -> dict:
     with timed(seconds, "data"):
         examples = load_data(settings)
     student = build_student(settings, len(examples.class_names))
-    StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
+    model = StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
+    if settings.epochs and settings.teacher_views:
+        check_store(settings, examples, teacher, model.resolution)
     for each in filter(None, (first, settings)):
         check_sampler(each, examples)
     with claimed_workdir(settings, examples.class_names) as workdir:
@@ -88,6 +94,29 @@ def check_sampler(settings: Settings, examples: data.LongTailedData):
     method = resolve(settings)
     if settings.epochs and not method.second_stage:
         training_stream(settings, method, examples)
+
+
+def check_store(
+    settings: Settings,
+    examples: data.LongTailedData,
+    teacher: Teacher,
+    resolution: RandomResolution,
+):
+    """Refuses, before the calibration, a store of other images, views or teachers."""
+    view_sizes(resolution, settings.teacher_views)
+    made_of = sources(
+        teacher,
+        examples.train,
+        view_size(settings, examples),
+        augmentation(settings, examples),
+        resolution,
+        settings.seed,
+    )
+    check_made_of(store_directory(settings), made_of)
+
+
+def store_directory(settings: Settings) -> Path:
+    return Path(settings.teacher_store or Path(settings.workdir) / TEACHER_STORE)
 
 
 def execute(
@@ -160,17 +189,43 @@ def train(
     half = settings.epochs // 2 if settings.two_step else 0
     setup = dataclasses.replace(setup, epochs=settings.epochs - half)
     model = build_model(settings, method, student, setup)
+    store = None
+    if settings.teacher_views:
+        with timed(seconds, "teacher_views"):
+            store = complete_store(settings, model, examples)
     if half:
         real = bits.requantize(student, kernel_quantizer=None)
         adam = dataclasses.replace(settings, binary_optimizer="adam")  # Bop finds no binary weights
         first = build_model(adam, method, real, dataclasses.replace(setup, epochs=half))
-        seconds["first_step"] = fit(settings, method, first, examples, FIRST_STEP, 0, half)
+        seconds["first_step"] = fit(settings, method, first, examples, store, FIRST_STEP, 0, half)
         parts = model.trained_parts()
         for name, part in first.trained_parts().items():
             if isinstance(part, tf.keras.layers.Layer):  # each step has optimizers of its own
                 parts[name].set_weights(part.get_weights())
-    seconds["train"] = fit(settings, method, model, examples, CHECKPOINTS, half, settings.epochs)
+    to = settings.epochs
+    seconds["train"] = fit(settings, method, model, examples, store, CHECKPOINTS, half, to)
     return model
+
+
+def complete_store(
+    settings: Settings, model: CandleModel, examples: data.LongTailedData
+) -> TeacherStore:
+    """What the teacher makes of `--teacher_views` of each image, taken up or made."""
+    store = TeacherStore(
+        store_directory(settings),
+        model,
+        examples.train,
+        view_size(settings, examples),
+        settings.teacher_views,
+        augmentation(settings, examples),
+        settings.seed,
+    )
+    print(
+        f"Showing {settings.teacher_views} views of {len(examples.train)} images to "
+        f"{settings.teacher}: {store.nbytes / 1e6:,.0f} MB in {store.rows.directory}"
+    )
+    store.complete(verbose=1)
+    return store
 
 
 def retrain_classifier(
@@ -227,9 +282,13 @@ def training_batches(
         examples.train,
         view_size(settings, examples),
         settings.batch_size,
-        augmentation=examples.info.augmentation,
-        **stream,
+        **{"augmentation": examples.info.augmentation, **stream},
     )
+
+
+def augmentation(settings: Settings, examples: data.LongTailedData) -> data.Augmentation:
+    """Of the images that a student trains on."""
+    return dataclasses.replace(examples.info.augmentation, mixup=settings.mixup)
 
 
 def load_data(settings: Settings) -> data.LongTailedData:
@@ -282,6 +341,7 @@ def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedDat
         return
     batches = training_batches(settings, examples, seed=settings.seed + 1)
     views = settings.calibration_views
+    features = Path(settings.workdir) / CALIBRATION
     print(f"Calibrating {settings.teacher} on {len(examples.train)} images, {views} views each")
     teacher.calibrate(
         batches,
@@ -292,10 +352,12 @@ def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedDat
         views,
         seed=settings.seed,
         verbose=1,
+        directory=features,
     )
     written = classifier_file.with_suffix(".tmp.keras")
     teacher.classifier.save(written)
     os.replace(written, classifier_file)
+    shutil.rmtree(features, ignore_errors=True)
 
 
 def view_size(settings: Settings, examples: data.LongTailedData) -> int:
@@ -373,6 +435,7 @@ def fit(
     method: Method,
     model: StudentModel,
     examples: data.LongTailedData,
+    store: TeacherStore | None,
     name: str,
     first_epoch: int,
     epochs: int,
@@ -390,7 +453,7 @@ def fit(
     steps = steps_per_epoch(settings, examples)
     print(f"Training {settings.student} by {settings.method}: epochs of {steps} updates")
     model.fit(
-        training_stream(settings, method, examples, first_epoch),
+        training_stream(settings, method, examples, first_epoch, store),
         initial_epoch=first_epoch,
         epochs=epochs,
         steps_per_epoch=steps,
@@ -407,21 +470,27 @@ def fit(
 
 
 def training_stream(
-    settings: Settings, method: Method, examples: data.LongTailedData, first_epoch: int = 0
+    settings: Settings,
+    method: Method,
+    examples: data.LongTailedData,
+    first_epoch: int = 0,
+    store: TeacherStore | None = None,
 ) -> tf.data.Dataset:
     """The batches of all epochs from `first_epoch` on, in pairs for a method of two samplers."""
     images_per_epoch = steps_per_epoch(settings, examples) * settings.batch_size
-    batches = partial(
-        training_batches,
-        settings,
-        examples,
-        num_examples=settings.epochs * images_per_epoch,
-        first_example=first_epoch * images_per_epoch,
-    )
-    stream = batches(sampler=method.sampler, seed=settings.seed, views=method.views)
+    span = {
+        "num_examples": settings.epochs * images_per_epoch,
+        "first_example": first_epoch * images_per_epoch,
+    }
+    main = {"sampler": method.sampler, "seed": settings.seed, **span}
+    if store:
+        return store.training_batches(settings.batch_size, **main)
+    how = augmentation(settings, examples)
+    stream = training_batches(settings, examples, **main, views=method.views, augmentation=how)
     if not method.partner_sampler:
         return stream
-    partner = batches(sampler=method.partner_sampler, seed=settings.seed + 3)
+    second = {"sampler": method.partner_sampler, "seed": settings.seed + 3, **span}
+    partner = training_batches(settings, examples, **second)
     pairs = tf.data.Dataset.zip((stream, partner))
     return pairs.map(lambda a, b: ((a[0], b[0]), (a[1], b[1])))
 

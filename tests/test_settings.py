@@ -49,6 +49,8 @@ def test_a_first_stage_is_the_same_run_whatever_its_second_reads(method):
         ("prior_adjusted", True),
         ("calibration", "cross_entropy"),
         ("lambda_per_sample", True),
+        ("mixup", 0.2),
+        ("teacher_views", 10),
     ],
 )
 def test_a_flag_of_methods_with_a_teacher_is_refused_by_the_others(name, value):

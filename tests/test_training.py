@@ -122,6 +122,53 @@ def test_an_epoch_that_is_trained_again_stands_once_in_the_history(finished, tmp
     assert history(tmp_path) == history(finished[0])
 
 
+VIEWS = {"teacher_views": 4, "resolutions": (12, 16, 20), "mixup": 0.5}
+
+
+@pytest.fixture(scope="module")
+def with_views(tmp_path_factory):
+    """A run whose teacher store lies outside of it."""
+    root = tmp_path_factory.mktemp("views")
+    settings = tiny(root / "run", teacher_store=str(root / "store"), **VIEWS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "write_report", lambda *a, **k: "no report")
+        return settings, training.run(settings)
+
+
+def test_a_run_from_a_teacher_store_shows_each_view_once(with_views, tmp_path, monkeypatch):
+    settings, results = with_views
+    assert results["seconds"]["teacher_views"] > 0 and 0 < results["student"]["test"]["overall"]
+    shown = []
+    monkeypatch.setattr(training.TeacherStore, "complete", lambda self, **k: shown.append(self))
+    training.run(dataclasses.replace(settings, workdir=str(tmp_path)))  # takes up the store
+    for a, b in zip(weights(settings.workdir), weights(tmp_path)):
+        np.testing.assert_array_equal(a, b)
+    (store,) = shown
+    assert store.records().shape == (4 * len(store.examples),)
+
+
+def test_an_interrupted_run_from_a_teacher_store_ends_the_same(with_views, tmp_path, monkeypatch):
+    run_interrupted(tiny(tmp_path, **VIEWS), monkeypatch)
+    for a, b in zip(weights(with_views[0].workdir), weights(tmp_path)):
+        np.testing.assert_array_equal(a, b)
+    assert {"teacher_store", "teacher_classifier.keras"} <= {p.name for p in tmp_path.iterdir()}
+    assert not (tmp_path / "calibration").exists()  # the features have served
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [({"seed": 1}, "set of images"), ({"mixup": 0.0}, "augmentation"), ({"image_size": 18}, "")],
+)
+def test_the_store_of_another_run_is_refused_before_the_calibration(
+    with_views, change, named, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tf.keras.Model, "fit", lambda *a, **k: pytest.fail("it trained"))
+    settings = dataclasses.replace(with_views[0], workdir=str(tmp_path / "run"), **change)
+    with pytest.raises(ValueError, match=f"was made of another {named}"):
+        training.run(settings)
+    assert not (tmp_path / "run").exists()
+
+
 def test_predictions_are_those_of_the_metrics(finished):
     workdir, results = finished
     kept = np.load(workdir / "predictions.npz")
@@ -375,6 +422,11 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"steps_per_epoch": 0}, "--steps_per_epoch is 0"),
         ({"calibration_epochs": 0}, "--calibration_epochs is 0"),
         ({"temperature": 0.0}, "--temperature is 0"),
+        ({"mixup": -0.1}, "--mixup is -0.1 but must be at least 0"),
+        ({"mixup": float("nan")}, "--mixup is nan"),
+        ({"teacher_views": -1}, "--teacher_views is -1"),
+        ({"teacher_views": 2, "resolutions": (12, 16, 20)}, "2 teacher views leave none"),
+        ({"teacher_store": "store"}, "give their number, such as --teacher_views=10"),
         ({"label_smoothing": (0.3,)}, "--label_smoothing is 0.3 but must be two numbers"),
         ({"label_smoothing": (0.3, 1.0)}, "--label_smoothing is 0.3,1.0"),
         ({"learning_rate": float("nan")}, "--learning_rate is nan"),

@@ -1,0 +1,250 @@
+"""What a teacher makes of fixed views of the training images, kept on disk."""
+
+import os
+from dataclasses import asdict
+
+import numpy as np
+import tensorflow as tf
+from candle_tf.data.pipeline import Examples, training_places
+from candle_tf.data.samplers import epoch_length
+from candle_tf.data.views import Augmentation, draw_views, take_views
+from candle_tf.files import Rows, fingerprint, locked
+from candle_tf.model import CandleModel
+from candle_tf.resolution import RandomResolution
+from candle_tf.teacher import Teacher
+
+VIEW = ("crop", "flip", "color", "partner", "share")  # what of a record makes the view again
+
+
+class TeacherStore:
+    """The features and logits of V views of each training image, in place of the teacher.
+
+    After FKD (Shen & Xing, ECCV 2022, arXiv 2112.01528), which keeps soft labels: the views are
+    drawn once, the teacher sees each once, and training goes through them in turn. The n-th time
+    that an image comes, it comes in its n-th view, from the first again after the last.
+
+    With several resolutions each view has one, as often as the model draws it; a batch takes views
+    of one size.
+
+    Args:
+        directory: of the records, made if it is not there. See `records`.
+        model: whose teacher sees the views, at the sizes that the model draws.
+        examples: the training images.
+        image_size: side in pixels of the images in the batches.
+        views: V.
+        augmentation: what the views are drawn from.
+        seed: of the views.
+
+    Raises:
+        ValueError: if the directory holds another teacher's outputs, or those for other images,
+            views or sizes; if there are too few views for the resolutions.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        model: CandleModel,
+        examples: Examples,
+        image_size: int,
+        views: int = 10,
+        augmentation: Augmentation = Augmentation(),
+        seed: int = 0,
+    ):
+        if views < 1:
+            raise ValueError(f"views is {views} but must be at least 1.")
+        self.model, self.examples, self.image_size = model, examples, image_size
+        self.views, self.augmentation, self.seed = views, augmentation, seed
+        self.sizes = view_sizes(model.resolution, views)
+        made_of = sources(model.teacher, examples, image_size, augmentation, model.resolution, seed)
+        made_of["teacher's classifier"] = fingerprint(model.teacher.classifier.get_weights())
+        mixed = [("partner", np.int64), ("share", np.float32)] if augmentation.mixup else []
+        record = [
+            ("features", np.float16, model.teacher.width),
+            ("logits", np.float32, len(model.teacher.class_counts)),
+            ("crop", np.float32, 4),
+            ("flip", np.bool_),
+            ("color", np.float32, 3),
+            ("size", np.int32),
+            *mixed,
+        ]
+        self.rows = Rows(directory, np.dtype(record), made_of)
+
+    def __len__(self) -> int:
+        """How many records are needed: V views of n images."""
+        return self.views * len(self.examples)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the records on disk."""
+        return len(self) * self.rows.dtype.itemsize
+
+    def complete(self, batch_size: int = 128, verbose="auto"):
+        """Has the teacher see the views that are not there yet.
+
+        Raises:
+            ValueError: if another process is at it, or the features exceed half precision.
+            OSError: if there is no room for them.
+        """
+        n, teacher = len(self.examples), tf.function(self.model.teacher)
+        if len(self.rows) >= len(self):
+            return
+        with locked(self.rows.directory):
+            done = len(self.rows)
+            self.rows.reserve(len(self))
+            progress = tf.keras.utils.Progbar(
+                -(-(len(self) - done) // batch_size), verbose=int(verbose != 0)
+            )
+            for view in range(done // n, self.views):
+                key = tf.random.fold_in([self.seed, 5], view)
+                drawn = draw_views(self.examples.labels, n, key, self.augmentation)
+                places = tf.data.Dataset.from_tensor_slices({"index": range(n), **drawn})
+                places = places.skip(len(self.rows) - view * n)
+                teacher_size = self.model.teacher_size(int(self.sizes[view]))
+                for place, images in self.take(places, batch_size).prefetch(tf.data.AUTOTUNE):
+                    features, logits = teacher(images, teacher_size)
+                    records = np.zeros(len(images), self.rows.dtype)
+                    records["features"], records["logits"] = features, logits
+                    records["size"] = self.sizes[view]
+                    for name in drawn:
+                        records[name] = place[name]
+                    if not np.isfinite(records["features"]).all():
+                        raise ValueError(
+                            "The teacher's features exceed half precision (65,504): do without "
+                            "the store (--teacher_views=0)."
+                        )
+                    self.rows.append(records)
+                    progress.add(1)
+
+    def records(self) -> np.ndarray:
+        """Record v n + i is view v of image i: a structured array, mapped into memory.
+
+        Its fields: features, float16 (width,); logits, float32 (classes,); the view's crop, flip,
+        color and, with mixup, partner and share, as `candle_tf.data.views.draw_views` gives them;
+        size, int32, the student's resolution.
+
+        Raises:
+            ValueError: if some are missing.
+        """
+        if len(self.rows) < len(self):
+            raise ValueError(
+                f"{self.rows.directory} holds {len(self.rows)} of {len(self)} records: call "
+                "complete() first."
+            )
+        return self.rows.read()[: len(self)]
+
+    def training_batches(
+        self,
+        batch_size: int,
+        num_examples: int | None = None,
+        sampler: str = "instance_balanced",
+        seed: int = 0,
+        first_example: int = 0,
+    ) -> tf.data.Dataset:
+        """As `candle_tf.data.training_batches`, with the teacher's outputs beside the images.
+
+        Returns:
+            A dataset for `CandleModel.fit`: (x, labels), where x holds `images`, `features` and
+            `logits` of the teacher, and `size`, the resolution, int32 (batch,).
+        """
+        records, labels = self.records(), self.examples.labels
+        views = {name: tf.constant(records[name]) for name in VIEW if name in records.dtype.names}
+        by_size = [np.flatnonzero(self.sizes == size) for size in self.model.resolution.sizes]
+        counts = np.array(list(map(len, by_size)))
+        by_size = np.stack([np.resize(of_size, counts.max()) for of_size in by_size])
+        n, places_an_epoch = len(labels), epoch_length(labels, sampler)
+
+        def in_turn(order, _, number):
+            if num_examples is None:  # each epoch ends with a batch that may be smaller
+                steps = tf.range(places_an_epoch, dtype=tf.int64) // batch_size
+                steps += number * -(-places_an_epoch // batch_size)
+            else:
+                steps = number * places_an_epoch + tf.range(places_an_epoch, dtype=tf.int64)
+                steps //= batch_size
+            sizes = drawn_sizes(self.model.resolution, steps)
+            turn = number + occurrence(order)
+            view = tf.gather_nd(by_size, tf.stack([sizes, turn % tf.gather(counts, sizes)], axis=1))
+            row = view * n + order
+            size = tf.gather(self.sizes, view)
+            of_view = {name: tf.gather(values, row) for name, values in views.items()}
+            return {"row": row, "size": size, **of_view}
+
+        def read(row):
+            return records["features"][row], records["logits"][row]
+
+        def batch(place, images):
+            outputs = tf.numpy_function(read, [place["row"]], (tf.float16, tf.float32))
+            features, logits = (
+                tf.ensure_shape(output, (None, *records.dtype[name].shape))
+                for name, output in zip(("features", "logits"), outputs)
+            )
+            x = {"images": images, "features": features, "logits": logits, "size": place["size"]}
+            return x, tf.gather(labels, place["index"])
+
+        places = training_places(labels, sampler, seed, in_turn, num_examples, first_example)
+        return self.take(places, batch_size).map(batch).prefetch(tf.data.AUTOTUNE)
+
+    def take(self, places: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+        images, how = self.examples.images, self.augmentation
+        return take_views(places, images, self.image_size, batch_size, how)
+
+
+def sources(
+    teacher: Teacher,
+    examples: Examples,
+    image_size: int,
+    augmentation: Augmentation,
+    resolution: RandomResolution,
+    seed: int,
+) -> dict:
+    """What a store follows from, but for the teacher's classifier: known before it is trained."""
+    return {
+        "teacher": fingerprint(teacher.encoder.get_weights()),
+        "teacher image size": teacher.image_size,
+        "teacher preprocessing": teacher.preprocessing.mode,
+        "set of images": fingerprint([examples.images.numpy(), examples.labels]),
+        "image size": image_size,
+        "augmentation": asdict(augmentation),
+        "resolutions": [resolution.base, *resolution.sizes],
+        "seed": seed,
+    }
+
+
+def view_sizes(resolution: RandomResolution, views: int) -> np.ndarray:
+    """The size of each view, int32 (views,): as often as it is drawn, also among the first few.
+
+    Raises:
+        ValueError: if a size gets no view.
+    """
+    counts = np.zeros(len(resolution.sizes))
+    sizes = np.zeros(views, np.int32)
+    for view in range(views):
+        due = np.argmax((view + 1) * resolution.probabilities - counts)
+        counts[due] += 1
+        sizes[view] = resolution.sizes[due]
+    if not counts.all():
+        raise ValueError(
+            f"{views} teacher views leave none for resolution "
+            f"{resolution.sizes[int(np.argmin(counts))]}: give more views, or fewer resolutions."
+        )
+    return sizes
+
+
+def drawn_sizes(resolution: RandomResolution, steps: tf.Tensor) -> tf.Tensor:
+    """Which of the sizes is drawn at each of `steps`, which do not fall: int64 (n,)."""
+    every = tf.range(steps[0], steps[-1] + 1)
+    drawn = tf.map_fn(
+        lambda step: tf.convert_to_tensor(resolution.draw(step), tf.int32),
+        every,
+        fn_output_signature=tf.int32,
+    )
+    which = tf.searchsorted(resolution.sizes, drawn, out_type=tf.int64)
+    return tf.gather(which, steps - steps[0])
+
+
+def occurrence(order: tf.Tensor) -> tf.Tensor:
+    """How often each index of (n,) came before in it: int64 (n,)."""
+    by_index = tf.argsort(order, stable=True)
+    ordered = tf.gather(order, by_index)
+    places = tf.range(tf.size(order), dtype=tf.int64)
+    before = places - tf.searchsorted(ordered, ordered, out_type=tf.int64)
+    return tf.gather(before, tf.math.invert_permutation(by_index))

@@ -1,0 +1,272 @@
+import subprocess
+import sys
+
+import candle_tf as ct
+import numpy as np
+import pytest
+import tensorflow as tf
+from candle_tf import losses
+from candle_tf.data import SAMPLERS, Augmentation, Examples
+from candle_tf.teacher_store import drawn_sizes, fingerprint, occurrence, view_sizes
+
+LABELS = np.repeat([0, 1, 2], [12, 6, 2])
+SIZES = (12, 16, 20)
+PAD = Augmentation("pad")
+
+
+@pytest.fixture(scope="module")
+def examples() -> Examples:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8)
+    return Examples(tf.constant(pixels), LABELS)
+
+
+def teacher_of(seed: int = 0) -> ct.Teacher:
+    tf.keras.utils.set_random_seed(seed)
+    images = tf.keras.Input((None, None, 3))
+    maps = tf.keras.layers.Conv2D(5, 3, strides=2, padding="same", activation="relu")(images)
+    teacher = ct.Teacher(tf.keras.Model(images, maps), 24)
+    teacher.classifier = ct.classifiers.linear(5, 3, seed)
+    teacher.class_counts = [12, 6, 2]
+    return teacher
+
+
+def student() -> tf.keras.Model:
+    tf.keras.utils.set_random_seed(3)
+    images = tf.keras.Input((16, 16, 3))
+    x = tf.keras.layers.Conv2D(4, 3, strides=2)(images / 255.0)
+    x = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
+    return tf.keras.Model(images, tf.keras.layers.Dense(3, name="logits")(x))
+
+
+def model(seed: int = 0, resolutions=None, **kwargs) -> ct.CandleModel:
+    made = ct.CandleModel(teacher_of(seed), student(), resolutions=resolutions, **kwargs)
+    made.compile(tf.keras.optimizers.SGD(0.1), metrics=["accuracy"])
+    return made
+
+
+def store_of(directory, examples, distilled=None, views=4, how=PAD, **kwargs):
+    return ct.TeacherStore(directory, distilled or model(), examples, 20, views, how, **kwargs)
+
+
+HOW = {
+    "pad": PAD,
+    "photographs": Augmentation("resized", color_jitter=0.4),
+    "mixed": Augmentation("pad", mixup=1.0),
+}
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_batch_brings_what_the_teacher_says_of_its_images(tmp_path, examples, how):
+    distilled = model(resolutions=SIZES)
+    store = store_of(tmp_path, examples, distilled, 7, HOW[how])
+    store.complete(6, verbose=0)
+    batches = store.training_batches(8, 80, "class_balanced")
+    drawn = distilled.resolution.draws(10)
+    for step, (x, labels) in enumerate(batches):
+        size = int(x["size"][0])
+        assert (x["size"].numpy() == size).all() and size == drawn[step]
+        features, logits = distilled.teacher(x["images"], distilled.teacher_size(size))
+        np.testing.assert_allclose(x["features"], features, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(x["logits"], logits, atol=1e-4)
+        assert len(labels) == 8
+    assert step == 9
+
+
+def test_views_come_in_turn(tmp_path, examples):
+    store = store_of(tmp_path, examples, views=3)
+    store.complete(verbose=0)
+    crops = store.records()["crop"].reshape(3, 20, 4)
+    seen = [[] for _ in range(20)]
+    for x, _ in store.training_batches(20, 120):
+        for features in x["features"].numpy():
+            row = np.flatnonzero((store.records()["features"] == features).all(axis=1))[0]
+            seen[row % 20].append(row // 20)
+    assert seen == [[0, 1, 2, 0, 1, 2]] * 20
+    assert len(np.unique(crops.reshape(60, 4), axis=0)) == 60
+
+
+def test_an_image_that_comes_again_in_an_epoch_comes_in_its_next_view(tmp_path, examples):
+    store = store_of(tmp_path, examples, views=5)
+    store.complete(verbose=0)
+    records = store.records()
+    x, labels = next(iter(store.training_batches(20, 20, "class_balanced")))
+    seen = x["features"].numpy()
+    rows = [np.flatnonzero((records["features"] == f).all(axis=1))[0] for f in seen]
+    assert np.bincount(labels).max() < 14
+    for image in (18, 19):  # of the smallest class
+        views = [row // 20 for row in rows if row % 20 == image]
+        assert len(views) > 1 and views == [i % 5 for i in range(len(views))]
+
+
+def test_occurrence_against_a_loop():
+    order = np.random.default_rng(0).integers(0, 6, 40)
+    expected = [int((order[:i] == order[i]).sum()) for i in range(40)]
+    assert occurrence(tf.constant(order)).numpy().tolist() == expected
+
+
+def test_sizes_of_views_are_as_often_as_they_are_drawn():
+    resolution = ct.RandomResolution(SIZES, 16)
+    sizes = view_sizes(resolution, 300)
+    shares = [(sizes == size).mean() for size in SIZES]
+    np.testing.assert_allclose(shares, resolution.probabilities, atol=0.005)
+    np.testing.assert_array_equal(sizes[:10], view_sizes(resolution, 10))
+    with pytest.raises(ValueError, match="2 teacher views leave none for resolution"):
+        view_sizes(resolution, 2)
+
+
+def test_sizes_of_steps_are_those_that_the_model_draws():
+    resolution = ct.RandomResolution(SIZES, 16, seed=4)
+    steps = tf.repeat(tf.range(5, 30, dtype=tf.int64), 3)
+    drawn = np.array(SIZES)[drawn_sizes(resolution, steps).numpy()]
+    np.testing.assert_array_equal(drawn, resolution.draws(30)[5:].repeat(3))
+
+
+@pytest.mark.parametrize("sizes", [None, SIZES])
+def test_the_step_is_that_of_a_live_teacher_on_the_same_images(tmp_path, examples, sizes):
+    stored, live = model(resolutions=sizes), model(resolutions=sizes)
+    store = store_of(tmp_path, examples, stored, 6)
+    store.complete(verbose=0)
+    batches = store.training_batches(8, 40, "class_balanced")
+    logs = [
+        each.fit(data, epochs=1, verbose=0).history
+        for each, data in ((stored, batches), (live, batches.map(lambda x, y: (x["images"], y))))
+    ]
+    for name in logs[0]:
+        np.testing.assert_allclose(logs[0][name], logs[1][name], rtol=2e-3, err_msg=name)
+    for a, b in zip(stored.student.get_weights(), live.student.get_weights()):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_the_step_reads_the_store_alone(tmp_path, examples):
+    distilled = model(balancer=1.0)
+    store = store_of(tmp_path, examples, distilled)
+    store.complete(verbose=0)
+    x, labels = next(iter(store.training_batches(20)))
+    logits = np.float32([[5, 0, 0]] * 20)
+    expected = losses.kl_divergence(logits, distilled.student(x["images"][:, 2:18, 2:18]), 2.0)
+    x = {**x, "images": x["images"][:, 2:18, 2:18], "logits": tf.constant(logits)}
+    logs = distilled.train_on_batch(x, labels, return_dict=True)
+    np.testing.assert_allclose(logs["loss"], tf.reduce_mean(expected), rtol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_resumed_stream_goes_on_as_the_first_would(tmp_path, examples, sampler):
+    store = store_of(tmp_path, examples, model(resolutions=SIZES), 5)
+    store.complete(verbose=0)
+    whole = list(store.training_batches(8, 80, sampler))[4:]
+    resumed = list(store.training_batches(8, 80, sampler, first_example=32))
+    assert len(whole) == len(resumed) == 6
+    for (a, y), (b, z) in zip(whole, resumed):
+        np.testing.assert_array_equal(y, z)
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_without_an_end_each_reading_is_the_next_epoch(tmp_path, examples):
+    store = store_of(tmp_path, examples, model(resolutions=SIZES), 5)
+    store.complete(verbose=0)
+    batches = store.training_batches(8)
+    for _ in range(3):
+        read = list(batches)
+        assert [len(y) for _, y in read] == [8, 8, 4]
+        assert np.bincount(np.concatenate([y for _, y in read])).tolist() == [12, 6, 2]
+        assert all(len(set(x["size"].numpy())) == 1 for x, _ in read)
+
+
+def test_an_interrupted_store_is_completed_not_redone(tmp_path, examples):
+    whole = store_of(tmp_path / "whole", examples, views=3)
+    whole.complete(verbose=0)
+    path = tmp_path / "part"
+    store_of(path, examples, views=1).complete(verbose=0)  # a store of more views takes it up
+    part = store_of(path, examples, views=3)
+    with pytest.raises(ValueError, match="holds 20 of 60 records: call complete"):
+        part.records()
+    torn = part.rows.path
+    marked = torn.read_bytes()[: part.rows.dtype.itemsize]
+    torn.write_bytes(marked + whole.rows.path.read_bytes()[len(marked) : -1000])
+    inode = torn.stat().st_ino
+    part.complete(7, verbose=0)
+    assert torn.stat().st_ino == inode
+    for name in whole.records().dtype.names:
+        np.testing.assert_allclose(
+            part.records()[name].astype(float), whole.records()[name].astype(float), atol=1e-3
+        )
+
+
+def test_a_killed_process_leaves_a_store_that_is_completed(tmp_path):
+    code = f"""
+import sys; sys.path.insert(0, {str(__file__.rsplit("/", 1)[0])!r})
+import os
+import numpy as np, tensorflow as tf
+import test_teacher_store as this
+from candle_tf.files import Rows
+append = Rows.append
+def killed(rows, records):
+    append(rows, records)
+    if len(rows) > 30:
+        open(rows.path, "ab").write(b"torn")
+        os.kill(os.getpid(), 9)
+Rows.append = killed
+pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8)
+this.store_of({str(tmp_path)!r}, this.Examples(tf.constant(pixels), this.LABELS)).complete(7)
+"""
+    killed = subprocess.run(
+        [sys.executable, "-c", "import candle_tf\n" + code], capture_output=True
+    )
+    assert killed.returncode == -9
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8)
+    examples = Examples(tf.constant(pixels), LABELS)
+    store = store_of(tmp_path, examples)
+    assert len(store.rows) == 34
+    store.complete(verbose=0)
+    fresh = store_of(tmp_path / "fresh", examples)
+    fresh.complete(verbose=0)
+    np.testing.assert_allclose(store.records()["logits"], fresh.records()["logits"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "other, named",
+    [
+        ({"distilled": 1}, "teacher"),
+        ({"classifier": 1}, "teacher's classifier"),
+        ({"how": Augmentation("pad", flip=False)}, "augmentation"),
+        ({"seed": 1}, "seed"),
+        ({"resolutions": SIZES}, "resolutions"),
+        ({"labels": LABELS[::-1]}, "set of images"),
+    ],
+)
+def test_a_store_of_something_else_is_refused(tmp_path, examples, other, named):
+    store_of(tmp_path, examples, views=1).complete(verbose=0)
+    distilled = model(other.get("distilled", 0), other.get("resolutions"))
+    if "classifier" in other:
+        distilled.teacher.classifier = ct.classifiers.linear(5, 3, 1)
+    examples = Examples(examples.images, other.get("labels", LABELS))
+    same = {name: other[name] for name in ("how", "seed") if name in other}
+    with pytest.raises(ValueError, match=f"made of another {named} .*name another directory"):
+        store_of(tmp_path, examples, distilled, views=5, **same)
+
+
+def test_its_size_is_known_before_it_is_written(tmp_path, examples):
+    store = store_of(tmp_path, examples, views=4)
+    assert store.nbytes == 4 * 20 * (5 * 2 + 3 * 4 + 4 * 4 + 1 + 3 * 4 + 4)
+    store.complete(verbose=0)
+    assert store.rows.path.stat().st_size == store.nbytes
+
+
+def test_features_beyond_half_precision_are_refused(tmp_path, examples):
+    distilled = model()
+    kernel, bias = distilled.teacher.encoder.get_weights()
+    distilled.teacher.encoder.set_weights([kernel, bias + 1e6])
+    with pytest.raises(ValueError, match="exceed half precision"):
+        store_of(tmp_path, examples, distilled).complete(verbose=0)
+
+
+def test_no_view_is_refused(tmp_path, examples):
+    with pytest.raises(ValueError, match="views is 0"):
+        store_of(tmp_path, examples, views=0)
+
+
+def test_another_image_is_another_fingerprint(examples):
+    other = examples.images.numpy().copy()
+    other[0, 0, 0, 0] ^= 1
+    assert fingerprint([other]) != fingerprint([examples.images.numpy()])
