@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
+
+FOLDABLE = (tf.keras.layers.Conv2D, tf.keras.layers.DepthwiseConv2D, tf.keras.layers.Dense)
 
 
 def rewire(
@@ -101,3 +104,54 @@ def check_size(network: tf.keras.Model, base: int, smallest: int, who: str):
             f"Resolution {smallest} is smaller than the {who} can downsample{fold}: give larger "
             "images."
         )
+
+
+def fold_batch_norm(network: tf.keras.Model) -> tf.keras.Model:
+    """The same function in new layers, each batch norm inside the convolution before it.
+
+    W <- W s and b <- (b - mean) s + beta, with s = gamma / sqrt(variance + epsilon), where nothing
+    but the norm sees what the convolution gives. For a network that is not trained any more.
+    """
+    fresh = reconfigured(network, lambda config: None)  # whose layers are in no other network
+    norms = {}  # by the name of the convolution
+    for norm in fresh.layers:
+        if type(norm) is tf.keras.layers.BatchNormalization and len(norm.inbound_nodes) == 1:
+            before = norm.inbound_nodes[0].inbound_layers
+            if (
+                type(before) in FOLDABLE
+                and before.activation is tf.keras.activations.linear
+                and len(before.inbound_nodes) == len(before.outbound_nodes) == 1
+                and before not in (fresh.get_layer(name) for name in fresh.output_names)
+                and list(norm.axis) == [len(norm.input_shape) - 1]
+            ):
+                norms[before.name] = norm
+    folded = {norm.name for norm in norms.values()}
+
+    def clone(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
+        if layer.name in folded:
+            return tf.keras.layers.Activation("linear", name=layer.name)
+        with_bias = {"use_bias": True} if layer.name in norms else {}
+        return layer.from_config({**layer.get_config(), **with_bias})
+
+    again = tf.keras.models.clone_model(fresh, clone_function=clone)
+    for layer in fresh.layers:
+        if layer.name in norms:
+            again.get_layer(layer.name).set_weights(folded_weights(layer, norms[layer.name]))
+        elif layer.name not in folded:
+            again.get_layer(layer.name).set_weights(layer.get_weights())
+    return again
+
+
+def folded_weights(
+    layer: tf.keras.layers.Layer, norm: tf.keras.layers.BatchNormalization
+) -> list[np.ndarray]:
+    """Kernel and bias of a layer that does what it and the batch norm after it did."""
+    kernel, *bias = (weights.astype(np.float64) for weights in layer.get_weights())
+    scale = 1.0 / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
+    if norm.scale:
+        scale = scale * norm.gamma.numpy()
+    shift = (sum(bias) - norm.moving_mean.numpy()) * scale
+    if norm.center:
+        shift = shift + norm.beta.numpy()
+    depthwise = isinstance(layer, tf.keras.layers.DepthwiseConv2D)
+    return [kernel * (scale.reshape(kernel.shape[2:]) if depthwise else scale), shift]

@@ -1,7 +1,8 @@
+import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.networks import any_size, check_size, split_at_features
+from candle_tf.networks import any_size, check_size, fold_batch_norm, split_at_features
 
 layers = tf.keras.layers
 RNG = np.random.default_rng(0)
@@ -108,3 +109,78 @@ def test_check_size(network, works):
     assert network(tf.zeros((1, works, works, 3))).shape == (1, 4)
     with pytest.raises(ValueError, match="smaller than the student can downsample"):
         check_size(network, 32, works // 2 - 1, "student")
+
+
+def randomised(model):
+    """With batch norm that has seen something."""
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.set_weights([RNG.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+    return model
+
+
+def norms(model) -> int:
+    return sum(isinstance(layer, layers.BatchNormalization) for layer in model.layers)
+
+
+def chain(*parts):
+    inputs = x = tf.keras.Input((16, 16, 3))
+    for part in parts:
+        x = part(x)
+    return tf.keras.Model(inputs, x)
+
+
+FOLDS = [
+    lambda: [layers.Conv2D(4, 3), layers.BatchNormalization()],
+    lambda: [layers.Conv2D(4, 3, strides=2, use_bias=False), layers.BatchNormalization()],
+    lambda: [layers.Conv2D(6, 3, groups=3), layers.BatchNormalization(epsilon=0.1)],
+    lambda: [layers.DepthwiseConv2D(3, depth_multiplier=2), layers.BatchNormalization()],
+    lambda: [layers.Dense(5, use_bias=False), layers.BatchNormalization(scale=False)],
+    lambda: [layers.Conv2D(4, 3), layers.BatchNormalization(center=False), layers.ReLU()],
+]
+STAYS = [
+    lambda: [layers.BatchNormalization(), layers.Conv2D(4, 3)],
+    lambda: [layers.Conv2D(4, 3, activation="relu"), layers.BatchNormalization()],
+    lambda: [layers.Conv2D(4, 3), layers.BatchNormalization(axis=1)],
+    lambda: [layers.SeparableConv2D(4, 3), layers.BatchNormalization()],
+    lambda: [lq.layers.QuantConv2D(4, 3, kernel_quantizer="ste_sign"), layers.BatchNormalization()],
+]
+
+
+@pytest.mark.parametrize("parts, left", [*((f, 0) for f in FOLDS), *((f, 1) for f in STAYS)])
+def test_folded_batch_norm_is_the_same_function(parts, left):
+    model = randomised(chain(*parts()))
+    weights = model.get_weights()
+    folded = fold_batch_norm(model)
+    assert norms(folded) == left
+    batch = images()
+    np.testing.assert_allclose(folded(batch), model(batch), rtol=1e-4, atol=1e-3)
+    for before, after in zip(weights, model.get_weights()):  # the network stays as it is
+        np.testing.assert_array_equal(before, after)
+    assert norms(model) == 1
+
+
+def test_a_convolution_that_others_see_keeps_its_batch_norm():
+    inputs = tf.keras.Input((16, 16, 3))
+    seen = layers.Conv2D(4, 3)(inputs)
+    both = layers.add([layers.BatchNormalization()(seen), seen])
+    model = randomised(tf.keras.Model(inputs, both))
+    folded = fold_batch_norm(model)
+    assert norms(folded) == 1
+    batch = images()
+    np.testing.assert_allclose(folded(batch), model(batch), rtol=1e-5)
+    model = randomised(tf.keras.Model(inputs, [seen, both]))
+    assert norms(fold_batch_norm(model)) == 1
+
+
+@pytest.mark.parametrize(
+    "name, left", [("MobileNet", 0), ("MobileNetV3Small", 0), ("EfficientNetV2B0", 0)]
+)
+def test_applications_fold(name, left):
+    network = getattr(tf.keras.applications, name)
+    model = randomised(network(weights=None, include_top=False, input_shape=(64, 64, 3)))
+    folded = fold_batch_norm(model)
+    assert norms(folded) == left
+    batch = tf.constant(RNG.uniform(-1, 1, (2, 64, 64, 3)), tf.float32)
+    expected = model(batch).numpy()
+    np.testing.assert_allclose(folded(batch), expected, atol=1e-5 * np.abs(expected).max())

@@ -72,9 +72,6 @@ def tiny_data(labels, images=None, batch=4):
 @pytest.mark.parametrize("kind", ["top", "no top"])
 def test_weights_with_and_without_a_top_are_the_same_encoder(kind, weights, mobilenet, noise):
     teacher = Teacher.from_keras("MobileNet", 64, weights[kind], alpha=0.25)
-    assert len(teacher.encoder.weights) == len(mobilenet.weights)
-    for ours, theirs in zip(teacher.encoder.weights, mobilenet.weights):
-        np.testing.assert_array_equal(ours, theirs, err_msg=theirs.name)
     expected = mobilenet.predict(applications.mobilenet.preprocess_input(noise.copy()), verbose=0)
     features = teacher.embed(noise)
     assert features.shape == (2, teacher.width) == (2, 256)

@@ -7,6 +7,7 @@ import tensorflow as tf
 from candle_tf.pretrained import zoo_networks
 from candle_tf.registry import lookup
 from candle_tf.students.bits import BITS, at_bits, requantize
+from candle_tf.students.quantizers import FusedApproxSign
 from candle_tf.students.reactnet import RPReLU, RSign, reactnet_a
 from candle_tf.students.resnet_e import resnet_e
 from candle_tf.students.zoo import larq_zoo
@@ -29,6 +30,7 @@ def find(name: str) -> Callable[..., tf.keras.Model]:
 __all__ = [
     "BITS",
     "STUDENTS",
+    "FusedApproxSign",
     "RPReLU",
     "RSign",
     "at_bits",

@@ -17,7 +17,7 @@ class RSign(lq.quantizers.Quantizer):
         quantizer: q, a name or quantizer of Larq; None only shifts.
     """
 
-    def __init__(self, quantizer="approx_sign", **kwargs):
+    def __init__(self, quantizer="fused_approx_sign", **kwargs):
         super().__init__(**kwargs)
         self.quantizer = lq.quantizers.get(quantizer)
         self.precision = getattr(self.quantizer, "precision", None)
@@ -60,7 +60,7 @@ def reactnet_a(
     num_classes: int,
     image_size: int = 224,
     width: float = 1.0,
-    input_quantizer="approx_sign",
+    input_quantizer="fused_approx_sign",
     kernel_quantizer="ste_sign",
     kernel_constraint="weight_clip",
     norm_momentum: float = 0.9,

@@ -13,7 +13,7 @@ def resnet_e(
     image_size: int = 32,
     width: float = 1.0,
     blocks: Sequence[int] = (1, 1, 1),
-    input_quantizer="approx_sign",
+    input_quantizer="fused_approx_sign",
     kernel_quantizer="ste_sign",
     kernel_constraint="weight_clip",
     norm_momentum: float = 0.9,

@@ -1,0 +1,238 @@
+"""What candle_tf costs and saves, as ratios of two things timed in turn: docs/performance.md.
+
+    python scripts/bench_speed.py --data_dir=DIR --teacher=FILE
+
+DIR is a TFDS directory that holds CIFAR-10, FILE a Keras 2 model that ends in a feature map. Up to
+15 minutes on 2 cores.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+import run_flags  # isort: skip  before tensorflow
+import tensorflow as tf
+from candle_tf import CandleModel, StudentModel, Teacher, TeacherStore, data, students
+from candle_tf.classifiers import linear
+from candle_tf.tables import markdown
+
+BATCH, SIZE, SIZES, CLASSES = 128, 32, (24, 32, 40), 10
+STEPS = 16  # of an epoch
+EPOCHS, VIEWS = 30, 4  # of a calibration
+PEERS = ("candle", "larq_zoo", "keras3")
+
+flags.DEFINE_string("data_dir", None, "The TFDS directory that holds CIFAR-10.", required=True)
+flags.DEFINE_string("teacher", None, "A saved Keras model's file.", required=True)
+flags.DEFINE_integer("teacher_image_size", 96, "Side in pixels of what the teacher sees.")
+flags.DEFINE_integer("rounds", 9, "How often each pair is timed; the medians count.")
+flags.DEFINE_list("parts", None, "Of the table: calibration, store, step, input, peers; all.")
+
+
+@dataclass
+class Row:
+    """A ratio of (wall time, CPU time), and what the first of it must not pass."""
+
+    what: str
+    ratio: np.ndarray
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def cells(self) -> list[str]:
+        bound, met = "-", True
+        if self.at_most is not None:
+            bound, met = f"≤ {self.at_most:.2f}", self.ratio[0] <= self.at_most
+        if self.at_least is not None:
+            bound, met = f"≥ {self.at_least:.2f}", self.ratio[0] >= self.at_least
+        return [*(f"{r:.2f}" for r in self.ratio), bound + ("" if met else ", missed")]
+
+
+def clock() -> np.ndarray:
+    """Seconds of wall time and of CPU time, (2,)."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def medians(*jobs: Callable[[], object], rounds: int = 0, warm_up: bool = True) -> np.ndarray:
+    """Median seconds of each job, (jobs, 2). In each round every job runs once, in turned order."""
+    for job in jobs if warm_up else ():
+        job()
+    rounds = rounds or flags.FLAGS.rounds
+    seconds = np.zeros((rounds, len(jobs), 2))
+    for i in range(rounds):
+        for number in list(range(len(jobs)))[:: 1 if i % 2 else -1]:
+            began = clock()
+            jobs[number]()
+            seconds[i, number] = clock() - began
+    return np.median(seconds, axis=0)
+
+
+class Bench:
+    """The real data, and what is timed on them."""
+
+    def __init__(self):
+        loaded = data.load("tfds:cifar10", flags.FLAGS.data_dir, imbalance_ratio=100)
+        self.how = loaded.info.augmentation
+        self.examples = loaded.train.take(np.random.default_rng(0).permutation(2048))
+
+    def teacher(self) -> Teacher:
+        return Teacher.from_file(flags.FLAGS.teacher, flags.FLAGS.teacher_image_size)
+
+    def candle(self, **kwargs) -> CandleModel:
+        teacher = self.teacher()
+        # Not calibrated: the values of its weights cost no time.
+        teacher.classifier = linear(teacher.width, CLASSES)
+        teacher.class_counts = [1] * CLASSES
+        return compiled(CandleModel(teacher, students.resnet_e(CLASSES, SIZE), **kwargs))
+
+    def student(self) -> StudentModel:
+        return compiled(StudentModel(students.resnet_e(CLASSES, SIZE)))
+
+    def stream(self, size: int = SIZE) -> tf.data.Dataset:
+        """Augmented batches without end."""
+        how = {"augmentation": self.how, "num_examples": 10**7}
+        return data.training_batches(self.examples, size, BATCH, **how)
+
+    def ready(self, size: int = SIZE) -> tf.data.Dataset:
+        """Batches that are tensors in memory, over and over."""
+        images, labels = zip(*self.stream(size).take(STEPS))
+        return tf.data.Dataset.from_tensor_slices((tf.stack(images), tf.stack(labels))).repeat()
+
+    def calibration(self) -> Iterator[Row]:
+        counts = np.bincount(self.examples.labels, minlength=CLASSES)
+        batches = data.training_batches(self.examples, SIZE, BATCH, augmentation=self.how)
+
+        def in_the_loop():
+            teacher = self.teacher()
+            model = tf.keras.Sequential(
+                [tf.keras.layers.Lambda(teacher.embed), tf.keras.layers.Dense(CLASSES)]
+            )
+            loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            model.compile(tf.keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
+            model.fit(batches, epochs=EPOCHS, verbose=0)
+
+        def cached():
+            self.teacher().calibrate(batches, counts, EPOCHS, views=VIEWS, verbose=0)
+
+        # Once each, and all of it, what it traces too: they are minutes long.
+        looped, quick = medians(in_the_loop, cached, rounds=1, warm_up=False)
+        what = f"calibration: `fit` with the encoder / {VIEWS} views cached, {EPOCHS} epochs"
+        yield Row(what, looped / quick, at_least=0.85 * EPOCHS / VIEWS)
+
+    def store(self) -> Iterator[Row]:
+        alone, live, stored = self.student(), self.candle(), self.candle()
+        with tempfile.TemporaryDirectory() as directory:
+            store = TeacherStore(directory, stored, self.examples, SIZE, 1, self.how)
+            store.complete(verbose=0)
+            from_store = epoch(stored, store.training_batches(BATCH, 10**7))
+            plain, quick, slow = medians(
+                epoch(alone, self.stream()), from_store, epoch(live, self.stream())
+            )
+        yield Row("epoch: CANDLE, teacher store / cross-entropy", quick / plain, 1.15)
+        yield Row("epoch: CANDLE, live teacher / cross-entropy", slow / plain)
+        yield Row("epoch: CANDLE, live teacher / teacher store", slow / quick)
+
+    def step(self) -> Iterator[Row]:
+        batches = self.ready()
+        live, alone, several = self.candle(), self.student(), self.candle(resolutions=SIZES)
+        side = tf.Variable(SIZE)
+        several.resolution.draw = lambda step: tf.identity(side)  # each size in its turn
+        teacher = tf.function(live.teacher)
+        large = self.ready(max(SIZES))
+
+        def teach():
+            for images, _ in batches.take(STEPS):
+                teacher(images, flags.FLAGS.teacher_image_size)
+
+        def at(size: int) -> Callable[[], object]:
+            return lambda: (side.assign(size), epoch(several, large)())
+
+        shown, plain, forward, *sized = medians(
+            epoch(live, batches), epoch(alone, batches), teach, *map(at, SIZES)
+        )
+        yield Row(
+            "step: CANDLE / (teacher forward + student step)", shown / (plain + forward), 1.05
+        )
+        expected = several.resolution.probabilities @ np.array(sized)
+        yield Row(f"step: one of {SIZES} by chance / {SIZE} alone", expected / shown, 1.05)
+        traces = several.train_function.experimental_get_tracing_count()
+        print(f"{traces} trace of the step for {len(SIZES)} sizes")
+
+    def input(self) -> Iterator[Row]:
+        model = self.student()
+        streamed, ready = medians(epoch(model, self.stream()), epoch(model, self.ready()))
+        yield Row("epoch: input pipeline / ready tensors", streamed / ready, 1.05)
+
+    def peers(self) -> Iterator[Row]:
+        """Each in a process of scripts/bench_peers.py, at work in turn."""
+        with contextlib.ExitStack() as stack:
+            directory = stack.enter_context(tempfile.TemporaryDirectory())
+            path = os.path.join(directory, "images.npz")
+            images = self.examples.images.numpy().astype(np.float32)
+            np.savez(path, images=images, labels=self.examples.labels)
+            ask = {name: stack.enter_context(worker(name, path)) for name in PEERS}
+            said = [{name: ask[name](5) for name in PEERS} for _ in range(flags.FLAGS.rounds)]
+
+        def median(name: str, *what: str) -> np.ndarray:
+            return np.median([[answers[name][w] for w in what] for answers in said], axis=0)
+
+        for name in PEERS[1:]:
+            seconds = [median(n, "seconds", "cpu_seconds") for n in ("candle", name)]
+            yield Row(f"step: CANDLE, live teacher / {name}", seconds[0] / seconds[1], 1.0)
+            memory = [median(n, "peak_rss_mb") for n in ("candle", name)]
+            yield Row(f"peak memory: CANDLE, live teacher / {name}", memory[0] / memory[1], 1.0)
+
+
+def compiled(model: StudentModel) -> StudentModel:
+    model.compile(tf.keras.optimizers.Adam(2.5e-3), metrics=["accuracy"])
+    return model
+
+
+def epoch(model: StudentModel, batches: tf.data.Dataset) -> Callable[[], object]:
+    return lambda: model.fit(batches, steps_per_epoch=STEPS, verbose=0)
+
+
+@contextlib.contextmanager
+def worker(peer: str, images: str) -> Iterator[Callable[[int], dict]]:
+    """A process that times steps of a peer: steps -> its answer."""
+    script = Path(__file__).with_name("bench_peers.py")
+    given = [f"--peer={peer}", f"--images={images}", f"--teacher={flags.FLAGS.teacher}"]
+    command = [sys.executable, str(script), *given]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+
+        def answer(steps: int | None = None) -> dict:
+            if steps:
+                print(steps, file=process.stdin, flush=True)
+            if not (line := process.stdout.readline()):
+                raise OSError(f"The peer {peer} ended: {process.stderr.read()[-2000:]}")
+            return json.loads(line)
+
+        answer()  # that it is ready
+        yield answer
+        process.stdin.close()
+
+
+def bench():
+    began = time.monotonic()
+    bench = Bench()
+    parts = ("calibration", "store", "step", "input", "peers")
+    cells = {"wall time": {}, "CPU time": {}, "bound": {}}
+    for part in flags.FLAGS.parts or parts:
+        for row in getattr(bench, part)():
+            for column, cell in zip(cells.values(), row.cells()):
+                column[row.what] = cell
+        print(f"{part}: done after {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+    print(markdown(cells, list(cells["bound"])))
+
+
+if __name__ == "__main__":
+    app.run(run_flags.main_of(bench))
