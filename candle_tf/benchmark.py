@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from candle_tf import training
+from candle_tf.data import LongTailedData
 from candle_tf.files import locked, write_text
 from candle_tf.methods import METHODS
 from candle_tf.model import StudentModel
@@ -156,7 +157,7 @@ def check_parts(cells: Sequence[Cell]):
     def values(cell: Cell, names: Sequence[str]) -> tuple:
         return tuple(getattr(cell.settings, name) for name in names)
 
-    teachers, students = set(), set()
+    teachers, students, stores = set(), set(), {}
     unfinished = [cell for cell in cells if not cell.results]
     for _, group in itertools.groupby(unfinished, lambda cell: values(cell, DATA)):
         examples = None  # of one data set at a time: they may be large
@@ -172,9 +173,22 @@ def check_parts(cells: Sequence[Cell]):
                     students.add(student)
                     network = training.build_student(settings, len(examples.class_names))
                     StudentModel(network, settings.resolutions)
+                if settings.teacher_views:
+                    check_store(settings, examples, stores)
                 training.check_sampler(settings, examples)
             except (ValueError, OSError) as error:
                 raise ValueError(f"{cell.name}: {error}") from error
+
+
+def check_store(settings: Settings, examples: LongTailedData, stores: dict[Path, dict]):
+    """Refuses a teacher store that holds, or is to hold for another cell, something else."""
+    made_of = training.check_store(settings, examples, training.build_teacher(settings))
+    directory = training.store_directory(settings)
+    if stores.setdefault(directory, made_of) != made_of:
+        raise ValueError(
+            f"--teacher_store={directory} is to serve cells of other images, seeds or teachers "
+            "too: leave it out, so that each has its own."
+        )
 
 
 def run(

@@ -1,8 +1,10 @@
 """Classifiers on fixed features, (batch, width) -> logits (batch, classes)."""
 
 import contextlib
+import itertools
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -10,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.data.catalog import check_labels
 from candle_tf.data.samplers import epoch_length, epoch_order
-from candle_tf.files import Rows
+from candle_tf.files import Rows, locked
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -90,8 +92,8 @@ def encode_dataset(
         embed: images float32 (batch, height, width, 3) -> features (batch, width).
         dataset: batches of (images, labels), read `views` times.
         class_counts: images per class that it holds, (classes,).
-        directory: of the features, which an interruption leaves there and the same call, with a
-            data set that gives the same again, goes on with; a temporary one where None.
+        directory: where the features stay; a temporary one where None. The same call, with a data
+            set that gives the same images again, takes up those that are there.
         made_of: what the features follow from, as in `candle_tf.files.Rows`.
 
     Returns:
@@ -102,32 +104,40 @@ def encode_dataset(
             NaN or Inf (named by its index); for a directory that holds other features.
     """
     embed = tf.function(embed, reduce_retracing=True)
-    labels, rows, seen = [], None, 0
+    rows, seen = None, 0
     progress = tf.keras.utils.Progbar(None, verbose=int(verbose != 0), unit_name="batch")
     with contextlib.ExitStack() as stack:  # what is unlinked stays there as long as it is mapped
         directory = directory or stack.enter_context(tempfile.TemporaryDirectory())
-        for _ in range(views):
-            for batch in dataset:
-                images, batch_labels, _ = tf.keras.utils.unpack_x_y_sample_weight(batch)
-                images = tf.cast(images, tf.float32)
-                batch_labels = np.asarray(batch_labels).reshape(-1).astype(np.int64)
-                if len(batch_labels) != len(images):
-                    raise ValueError("Labels must be class numbers, one an image, not one-hot.")
-                check_images(images, seen)
-                check_labels(batch_labels, len(class_counts), "the stream", seen)
-                labels.append(batch_labels)
-                seen += len(batch_labels)
-                progress.add(1)
-                if rows is not None and seen <= len(rows):
-                    continue
-                features = embed(images).numpy()
-                if rows is None:
-                    width = features.shape[-1]
-                    rows = Rows(directory, np.dtype((np.float32, width)), made_of)
-                    rows.reserve(views * int(np.sum(class_counts)))
-                rows.append(features[max(0, len(rows) - seen + len(features)) :])
-        features = np.zeros((0, 0), np.float32) if rows is None else rows.read()
-    labels = np.concatenate(labels) if labels else np.zeros(0, np.int64)
+        stack.enter_context(locked(directory))
+        for batch in itertools.chain.from_iterable(itertools.repeat(dataset, views)):
+            images, labels, _ = tf.keras.utils.unpack_x_y_sample_weight(batch)
+            images = tf.cast(images, tf.float32)
+            labels = np.asarray(labels).reshape(-1).astype(np.int64)
+            if len(labels) != len(images):
+                raise ValueError("Labels must be class numbers, one an image, not one-hot.")
+            check_images(images, seen)
+            check_labels(labels, len(class_counts), "the stream", seen)
+            if rows is None:
+                width = embed.get_concrete_function(images).output_shapes[-1]
+                rows = Rows(directory, feature_record(width), made_of)
+                rows.claim(views * int(np.sum(class_counts)))
+            records = np.zeros(len(labels), rows.dtype)
+            records["label"] = labels
+            records["image"] = [zlib.crc32(image) for image in images.numpy()]
+            there = rows.read()[seen : seen + len(labels)]
+            for name in ("label", "image"):
+                if (there[name] != records[name][: len(there)]).any():
+                    raise ValueError(
+                        f"{directory} holds features of other images: delete it, or give data "
+                        "that come in the same order each time."
+                    )
+            if len(there) < len(records):
+                records["features"] = embed(images)
+                rows.append(records[len(there) :])
+            seen += len(labels)
+            progress.add(1)
+        records = rows.read()[:seen] if rows else np.zeros(0, feature_record(0))
+    labels = np.array(records["label"])
     found = np.bincount(labels, minlength=len(class_counts))
     times = views * max(1, round(len(labels) / (views * np.sum(class_counts))))
     if (found != times * np.asarray(class_counts)).any():
@@ -136,7 +146,12 @@ def encode_dataset(
             f"class_counts says {class_counts[c]} images of class {c} but the data holds "
             f"{found[c] / times:g}: count the labels of the very data set that is passed."
         )
-    return features, labels
+    return records["features"], labels
+
+
+def feature_record(width: int) -> np.dtype:
+    """What `encode_dataset` keeps: `image` is a checksum of the image that was seen."""
+    return np.dtype([("features", np.float32, width), ("label", np.int64), ("image", np.uint32)])
 
 
 def check_images(images: tf.Tensor, first: int):
@@ -184,7 +199,7 @@ def fit_on_features(
 
     def epoch(number):
         key = tf.random.fold_in([seed, 2], number)
-        order = epoch_order(labels, sampler, key, tf.minimum(number / epochs, 1.0))
+        order = epoch_order(labels, sampler, key, tf.minimum(views * number / epochs, 1.0))
         return tf.data.Dataset.from_tensor_slices(order)
 
     stream = tf.data.Dataset.counter().flat_map(epoch).batch(batch_size)

@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-NOTE = "made_of.json"
+ROWS, NOTE = "rows.bin", "made_of.json"
 LOCK_FILE = "lock"  # held by the process that works in a directory
 
 
@@ -62,30 +62,28 @@ class Rows:
 
     def __init__(self, directory: str | os.PathLike, dtype: np.dtype, made_of: Mapping):
         self.directory, self.dtype, self.made_of = Path(directory), np.dtype(dtype), dict(made_of)
-        check_made_of(directory, made_of)
+        self.check()
 
     @property
     def path(self) -> Path:
-        return self.directory / "rows.bin"
+        return self.directory / ROWS
 
     def __len__(self) -> int:
         """How many records are there, whole."""
         return self.path.stat().st_size // self.dtype.itemsize if self.path.exists() else 0
 
-    def reserve(self, total: int):
-        """Refuses, before any work, `total` records that there is no room for.
+    def check(self):
+        """Refuses a directory that has come to hold something else."""
+        check_made_of(self.directory, self.made_of)
+
+    def claim(self, total: int):
+        """Before the first `append`, in a `locked` directory: that `total` records are to be there.
 
         Raises:
-            OSError: which says how much is missing.
+            OSError: if there is no room for them.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        needed = (total - len(self)) * self.dtype.itemsize / 1e6
-        free = shutil.disk_usage(self.directory).free / 1e6
-        if needed > free:
-            raise OSError(
-                f"{self.directory} has no room for {needed:,.0f} MB ({free:,.0f} MB are free): "
-                "make room, or name a directory elsewhere."
-            )
+        self.check()
+        check_room(self.directory, (total - len(self)) * self.dtype.itemsize)
         write_text(self.directory / NOTE, json.dumps(self.made_of, indent=1) + "\n")
 
     def append(self, records: np.ndarray):
@@ -94,11 +92,30 @@ class Rows:
         with open(self.path, "r+b" if self.path.exists() else "wb") as file:
             file.truncate(end)
             file.seek(end)
-            file.write(records.tobytes())
+            file.write(records.astype(self.dtype, copy=False).tobytes())
 
     def read(self) -> np.ndarray:
         """All records, (n,), mapped into memory, not read."""
+        self.check()
+        if not len(self):
+            return np.zeros(0, self.dtype)  # nothing cannot be mapped
         return np.memmap(self.path, self.dtype, mode="r", shape=(len(self),))
+
+
+def check_room(directory: str | os.PathLike, nbytes: int):
+    """Refuses to write so much where there is no room for it, before any of it is written.
+
+    Raises:
+        OSError: which says how much is missing.
+    """
+    path = Path(directory).absolute()
+    there = next(each for each in (path, *path.parents) if each.exists())
+    needed, free = nbytes / 1e6, shutil.disk_usage(there).free / 1e6
+    if needed > free:
+        raise OSError(
+            f"{directory} has no room for {needed:,.0f} MB ({free:,.0f} MB are free): make room, "
+            "or name a directory elsewhere."
+        )
 
 
 def check_made_of(directory: str | os.PathLike, made_of: Mapping):
@@ -109,6 +126,8 @@ def check_made_of(directory: str | os.PathLike, made_of: Mapping):
     """
     path = Path(directory) / NOTE
     if not path.exists():
+        if (Path(directory) / ROWS).exists():
+            raise ValueError(f"{directory} holds records of unknown origin: delete it.")
         return
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
@@ -123,7 +142,7 @@ def check_made_of(directory: str | os.PathLike, made_of: Mapping):
             )
 
 
-def fingerprint(arrays: Sequence[np.ndarray]) -> str:
+def fingerprint(arrays: Iterable[np.ndarray]) -> str:
     """A digest of arrays: of their values, shapes and order."""
     digest = hashlib.sha256()
     for array in arrays:

@@ -110,9 +110,13 @@ def fold_batch_norm(network: tf.keras.Model) -> tf.keras.Model:
     """The same function in new layers, each batch norm inside the convolution before it.
 
     W <- W s and b <- (b - mean) s + beta, with s = gamma / sqrt(variance + epsilon), where nothing
-    but the norm sees what the convolution gives. For a network that is not trained any more.
+    but the norm sees what the convolution gives. For a network that is not trained any more; one
+    whose layers cannot be made again from their configs stays as it is.
     """
-    fresh = reconfigured(network, lambda config: None)  # whose layers are in no other network
+    try:
+        fresh = reconfigured(network, lambda config: None)  # whose layers are in no other network
+    except (NotImplementedError, TypeError, ValueError):
+        return network
     norms = {}  # by the name of the convolution
     for norm in fresh.layers:
         if type(norm) is tf.keras.layers.BatchNormalization and len(norm.inbound_nodes) == 1:
@@ -125,6 +129,8 @@ def fold_batch_norm(network: tf.keras.Model) -> tf.keras.Model:
                 and list(norm.axis) == [len(norm.input_shape) - 1]
             ):
                 norms[before.name] = norm
+    if not norms:
+        return network
     folded = {norm.name for norm in norms.values()}
 
     def clone(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:

@@ -71,8 +71,8 @@ class Settings:
     )
     teacher_store: str | None = setting(
         None,
-        "Directory of what the teacher makes of --teacher_views, for runs to share; teacher_store "
-        "in --workdir if not given.",
+        "Directory of what the teacher makes of --teacher_views, for runs of the same images, seed "
+        "and calibration to share; teacher_store in --workdir if not given.",
     )
     teacher: str = setting(
         "letters",
@@ -190,13 +190,15 @@ class Settings:
                 "--teacher_store is where --teacher_views are kept: give their number, such as "
                 "--teacher_views=10, or leave it out."
             )
+        if self.teacher_store and same_path(self.teacher_store, self.workdir):
+            raise ValueError("--teacher_store is the --workdir: give it a directory of its own.")
         if self.first_stage:
             if method.first_stage is None:
                 raise ValueError(
                     f"--first_stage is of methods of two stages, and --method={self.method} has "
                     "one: leave it out."
                 )
-            if os.path.realpath(absolute(self.first_stage)) == os.path.realpath(self.workdir):
+            if same_path(self.first_stage, self.workdir):
                 raise ValueError("--first_stage is the --workdir: each run has its own.")
         if self.teacher_preprocessing is not None:
             lookup("preprocessing", self.teacher_preprocessing, dict.fromkeys(PREPROCESSING))
@@ -211,7 +213,7 @@ class Settings:
         for name, minimum in least.items():
             value = getattr(self, name)
             if value is not None and not minimum <= value < float("inf"):
-                raise ValueError(f"--{name} is {value} but must be at least {minimum}.")
+                raise ValueError(f"--{name} is {value} but must be finite and at least {minimum}.")
         if self.seed >= 2**32:
             raise ValueError(f"--seed is {self.seed} but must be below 2^32.")
         if not 0 <= self.validation_split < 1:
@@ -282,6 +284,10 @@ def resolved(settings: Settings) -> Settings:
 
 def absolute(path: str | None) -> str | None:
     return path and os.path.abspath(os.path.expanduser(path))
+
+
+def same_path(a: str, b: str) -> bool:
+    return os.path.realpath(absolute(a)) == os.path.realpath(absolute(b))
 
 
 def first_stage(settings: Settings) -> Settings | None:

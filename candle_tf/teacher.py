@@ -1,6 +1,7 @@
 """The teacher: a frozen, full-precision encoder and a classifier calibrated on long-tailed data."""
 
 import importlib
+import json
 import os
 from collections.abc import Sequence
 
@@ -185,7 +186,7 @@ class Teacher(tf.keras.Model):
             views: how often `train` is read; worth more than 1 where it augments.
             batch_size, learning_rate: of the classifier's Adam, annealed by cosine to 0.
             seed: of the classifier's initial weights and the order of the features.
-            directory: where the features go, and stay when interrupted, as in
+            directory: where the features stay, to be taken up by the same call, as in
                 `candle_tf.classifiers.encode_dataset`; a temporary one where None.
 
         Returns:
@@ -212,7 +213,7 @@ class Teacher(tf.keras.Model):
             views,
             verbose,
             directory,
-            {"teacher": fingerprint(self.encoder.get_weights())},
+            self.identity(),
         )
         new_classifier = classifiers.scaled_linear if smoothed else classifiers.linear
         classifier = new_classifier(self.width, len(class_counts), seed)
@@ -235,6 +236,16 @@ class Teacher(tf.keras.Model):
         self.classifier.trainable = False
         self.class_counts = [int(n) for n in class_counts]
         return history
+
+    def identity(self) -> dict:
+        """What its features follow from, by name; values that JSON keeps."""
+        layers = [(type(layer).__name__, nameless(layer)) for layer in self.encoder.layers]
+        text = json.dumps(layers, default=lambda value: type(value).__name__)
+        return {
+            "teacher": fingerprint([np.array(text.encode()), *self.encoder.get_weights()]),
+            "teacher image size": self.image_size,
+            "teacher preprocessing": self.preprocessing.mode,
+        }
 
     def check_calibrated(self, num_classes: int):
         """Refuses a teacher that has no classifier, or one for other classes than the student's."""
@@ -269,6 +280,17 @@ class Teacher(tf.keras.Model):
             teacher.classifier.trainable = False
             teacher.class_counts = config["class_counts"]
         return teacher
+
+
+def nameless(layer: tf.keras.layers.Layer):
+    """A layer's config without the names that Keras counts up within a process."""
+
+    def stripped(value):
+        if isinstance(value, dict):
+            return {key: stripped(v) for key, v in value.items() if key != "name"}
+        return [stripped(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+    return stripped(layer.get_config())
 
 
 def preprocessing_of(preprocess_input) -> str:

@@ -1,27 +1,26 @@
 """What a teacher makes of fixed views of the training images, kept on disk."""
 
+import itertools
 import os
 from dataclasses import asdict
 
 import numpy as np
 import tensorflow as tf
 from candle_tf.data.pipeline import Examples, training_places
-from candle_tf.data.samplers import epoch_length
+from candle_tf.data.samplers import class_probabilities, epoch_length
 from candle_tf.data.views import Augmentation, draw_views, take_views
 from candle_tf.files import Rows, fingerprint, locked
 from candle_tf.model import CandleModel
 from candle_tf.resolution import RandomResolution
 from candle_tf.teacher import Teacher
 
-VIEW = ("crop", "flip", "color", "partner", "share")  # what of a record makes the view again
-
 
 class TeacherStore:
     """The features and logits of V views of each training image, in place of the teacher.
 
     After FKD (Shen & Xing, ECCV 2022, arXiv 2112.01528), which keeps soft labels: the views are
-    drawn once, the teacher sees each once, and training goes through them in turn. The n-th time
-    that an image comes, it comes in its n-th view, from the first again after the last.
+    drawn once, the teacher sees each once, and training goes through an image's views in turn, from
+    the first again after the last.
 
     With several resolutions each view has one, as often as the model draws it; a batch takes views
     of one size.
@@ -55,19 +54,11 @@ class TeacherStore:
         self.model, self.examples, self.image_size = model, examples, image_size
         self.views, self.augmentation, self.seed = views, augmentation, seed
         self.sizes = view_sizes(model.resolution, views)
-        made_of = sources(model.teacher, examples, image_size, augmentation, model.resolution, seed)
-        made_of["teacher's classifier"] = fingerprint(model.teacher.classifier.get_weights())
-        mixed = [("partner", np.int64), ("share", np.float32)] if augmentation.mixup else []
-        record = [
-            ("features", np.float16, model.teacher.width),
-            ("logits", np.float32, len(model.teacher.class_counts)),
-            ("crop", np.float32, 4),
-            ("flip", np.bool_),
-            ("color", np.float32, 3),
-            ("size", np.int32),
-            *mixed,
-        ]
-        self.rows = Rows(directory, np.dtype(record), made_of)
+        teacher = model.teacher
+        made_of = sources(teacher, examples, image_size, augmentation, model.resolution, seed)
+        made_of["teacher's classifier"] = fingerprint(teacher.classifier.get_weights())
+        record = record_of(teacher.width, len(teacher.class_counts), augmentation)
+        self.rows = Rows(directory, record, made_of)
 
     def __len__(self) -> int:
         """How many records are needed: V views of n images."""
@@ -86,13 +77,14 @@ class TeacherStore:
             OSError: if there is no room for them.
         """
         n, teacher = len(self.examples), tf.function(self.model.teacher)
+        self.rows.check()
         if len(self.rows) >= len(self):
             return
         with locked(self.rows.directory):
+            self.rows.claim(len(self))
             done = len(self.rows)
-            self.rows.reserve(len(self))
             progress = tf.keras.utils.Progbar(
-                -(-(len(self) - done) // batch_size), verbose=int(verbose != 0)
+                len(self) - done, verbose=int(verbose != 0), unit_name="view"
             )
             for view in range(done // n, self.views):
                 key = tf.random.fold_in([self.seed, 5], view)
@@ -113,7 +105,7 @@ class TeacherStore:
                             "the store (--teacher_views=0)."
                         )
                     self.rows.append(records)
-                    progress.add(1)
+                    progress.add(len(images))
 
     def records(self) -> np.ndarray:
         """Record v n + i is view v of image i: a structured array, mapped into memory.
@@ -125,12 +117,13 @@ class TeacherStore:
         Raises:
             ValueError: if some are missing.
         """
-        if len(self.rows) < len(self):
+        records = self.rows.read()[: len(self)]
+        if len(records) < len(self):
             raise ValueError(
-                f"{self.rows.directory} holds {len(self.rows)} of {len(self)} records: call "
+                f"{self.rows.directory} holds {len(records)} of {len(self)} records: call "
                 "complete() first."
             )
-        return self.rows.read()[: len(self)]
+        return records
 
     def training_batches(
         self,
@@ -145,43 +138,54 @@ class TeacherStore:
         Returns:
             A dataset for `CandleModel.fit`: (x, labels), where x holds `images`, `features` and
             `logits` of the teacher, and `size`, the resolution, int32 (batch,).
+
+        Raises:
+            ValueError: if records are missing, or the start is not at a batch's: a batch has one
+                size.
         """
+        if first_example % batch_size:
+            raise ValueError(
+                f"first_example is {first_example} but must be a multiple of the batch size, "
+                f"{batch_size}."
+            )
         records, labels = self.records(), self.examples.labels
-        views = {name: tf.constant(records[name]) for name in VIEW if name in records.dtype.names}
         by_size = [np.flatnonzero(self.sizes == size) for size in self.model.resolution.sizes]
         counts = np.array(list(map(len, by_size)))
         by_size = np.stack([np.resize(of_size, counts.max()) for of_size in by_size])
-        n, places_an_epoch = len(labels), epoch_length(labels, sampler)
+        n, length = len(labels), epoch_length(labels, sampler)
+        class_counts = np.bincount(labels)
+        expected = length * class_probabilities(class_counts, sampler, 1.0)[labels]
+        comings = np.ceil(expected / class_counts[labels] - 1e-9).astype(int)  # an epoch, at most
 
         def in_turn(order, _, number):
+            place = tf.range(length, dtype=tf.int64)
             if num_examples is None:  # each epoch ends with a batch that may be smaller
-                steps = tf.range(places_an_epoch, dtype=tf.int64) // batch_size
-                steps += number * -(-places_an_epoch // batch_size)
+                steps = place // batch_size + number * -(-length // batch_size)
             else:
-                steps = number * places_an_epoch + tf.range(places_an_epoch, dtype=tf.int64)
-                steps //= batch_size
+                steps = (place + number * length) // batch_size
             sizes = drawn_sizes(self.model.resolution, steps)
-            turn = number + occurrence(order)
+            turn = number * tf.gather(comings, order) + occurrence(order)
             view = tf.gather_nd(by_size, tf.stack([sizes, turn % tf.gather(counts, sizes)], axis=1))
-            row = view * n + order
-            size = tf.gather(self.sizes, view)
-            of_view = {name: tf.gather(values, row) for name, values in views.items()}
-            return {"row": row, "size": size, **of_view}
+            return {"row": view * n + order}
 
         def read(row):
-            return records["features"][row], records["logits"][row]
+            chosen = records[row]
+            return [np.ascontiguousarray(chosen[name]) for name in records.dtype.names]
+
+        def of_record(place):
+            kinds = [records.dtype[name] for name in records.dtype.names]
+            values = tf.numpy_function(read, [place["row"]], [kind.base for kind in kinds])
+            values = [tf.ensure_shape(v, (None, *kind.shape)) for v, kind in zip(values, kinds)]
+            return {**place, **dict(zip(records.dtype.names, values))}
 
         def batch(place, images):
-            outputs = tf.numpy_function(read, [place["row"]], (tf.float16, tf.float32))
-            features, logits = (
-                tf.ensure_shape(output, (None, *records.dtype[name].shape))
-                for name, output in zip(("features", "logits"), outputs)
-            )
-            x = {"images": images, "features": features, "logits": logits, "size": place["size"]}
-            return x, tf.gather(labels, place["index"])
+            x = {name: place[name] for name in ("features", "logits", "size")}
+            return {"images": images, **x}, tf.gather(labels, place["index"])
 
         places = training_places(labels, sampler, seed, in_turn, num_examples, first_example)
-        return self.take(places, batch_size).map(batch).prefetch(tf.data.AUTOTUNE)
+        seen = places.batch(batch_size).map(of_record).unbatch()
+        seen = seen.apply(tf.data.experimental.assert_cardinality(places.cardinality()))
+        return self.take(seen, batch_size).map(batch).prefetch(tf.data.AUTOTUNE)
 
     def take(self, places: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
         images, how = self.examples.images, self.augmentation
@@ -197,16 +201,32 @@ def sources(
     seed: int,
 ) -> dict:
     """What a store follows from, but for the teacher's classifier: known before it is trained."""
+    starts = range(0, len(examples), 1024)  # not all of them twice in memory
+    images = (examples.images[i : i + 1024].numpy() for i in starts)
     return {
-        "teacher": fingerprint(teacher.encoder.get_weights()),
-        "teacher image size": teacher.image_size,
-        "teacher preprocessing": teacher.preprocessing.mode,
-        "set of images": fingerprint([examples.images.numpy(), examples.labels]),
+        **teacher.identity(),
+        "set of images": fingerprint(itertools.chain(images, [examples.labels])),
         "image size": image_size,
         "augmentation": asdict(augmentation),
         "resolutions": [resolution.base, *resolution.sizes],
         "seed": seed,
     }
+
+
+def record_of(width: int, num_classes: int, augmentation: Augmentation) -> np.dtype:
+    """The record of a view; see `TeacherStore.records`."""
+    mixed = [("partner", np.int64), ("share", np.float32)] if augmentation.mixup else []
+    return np.dtype(
+        [
+            ("features", np.float16, width),
+            ("logits", np.float32, num_classes),
+            ("crop", np.float32, 4),
+            ("flip", np.bool_),
+            ("color", np.float32, 3),
+            ("size", np.int32),
+            *mixed,
+        ]
+    )
 
 
 def view_sizes(resolution: RandomResolution, views: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf import data, metrics, students
 from candle_tf.classifiers import encode_dataset, weight_norms
-from candle_tf.files import check_made_of, write_text
+from candle_tf.files import ROWS, check_made_of, check_room, locked, write_text
 from candle_tf.methods import Method, Setup
 from candle_tf.model import CandleModel, StudentModel
 from candle_tf.model_files import load_model
@@ -27,7 +27,7 @@ from candle_tf.second_stages import SECOND_STAGES, FirstStage
 from candle_tf.settings import Settings, first_stage, resolve, resolved
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher, named_teachers
-from candle_tf.teacher_store import TeacherStore, sources, view_sizes
+from candle_tf.teacher_store import TeacherStore, record_of, sources, view_sizes
 from candle_tf.workdir import (
     CALIBRATION,
     CHECKPOINTS,
@@ -70,9 +70,9 @@ def run(settings: Settings) -> dict:
     with timed(seconds, "data"):
         examples = load_data(settings)
     student = build_student(settings, len(examples.class_names))
-    model = StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
+    StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
     if settings.epochs and settings.teacher_views:
-        check_store(settings, examples, teacher, model.resolution)
+        check_store(settings, examples, teacher)
     for each in filter(None, (first, settings)):
         check_sampler(each, examples)
     with claimed_workdir(settings, examples.class_names) as workdir:
@@ -100,19 +100,36 @@ def check_store(
     settings: Settings,
     examples: data.LongTailedData,
     teacher: Teacher,
-    resolution: RandomResolution,
-):
-    """Refuses, before the calibration, a store of other images, views or teachers."""
+) -> dict:
+    """Refuses, before the calibration, a store that has no room or holds something else.
+
+    Returns:
+        What the store follows from, as far as it is known by now.
+    """
+    resolution = resolution_of(settings)
     view_sizes(resolution, settings.teacher_views)
-    made_of = sources(
-        teacher,
-        examples.train,
-        view_size(settings, examples),
-        augmentation(settings, examples),
-        resolution,
-        settings.seed,
+    how = augmentation(settings, examples)
+    size = view_size(settings, examples)
+    made_of = sources(teacher, examples.train, size, how, resolution, settings.seed)
+    directory = store_directory(settings)
+    check_made_of(directory, made_of)
+    if settings.teacher_store:
+        with locked(directory):  # that it can be written
+            pass
+    record = record_of(teacher.width, len(examples.class_names), how)
+    nbytes = settings.teacher_views * len(examples.train) * record.itemsize
+    there = directory / ROWS
+    check_room(directory, nbytes - (there.stat().st_size if there.exists() else 0))
+    print(
+        f"{settings.teacher_views} views of {len(examples.train)} images by {settings.teacher}: "
+        f"{nbytes / 1e6:,.0f} MB in {directory}"
     )
-    check_made_of(store_directory(settings), made_of)
+    return made_of
+
+
+def resolution_of(settings: Settings) -> RandomResolution:
+    sizes = settings.resolutions or (settings.image_size,)
+    return RandomResolution(sizes, settings.image_size, settings.seed)
 
 
 def store_directory(settings: Settings) -> Path:
@@ -219,10 +236,6 @@ def complete_store(
         settings.teacher_views,
         augmentation(settings, examples),
         settings.seed,
-    )
-    print(
-        f"Showing {settings.teacher_views} views of {len(examples.train)} images to "
-        f"{settings.teacher}: {store.nbytes / 1e6:,.0f} MB in {store.rows.directory}"
     )
     store.complete(verbose=1)
     return store
@@ -334,14 +347,15 @@ def build_teacher(settings: Settings) -> Teacher:
 def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedData):
     """Calibrates the teacher, or takes up the classifier of an interrupted run."""
     classifier_file = Path(settings.workdir) / CLASSIFIER_FILE
+    features = Path(settings.workdir) / CALIBRATION
     if classifier_file.exists():
         teacher.classifier = load_model(classifier_file)
         teacher.classifier.trainable = False
         teacher.class_counts = examples.class_counts.tolist()
+        shutil.rmtree(features, ignore_errors=True)
         return
     batches = training_batches(settings, examples, seed=settings.seed + 1)
     views = settings.calibration_views
-    features = Path(settings.workdir) / CALIBRATION
     print(f"Calibrating {settings.teacher} on {len(examples.train)} images, {views} views each")
     teacher.calibrate(
         batches,
@@ -605,10 +619,10 @@ def classifier_norms(network: tf.keras.Model) -> dict:
 
 def report(settings: Settings, examples: data.LongTailedData, **compared) -> Path:
     """The report of a finished run; see `candle_tf.report.write_report`."""
-    half = settings.epochs // 2 if settings.two_step else 0  # each step draws from the beginning
+    # A live teacher's steps each draw from the beginning; a store's stream goes on.
+    half = settings.epochs // 2 if settings.two_step and not settings.teacher_views else 0
     steps = steps_per_epoch(settings, examples)
-    sizes = settings.resolutions or (settings.image_size,)
-    resolution = RandomResolution(sizes, settings.image_size, settings.seed)
+    resolution = resolution_of(settings)
     drawn = [resolution.draws(epochs * steps) for epochs in (half, settings.epochs - half)]
     return write_report(settings.workdir, examples, np.concatenate(drawn), **compared)
 

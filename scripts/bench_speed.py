@@ -21,9 +21,11 @@ import numpy as np
 from absl import app, flags
 
 import run_flags  # isort: skip  before tensorflow
+import larq as lq
 import tensorflow as tf
 from candle_tf import CandleModel, StudentModel, Teacher, TeacherStore, data, students
 from candle_tf.classifiers import linear
+from candle_tf.networks import reconfigured, rewire
 from candle_tf.tables import markdown
 
 BATCH, SIZE, SIZES, CLASSES = 128, 32, (24, 32, 40), 10
@@ -35,12 +37,12 @@ flags.DEFINE_string("data_dir", None, "The TFDS directory that holds CIFAR-10.",
 flags.DEFINE_string("teacher", None, "A saved Keras model's file.", required=True)
 flags.DEFINE_integer("teacher_image_size", 96, "Side in pixels of what the teacher sees.")
 flags.DEFINE_integer("rounds", 9, "How often each pair is timed; the medians count.")
-flags.DEFINE_list("parts", None, "Of the table: calibration, store, step, input, peers; all.")
+flags.DEFINE_list("parts", None, "Of the table: calibration, store, step, floor, input, peers.")
 
 
 @dataclass
 class Row:
-    """A ratio of (wall time, CPU time), and what the first of it must not pass."""
+    """A ratio of (wall time, CPU time) or of memory, and what the first must not pass."""
 
     what: str
     ratio: np.ndarray
@@ -53,7 +55,8 @@ class Row:
             bound, met = f"≤ {self.at_most:.2f}", self.ratio[0] <= self.at_most
         if self.at_least is not None:
             bound, met = f"≥ {self.at_least:.2f}", self.ratio[0] >= self.at_least
-        return [*(f"{r:.2f}" for r in self.ratio), bound + ("" if met else ", missed")]
+        ratios = [f"{r:.2f}" for r in self.ratio] + ["-"] * (2 - len(self.ratio))
+        return [*ratios, bound + ("" if met else ", missed")]
 
 
 def clock() -> np.ndarray:
@@ -163,8 +166,26 @@ class Bench:
         )
         expected = several.resolution.probabilities @ np.array(sized)
         yield Row(f"step: one of {SIZES} by chance / {SIZE} alone", expected / shown, 1.05)
-        traces = several.train_function.experimental_get_tracing_count()
-        print(f"{traces} trace of the step for {len(SIZES)} sizes")
+        traces = [m.train_function.experimental_get_tracing_count() for m in (several, live)]
+        print(f"traces of the step: {traces[0]} for {len(SIZES)} sizes, {traces[1]} for one")
+
+    def floor(self) -> Iterator[Row]:
+        """The step beside what its arithmetic, or its memory, would take at this machine's best."""
+        live = self.candle()
+        size = flags.FLAGS.teacher_image_size
+        teacher = work(rewire(live.teacher.encoder, (size, size, 3)))
+        # Forward; the gradients by the weights and by the inputs.
+        macs, elements = BATCH * (teacher + 3 * work(students.resnet_e(CLASSES, SIZE)))
+        a, b = tf.random.normal((2, 2048, 2048))
+        copied = tf.random.normal((64, 1024, 1024))
+        step, multiplied, moved = medians(epoch(live, self.ready()), lambda: a @ b, lambda: -copied)
+        arithmetic = macs * multiplied / 2048**3
+        memory = elements * moved / 2**26  # each written once and read once
+        yield Row(
+            "step: CANDLE / its multiply-accumulates at the rate of a matmul",
+            step / STEPS / arithmetic,
+        )
+        yield Row("step: CANDLE / its layers' outputs at the rate of a copy", step / STEPS / memory)
 
     def input(self) -> Iterator[Row]:
         model = self.student()
@@ -189,6 +210,13 @@ class Bench:
             yield Row(f"step: CANDLE, live teacher / {name}", seconds[0] / seconds[1], 1.0)
             memory = [median(n, "peak_rss_mb") for n in ("candle", name)]
             yield Row(f"peak memory: CANDLE, live teacher / {name}", memory[0] / memory[1], 1.0)
+
+
+def work(network: tf.keras.Model) -> np.ndarray:
+    """An image's multiply-accumulates, as Larq counts them, and elements of all outputs."""
+    network = reconfigured(network, lambda config: None)  # whose layers serve one size
+    outputs = sum(int(np.prod(layer.output_shape[1:])) for layer in network.layers[1:])
+    return np.array([lq.models.ModelProfile(network).op_count("mac"), outputs])
 
 
 def compiled(model: StudentModel) -> StudentModel:
@@ -224,7 +252,7 @@ def worker(peer: str, images: str) -> Iterator[Callable[[int], dict]]:
 def bench():
     began = time.monotonic()
     bench = Bench()
-    parts = ("calibration", "store", "step", "input", "peers")
+    parts = ("calibration", "store", "step", "floor", "input", "peers")
     cells = {"wall time": {}, "CPU time": {}, "bound": {}}
     for part in flags.FLAGS.parts or parts:
         for row in getattr(bench, part)():

@@ -19,7 +19,7 @@ def records(n: int, start: int = 0) -> np.ndarray:
 def test_rows_come_back_in_order(tmp_path):
     rows = Rows(tmp_path, RECORD, {"seed": 0})
     assert len(rows) == 0
-    rows.reserve(8)
+    rows.claim(8)
     rows.append(records(5))
     rows.append(records(3, 5))
     again = Rows(tmp_path, RECORD, {"seed": 0})
@@ -31,6 +31,7 @@ def test_rows_come_back_in_order(tmp_path):
 @pytest.mark.parametrize("torn", [1, RECORD.itemsize - 1])
 def test_a_torn_record_is_written_over(tmp_path, torn):
     rows = Rows(tmp_path, RECORD, {})
+    rows.claim(7)
     rows.append(records(5))
     with open(rows.path, "ab") as file:
         file.write(b"?" * torn)
@@ -41,7 +42,7 @@ def test_a_torn_record_is_written_over(tmp_path, torn):
 
 
 def test_rows_of_something_else_are_refused(tmp_path):
-    Rows(tmp_path, RECORD, {"teacher": "a", "sizes": [24, 32]}).reserve(1)
+    Rows(tmp_path, RECORD, {"teacher": "a", "sizes": [24, 32]}).claim(1)
     Rows(tmp_path, RECORD, {"teacher": "a", "sizes": (24, 32)})
     with pytest.raises(ValueError, match="was made of another sizes .*name another directory"):
         Rows(tmp_path, RECORD, {"teacher": "a", "sizes": [24]})
@@ -51,8 +52,34 @@ def test_rows_of_something_else_are_refused(tmp_path):
     check_made_of(tmp_path / "not there", {"teacher": "b"})
 
 
+def test_what_another_made_in_the_meantime_is_refused(tmp_path):
+    ours, theirs = (Rows(tmp_path, RECORD, {"seed": seed}) for seed in (0, 1))
+    theirs.claim(5)
+    theirs.append(records(5))
+    for use in (lambda: ours.claim(5), ours.check, ours.read):
+        with pytest.raises(ValueError, match="made of another seed"):
+            use()
+    np.testing.assert_array_equal(theirs.read(), records(5))
+
+
+def test_records_without_a_note_are_refused(tmp_path):
+    rows = Rows(tmp_path, RECORD, {})
+    rows.claim(1)
+    rows.append(records(1))
+    (tmp_path / "made_of.json").unlink()
+    with pytest.raises(ValueError, match="records of unknown origin"):
+        Rows(tmp_path, RECORD, {})
+
+
+def test_values_of_another_width_are_converted(tmp_path):
+    rows = Rows(tmp_path, np.float32, {})
+    rows.claim(3)
+    rows.append(np.array([1.0, 2.0, 3.0], np.float16))
+    assert rows.read().tolist() == [1, 2, 3]
+
+
 def test_a_damaged_note_is_refused(tmp_path):
-    Rows(tmp_path, RECORD, {"teacher": "a"}).reserve(1)
+    Rows(tmp_path, RECORD, {"teacher": "a"}).claim(1)
     (tmp_path / "made_of.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged .* delete"):
         Rows(tmp_path, RECORD, {"teacher": "a"})
@@ -61,7 +88,7 @@ def test_a_damaged_note_is_refused(tmp_path):
 def test_rows_that_find_no_room_are_refused(tmp_path):
     rows = Rows(tmp_path, RECORD, {})
     with pytest.raises(OSError, match="has no room for .* MB .* are free"):
-        rows.reserve(10**15)
+        rows.claim(10**15)
     assert not rows.path.exists()
 
 

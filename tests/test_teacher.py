@@ -289,6 +289,8 @@ def test_an_interrupted_calibration_goes_on(tmp_path, monkeypatch):
     assert sum(encoded) == 4 * len(labels), "4 views of each image, once"
     for a, b in zip(whole.classifier.get_weights(), teacher.classifier.get_weights()):
         np.testing.assert_allclose(a, b, rtol=1e-5)
+    with pytest.raises(ValueError, match="holds features of other images"):
+        teacher.calibrate(tiny_data([0, 1, 0, 1, 2, 2]), [2, 2, 2], **given)
     teacher.encoder.set_weights([2 * weights for weights in teacher.encoder.get_weights()])
     with pytest.raises(ValueError, match="made of another teacher"):
         teacher.calibrate(tiny_data(labels), [2, 2, 2], **given)
@@ -300,7 +302,7 @@ def test_features_are_mapped_into_memory():
 
 
 def test_cached_features_train_as_the_encoder_in_the_loop_does():
-    """A view an epoch: the same batches, so the same classifier, as `fit` would give."""
+    """On all images in one batch: the same steps, so the same classifier, as `fit` gives."""
     images = np.random.default_rng(0).uniform(0, 255, (4, 3, 8, 8, 3)).astype(np.float32)
     labels = np.array([0, 1, 2])
     teacher = tiny_teacher()

@@ -135,15 +135,23 @@ def with_views(tmp_path_factory):
         return settings, training.run(settings)
 
 
+def counted(take, calls: list):
+    def wrapped(self, *arguments):
+        calls.append(self)
+        return take(self, *arguments)
+
+    return wrapped
+
+
 def test_a_run_from_a_teacher_store_shows_each_view_once(with_views, tmp_path, monkeypatch):
     settings, results = with_views
     assert results["seconds"]["teacher_views"] > 0 and 0 < results["student"]["test"]["overall"]
     shown = []
-    monkeypatch.setattr(training.TeacherStore, "complete", lambda self, **k: shown.append(self))
+    monkeypatch.setattr(training.TeacherStore, "take", counted(training.TeacherStore.take, shown))
     training.run(dataclasses.replace(settings, workdir=str(tmp_path)))  # takes up the store
     for a, b in zip(weights(settings.workdir), weights(tmp_path)):
         np.testing.assert_array_equal(a, b)
-    (store,) = shown
+    (store,) = shown  # to read its batches, not to show the teacher any
     assert store.records().shape == (4 * len(store.examples),)
 
 
@@ -157,7 +165,11 @@ def test_an_interrupted_run_from_a_teacher_store_ends_the_same(with_views, tmp_p
 
 @pytest.mark.parametrize(
     "change, named",
-    [({"seed": 1}, "set of images"), ({"mixup": 0.0}, "augmentation"), ({"image_size": 18}, "")],
+    [
+        ({"seed": 1}, "set of images"),
+        ({"mixup": 0.0}, "augmentation"),
+        ({"resolutions": ()}, "image size"),
+    ],
 )
 def test_the_store_of_another_run_is_refused_before_the_calibration(
     with_views, change, named, tmp_path, monkeypatch
@@ -422,10 +434,12 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"steps_per_epoch": 0}, "--steps_per_epoch is 0"),
         ({"calibration_epochs": 0}, "--calibration_epochs is 0"),
         ({"temperature": 0.0}, "--temperature is 0"),
-        ({"mixup": -0.1}, "--mixup is -0.1 but must be at least 0"),
+        ({"mixup": -0.1}, "--mixup is -0.1 but must be finite and at least 0"),
         ({"mixup": float("nan")}, "--mixup is nan"),
         ({"teacher_views": -1}, "--teacher_views is -1"),
         ({"teacher_views": 2, "resolutions": (12, 16, 20)}, "2 teacher views leave none"),
+        ({"teacher_views": 2, "teacher_store": "WORKDIR"}, "--teacher_store is the --workdir"),
+        ({"teacher_views": 10**9}, "has no room for"),
         ({"teacher_store": "store"}, "give their number, such as --teacher_views=10"),
         ({"label_smoothing": (0.3,)}, "--label_smoothing is 0.3 but must be two numbers"),
         ({"label_smoothing": (0.3, 1.0)}, "--label_smoothing is 0.3,1.0"),
@@ -436,7 +450,9 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
 )
 def test_bad_settings_are_refused_before_training(changes, message, tmp_path, monkeypatch):
     monkeypatch.setattr(tf.keras.Model, "fit", lambda *a, **k: pytest.fail("it trained"))
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    if changes.get("teacher_store") == "WORKDIR":
+        changes = {**changes, "teacher_store": str(tmp_path / "run")}
+    with pytest.raises((ValueError, OSError), match=message):
         training.run(dataclasses.replace(tiny(tmp_path / "run"), **changes))
     assert not (tmp_path / "run").exists()
 

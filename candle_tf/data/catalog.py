@@ -93,7 +93,6 @@ def load(
     if not 0 <= validation_split < 1:
         raise ValueError(f"validation_split is a share in [0, 1), not {validation_split:g}.")
     source = read_digits() if dataset == "digits" else read_tfds(dataset, data_dir, download)
-    small = (source.image_size or SMALL + 1) <= SMALL
     available = np.bincount(source.train_labels, minlength=len(source.class_names))
     if (available == 0).any():
         raise ValueError(
@@ -107,7 +106,7 @@ def load(
     held_out_counts = np.floor(validation_split * counts).astype(int)
     held_out = draw_per_class(labels, held_out_counts, np.random.default_rng([seed, 1]))
     train, test = source.read_train(kept), source.test
-    if small:
+    if source.image_size and source.image_size <= SMALL:
         train, test = train.decoded(), test.decoded()
     info = CATALOG.get(dataset, DatasetInfo())
     rest = np.setdiff1d(np.arange(len(kept)), held_out)

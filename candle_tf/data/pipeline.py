@@ -79,8 +79,8 @@ def training_batches(
         places = training_places(labels, sampler, seed, draw, num_examples, first_example)
         return take_views(places, examples.images, image_size, batch_size, how)
 
-    def batch(*views):
-        (places, images), *others = views
+    def batch(*seen):
+        (places, images), *others = seen
         images = (images, *(other for _, other in others)) if others else images
         return images, tf.gather(labels, places["index"])
 
@@ -92,7 +92,7 @@ def training_places(
     labels: np.ndarray,
     sampler: str,
     seed: int,
-    views: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]],
+    draw: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]],
     num_examples: int | None = None,
     first_example: int = 0,
 ) -> tf.data.Dataset:
@@ -100,12 +100,12 @@ def training_places(
 
     Args:
         labels: of the training images, (n,).
-        views: (order, key, number) -> of each place of the epoch, the view, by name. Order holds
+        draw: (order, key, number) -> of each place of the epoch, the view, by name. Order holds
             the indices of the epoch's images, key is its stateless key (2,).
         sampler, seed, num_examples, first_example: as in `training_batches`.
 
     Returns:
-        A dataset of dicts: `index`, int64, and what `views` gives.
+        A dataset of dicts: `index`, int64, and what `draw` gives.
 
     Raises:
         ValueError: for an unknown sampler, or `progressively_balanced` within one epoch.
@@ -122,17 +122,18 @@ def training_places(
         key = tf.random.fold_in([seed, 0], number)
         order = epoch_order(labels, sampler, key, number / num_epochs)
         order = tf.ensure_shape(order, (n,))
-        return tf.data.Dataset.from_tensor_slices({"index": order, **views(order, key, number)})
+        return tf.data.Dataset.from_tensor_slices({"index": order, **draw(order, key, number)})
 
     if num_examples is None:
-        count = itertools.count()
+        count, size = itertools.count(), n
         number = tf.TensorSpec((), tf.int64)
         epochs = tf.data.Dataset.from_generator(lambda: [next(count)], output_signature=number)
-        return epochs.flat_map(epoch).apply(tf.data.experimental.assert_cardinality(n))
-    first_epoch = first_example // n
-    epochs = tf.data.Dataset.range(first_epoch, num_epochs)
-    places = epochs.flat_map(epoch).skip(first_example - first_epoch * n)
-    return places.take(num_examples - first_example)
+        places = epochs.flat_map(epoch)
+    else:
+        first_epoch, size = first_example // n, num_examples - first_example
+        epochs = tf.data.Dataset.range(first_epoch, num_epochs)
+        places = epochs.flat_map(epoch).skip(first_example - first_epoch * n).take(size)
+    return places.apply(tf.data.experimental.assert_cardinality(size))
 
 
 def evaluation_batches(

@@ -16,7 +16,8 @@ class Augmentation:
 
     Attributes:
         crop: "pad", a crop after padding by an eighth of the side, for small images; "resized", a
-            crop of 25 to 100 % of the area and an aspect ratio of 3/4 to 4/3, for photographs.
+            crop of 25 to 100 % of the area and an aspect ratio of 3/4 to 4/3, cut where the image
+            ends, for photographs.
         flip: mirror half of the images.
         color_jitter: largest relative change of brightness, contrast and saturation.
         mixup: alpha of mixup (Zhang et al., ICLR 2018): each image meets another, drawn
