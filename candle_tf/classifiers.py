@@ -136,6 +136,8 @@ def encode_dataset(
                 rows.append(records[len(there) :])
             seen += len(labels)
             progress.add(1)
+        if rows:
+            rows.verify()
         records = rows.read()[:seen] if rows else np.zeros(0, feature_record(0))
     labels = np.array(records["label"])
     found = np.bincount(labels, minlength=len(class_counts))

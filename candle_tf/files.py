@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class Rows:
 
     Args:
         directory: of the file, made if it is not there.
-        dtype: of a record.
+        dtype: of a record, with named fields. `Rows.dtype` has a checksum after them.
         made_of: what the records follow from, by name; values that JSON keeps.
 
     Raises:
@@ -61,7 +62,8 @@ class Rows:
     """
 
     def __init__(self, directory: str | os.PathLike, dtype: np.dtype, made_of: Mapping):
-        self.directory, self.dtype, self.made_of = Path(directory), np.dtype(dtype), dict(made_of)
+        self.directory, self.made_of = Path(directory), dict(made_of)
+        self.dtype = np.dtype([*np.dtype(dtype).descr, ("checksum", np.uint32)])
         self.check()
 
     @property
@@ -87,12 +89,26 @@ class Rows:
         write_text(self.directory / NOTE, json.dumps(self.made_of, indent=1) + "\n")
 
     def append(self, records: np.ndarray):
-        """Writes records after those that are there, over what an interruption left of one."""
-        end = len(self) * self.dtype.itemsize
-        with open(self.path, "r+b" if self.path.exists() else "wb") as file:
-            file.truncate(end)
-            file.seek(end)
-            file.write(records.astype(self.dtype, copy=False).tobytes())
+        """Writes records after those that are there, over what an interruption left of one.
+
+        Args:
+            records: of `dtype`; their checksums are filled in.
+
+        Raises:
+            OSError: which says what to do.
+        """
+        records["checksum"] = checksums(records)
+        end = len(self)
+        try:
+            with open(self.path, "r+b" if self.path.exists() else "wb") as file:
+                file.truncate(end * self.dtype.itemsize)
+                file.seek(end * self.dtype.itemsize)
+                file.write(records.tobytes())
+        except OSError as error:
+            raise OSError(
+                f"{self.path} cannot be written ({error}): make room, and start the same command "
+                f"again; it goes on from record {end}."
+            ) from error
 
     def read(self) -> np.ndarray:
         """All records, (n,), mapped into memory, not read."""
@@ -100,6 +116,28 @@ class Rows:
         if not len(self):
             return np.zeros(0, self.dtype)  # nothing cannot be mapped
         return np.memmap(self.path, self.dtype, mode="r", shape=(len(self),))
+
+    def verify(self):
+        """Reads all records.
+
+        Raises:
+            ValueError: if one is damaged.
+        """
+        records = self.read()
+        for start in range(0, len(records), 1024):
+            some = np.array(records[start : start + 1024])
+            wrong = np.flatnonzero(some["checksum"] != checksums(some))
+            if len(wrong):
+                raise ValueError(
+                    f"{self.path} is damaged at record {start + wrong[0]}: delete it, and the same "
+                    "command makes it again."
+                )
+
+
+def checksums(records: np.ndarray) -> list[int]:
+    """Of records whose last field, 4 bytes, is their checksum."""
+    content = records.view(np.uint8).reshape(len(records), -1)[:, :-4]
+    return [zlib.crc32(record) for record in np.ascontiguousarray(content)]
 
 
 def check_room(directory: str | os.PathLike, nbytes: int):
@@ -113,7 +151,7 @@ def check_room(directory: str | os.PathLike, nbytes: int):
     needed, free = nbytes / 1e6, shutil.disk_usage(there).free / 1e6
     if needed > free:
         raise OSError(
-            f"{directory} has no room for {needed:,.0f} MB ({free:,.0f} MB are free): make room, "
+            f"{directory} has no room for {needed:,.1f} MB ({free:,.1f} MB are free): make room, "
             "or name a directory elsewhere."
         )
 
@@ -130,8 +168,8 @@ def check_made_of(directory: str | os.PathLike, made_of: Mapping):
             raise ValueError(f"{directory} holds records of unknown origin: delete it.")
         return
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        there = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete {directory}.") from error
     here = json.loads(json.dumps(dict(made_of)))
     for name in here:

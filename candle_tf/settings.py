@@ -190,15 +190,18 @@ class Settings:
                 "--teacher_store is where --teacher_views are kept: give their number, such as "
                 "--teacher_views=10, or leave it out."
             )
-        if self.teacher_store and same_path(self.teacher_store, self.workdir):
-            raise ValueError("--teacher_store is the --workdir: give it a directory of its own.")
+        if self.teacher_store and within(self.teacher_store, self.workdir):
+            raise ValueError(
+                "--teacher_store is the --workdir or in it: give it a directory of its own, or "
+                "leave it out."
+            )
         if self.first_stage:
             if method.first_stage is None:
                 raise ValueError(
                     f"--first_stage is of methods of two stages, and --method={self.method} has "
                     "one: leave it out."
                 )
-            if same_path(self.first_stage, self.workdir):
+            if real(self.first_stage) == real(self.workdir):
                 raise ValueError("--first_stage is the --workdir: each run has its own.")
         if self.teacher_preprocessing is not None:
             lookup("preprocessing", self.teacher_preprocessing, dict.fromkeys(PREPROCESSING))
@@ -286,8 +289,12 @@ def absolute(path: str | None) -> str | None:
     return path and os.path.abspath(os.path.expanduser(path))
 
 
-def same_path(a: str, b: str) -> bool:
-    return os.path.realpath(absolute(a)) == os.path.realpath(absolute(b))
+def real(path: str) -> str:
+    return os.path.realpath(absolute(path))
+
+
+def within(path: str, directory: str) -> bool:
+    return os.path.commonpath([real(path), real(directory)]) == real(directory)
 
 
 def first_stage(settings: Settings) -> Settings | None:

@@ -140,18 +140,20 @@ class TeacherStore:
             `logits` of the teacher, and `size`, the resolution, int32 (batch,).
 
         Raises:
-            ValueError: if records are missing, or the start is not at a batch's: a batch has one
-                size.
+            ValueError: if records are missing or damaged, or the start is not at a batch's: a
+                batch has one size.
         """
         if first_example % batch_size:
             raise ValueError(
                 f"first_example is {first_example} but must be a multiple of the batch size, "
                 f"{batch_size}."
             )
+        self.rows.verify()
         records, labels = self.records(), self.examples.labels
         by_size = [np.flatnonzero(self.sizes == size) for size in self.model.resolution.sizes]
         counts = np.array(list(map(len, by_size)))
         by_size = np.stack([np.resize(of_size, counts.max()) for of_size in by_size])
+        names = [name for name in records.dtype.names if name != "checksum"]
         n, length = len(labels), epoch_length(labels, sampler)
         class_counts = np.bincount(labels)
         expected = length * class_probabilities(class_counts, sampler, 1.0)[labels]
@@ -170,13 +172,13 @@ class TeacherStore:
 
         def read(row):
             chosen = records[row]
-            return [np.ascontiguousarray(chosen[name]) for name in records.dtype.names]
+            return [np.ascontiguousarray(chosen[name]) for name in names]
 
         def of_record(place):
-            kinds = [records.dtype[name] for name in records.dtype.names]
+            kinds = [records.dtype[name] for name in names]
             values = tf.numpy_function(read, [place["row"]], [kind.base for kind in kinds])
             values = [tf.ensure_shape(v, (None, *kind.shape)) for v, kind in zip(values, kinds)]
-            return {**place, **dict(zip(records.dtype.names, values))}
+            return {**place, **dict(zip(names, values))}
 
         def batch(place, images):
             x = {name: place[name] for name in ("features", "logits", "size")}
@@ -205,7 +207,9 @@ def sources(
     images = (examples.images[i : i + 1024].numpy() for i in starts)
     return {
         **teacher.identity(),
-        "set of images": fingerprint(itertools.chain(images, [examples.labels])),
+        "images (set, ratio, split or seed)": fingerprint(
+            itertools.chain(images, [examples.labels])
+        ),
         "image size": image_size,
         "augmentation": asdict(augmentation),
         "resolutions": [resolution.base, *resolution.sizes],

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf import data, metrics, students
 from candle_tf.classifiers import encode_dataset, weight_norms
-from candle_tf.files import ROWS, check_made_of, check_room, locked, write_text
+from candle_tf.files import Rows, check_room, locked, write_text
 from candle_tf.methods import Method, Setup
 from candle_tf.model import CandleModel, StudentModel
 from candle_tf.model_files import load_model
@@ -34,6 +34,7 @@ from candle_tf.workdir import (
     CLASSES_FILE,
     CLASSIFIER_FILE,
     FIRST_STEP,
+    FLAG_FILE,
     HISTORY_FILE,
     METRICS_FILE,
     PREDICTIONS_FILE,
@@ -106,20 +107,21 @@ def check_store(
     Returns:
         What the store follows from, as far as it is known by now.
     """
-    resolution = resolution_of(settings)
-    view_sizes(resolution, settings.teacher_views)
-    how = augmentation(settings, examples)
-    size = view_size(settings, examples)
+    how, resolution = augmentation(settings, examples), resolution_of(settings)
+    size, directory = view_size(settings, examples), store_directory(settings)
     made_of = sources(teacher, examples.train, size, how, resolution, settings.seed)
-    directory = store_directory(settings)
-    check_made_of(directory, made_of)
-    if settings.teacher_store:
+    if (directory / FLAG_FILE).exists():
+        raise ValueError(
+            f"--teacher_store={directory} is the workdir of a run: give it a directory of its own."
+        )
+    rows = Rows(directory, record_of(teacher.width, len(examples.class_names), how), made_of)
+    total = settings.teacher_views * len(examples.train)
+    nbytes = total * rows.dtype.itemsize
+    check_room(directory, nbytes - len(rows) * rows.dtype.itemsize)
+    view_sizes(resolution, settings.teacher_views)
+    if settings.teacher_store and len(rows) < total:
         with locked(directory):  # that it can be written
             pass
-    record = record_of(teacher.width, len(examples.class_names), how)
-    nbytes = settings.teacher_views * len(examples.train) * record.itemsize
-    there = directory / ROWS
-    check_room(directory, nbytes - (there.stat().st_size if there.exists() else 0))
     print(
         f"{settings.teacher_views} views of {len(examples.train)} images by {settings.teacher}: "
         f"{nbytes / 1e6:,.0f} MB in {directory}"

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from candle_tf import losses
 from candle_tf.data import SAMPLERS, Augmentation, Examples
-from candle_tf.files import locked
+from candle_tf.files import checksums, locked
 from candle_tf.teacher_store import drawn_sizes, occurrence, view_sizes
 
 LABELS = np.repeat([0, 1, 2], [12, 6, 2])
@@ -198,10 +198,11 @@ def test_an_interrupted_store_is_completed_not_redone(tmp_path, examples):
         part.records()
     marked = part.rows.read()[:15].copy()
     marked["logits"] = 7.0  # which a teacher would not say again
+    marked["checksum"] = checksums(marked)
     part.rows.path.write_bytes(marked.tobytes() + b"torn")
     part.complete(7, verbose=0)
     assert (part.records()["logits"][:15] == 7.0).all()
-    for name in whole.records().dtype.names:
+    for name in ("features", "logits", "crop", "flip", "color", "size"):
         ours, theirs = (np.float64(s.records()[name][15:]) for s in (part, whole))
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
@@ -267,8 +268,8 @@ this.store_of({str(tmp_path)!r}, this.Examples(tf.constant(pixels), this.LABELS)
         ({"how": Augmentation("pad", flip=False)}, "augmentation"),
         ({"seed": 1}, "seed"),
         ({"resolutions": SIZES}, "resolutions"),
-        ({"labels": LABELS[::-1]}, "set of images"),
-        ({"pixels": 1}, "set of images"),
+        ({"labels": LABELS[::-1]}, "images .set, ratio, split or seed."),
+        ({"pixels": 1}, "images .set, ratio, split or seed."),
         ({"function": 1}, "teacher"),
     ],
 )
@@ -288,9 +289,19 @@ def test_a_store_of_something_else_is_refused(tmp_path, examples, other, named):
 
 def test_its_size_is_known_before_it_is_written(tmp_path, examples):
     store = store_of(tmp_path, examples, views=4)
-    assert store.nbytes == 4 * 20 * (5 * 2 + 3 * 4 + 4 * 4 + 1 + 3 * 4 + 4)
+    assert store.nbytes == 4 * 20 * (5 * 2 + 3 * 4 + 4 * 4 + 1 + 3 * 4 + 4 + 4)
     store.complete(verbose=0)
     assert store.rows.path.stat().st_size == store.nbytes
+
+
+def test_a_damaged_store_is_refused(tmp_path, examples):
+    store = store_of(tmp_path, examples)
+    store.complete(verbose=0)
+    content = bytearray(store.rows.path.read_bytes())
+    content[33 * store.rows.dtype.itemsize + 1] = 255
+    store.rows.path.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged at record 33: delete"):
+        store.training_batches(8)
 
 
 def test_features_beyond_half_precision_are_refused(tmp_path, examples):

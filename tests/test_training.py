@@ -166,9 +166,9 @@ def test_an_interrupted_run_from_a_teacher_store_ends_the_same(with_views, tmp_p
 @pytest.mark.parametrize(
     "change, named",
     [
-        ({"seed": 1}, "set of images"),
+        ({"seed": 1}, "images .set, ratio, split or seed."),
         ({"mixup": 0.0}, "augmentation"),
-        ({"resolutions": ()}, "image size"),
+        ({"resolutions": ()}, "resolutions"),
     ],
 )
 def test_the_store_of_another_run_is_refused_before_the_calibration(
@@ -438,7 +438,9 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"mixup": float("nan")}, "--mixup is nan"),
         ({"teacher_views": -1}, "--teacher_views is -1"),
         ({"teacher_views": 2, "resolutions": (12, 16, 20)}, "2 teacher views leave none"),
-        ({"teacher_views": 2, "teacher_store": "WORKDIR"}, "--teacher_store is the --workdir"),
+        ({"teacher_views": 2, "teacher_store": "run"}, "--teacher_store is the --workdir"),
+        ({"teacher_views": 2, "teacher_store": "run/calibration"}, "is the --workdir or in it"),
+        ({"teacher_views": 2, "teacher_store": "other"}, "is the workdir of a run"),
         ({"teacher_views": 10**9}, "has no room for"),
         ({"teacher_store": "store"}, "give their number, such as --teacher_views=10"),
         ({"label_smoothing": (0.3,)}, "--label_smoothing is 0.3 but must be two numbers"),
@@ -450,8 +452,10 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
 )
 def test_bad_settings_are_refused_before_training(changes, message, tmp_path, monkeypatch):
     monkeypatch.setattr(tf.keras.Model, "fit", lambda *a, **k: pytest.fail("it trained"))
-    if changes.get("teacher_store") == "WORKDIR":
-        changes = {**changes, "teacher_store": str(tmp_path / "run")}
+    if "teacher_store" in changes:
+        changes = {**changes, "teacher_store": str(tmp_path / changes["teacher_store"])}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "flags.cfg").write_text("")
     with pytest.raises((ValueError, OSError), match=message):
         training.run(dataclasses.replace(tiny(tmp_path / "run"), **changes))
     assert not (tmp_path / "run").exists()
