@@ -29,15 +29,18 @@ from candle_tf.networks import reconfigured, rewire
 from candle_tf.tables import markdown
 
 BATCH, SIZE, SIZES, CLASSES = 128, 32, (24, 32, 40), 10
-STEPS = 16  # of an epoch
+STEPS = 16  # of an epoch; of a step alone, a quarter: the shorter, the less a pause can hit it
 EPOCHS, VIEWS = 30, 4  # of a calibration
+PARTS = ("calibration", "store", "step", "input", "peers")
 PEERS = ("candle", "larq_zoo", "keras3")
 
 flags.DEFINE_string("data_dir", None, "The TFDS directory that holds CIFAR-10.", required=True)
 flags.DEFINE_string("teacher", None, "A saved Keras model's file.", required=True)
 flags.DEFINE_integer("teacher_image_size", 96, "Side in pixels of what the teacher sees.")
-flags.DEFINE_integer("rounds", 9, "How often each pair is timed; the medians count.")
-flags.DEFINE_list("parts", None, "Of the table: calibration, store, step, floor, input, peers.")
+flags.DEFINE_integer(
+    "rounds", 7, "How often each is timed, twice as often where it is short; the medians count."
+)
+flags.DEFINE_multi_enum("parts", PARTS, PARTS, "Of the table.")
 
 
 @dataclass
@@ -144,48 +147,42 @@ class Bench:
         yield Row("epoch: CANDLE, live teacher / teacher store", slow / quick)
 
     def step(self) -> Iterator[Row]:
-        batches = self.ready()
         live, alone, several = self.candle(), self.student(), self.candle(resolutions=SIZES)
         side = tf.Variable(SIZE)
         several.resolution.draw = lambda step: tf.identity(side)  # each size in its turn
-        teacher = tf.function(live.teacher)
-        large = self.ready(max(SIZES))
+        teacher, size = tf.function(live.teacher), flags.FLAGS.teacher_image_size
+        steps, ready, large = STEPS // 4, self.ready(), self.ready(max(SIZES))
+        a, b = tf.random.normal((2, 2048, 2048))
+        copied = tf.random.normal((64, 1024, 1024))
 
         def teach():
-            for images, _ in batches.take(STEPS):
-                teacher(images, flags.FLAGS.teacher_image_size)
+            for images, _ in ready.take(steps):
+                teacher(images, size)
 
         def at(size: int) -> Callable[[], object]:
-            return lambda: (side.assign(size), epoch(several, large)())
+            return lambda: (side.assign(size), epoch(several, large, steps)())
 
-        shown, plain, forward, *sized = medians(
-            epoch(live, batches), epoch(alone, batches), teach, *map(at, SIZES)
-        )
+        parts = epoch(live, ready, steps), epoch(alone, ready, steps), teach
+        best = lambda: a @ b, lambda: -copied
+        rounds = 2 * flags.FLAGS.rounds
+        measured = medians(*parts, *best, *map(at, SIZES), rounds=rounds)
+        shown, plain, forward, product, copy = measured[:5]
         yield Row(
             "step: CANDLE / (teacher forward + student step)", shown / (plain + forward), 1.05
         )
-        expected = several.resolution.probabilities @ np.array(sized)
+        expected = several.resolution.probabilities @ measured[5:]
         yield Row(f"step: one of {SIZES} by chance / {SIZE} alone", expected / shown, 1.05)
         traces = [m.train_function.experimental_get_tracing_count() for m in (several, live)]
         print(f"traces of the step: {traces[0]} for {len(SIZES)} sizes, {traces[1]} for one")
-
-    def floor(self) -> Iterator[Row]:
-        """The step beside what its arithmetic, or its memory, would take at this machine's best."""
-        live = self.candle()
-        size = flags.FLAGS.teacher_image_size
-        teacher = work(rewire(live.teacher.encoder, (size, size, 3)))
-        # Forward; the gradients by the weights and by the inputs.
-        macs, elements = BATCH * (teacher + 3 * work(students.resnet_e(CLASSES, SIZE)))
-        a, b = tf.random.normal((2, 2048, 2048))
-        copied = tf.random.normal((64, 1024, 1024))
-        step, multiplied, moved = medians(epoch(live, self.ready()), lambda: a @ b, lambda: -copied)
-        arithmetic = macs * multiplied / 2048**3
-        memory = elements * moved / 2**26  # each written once and read once
+        # The teacher forward; the student too, and its gradients by weights and by inputs.
+        network = rewire(live.teacher.encoder, (size, size, 3))
+        work = work_of(network) + 3 * work_of(students.resnet_e(CLASSES, SIZE))
+        macs, elements = steps * BATCH * work
+        arithmetic, memory = macs * product / 2048**3, elements * copy / 2**26
         yield Row(
-            "step: CANDLE / its multiply-accumulates at the rate of a matmul",
-            step / STEPS / arithmetic,
+            "step: CANDLE / its multiply-accumulates at a matrix product's rate", shown / arithmetic
         )
-        yield Row("step: CANDLE / its layers' outputs at the rate of a copy", step / STEPS / memory)
+        yield Row("step: CANDLE / its layers' outputs at a copy's rate", shown / memory)
 
     def input(self) -> Iterator[Row]:
         model = self.student()
@@ -200,7 +197,8 @@ class Bench:
             images = self.examples.images.numpy().astype(np.float32)
             np.savez(path, images=images, labels=self.examples.labels)
             ask = {name: stack.enter_context(worker(name, path)) for name in PEERS}
-            said = [{name: ask[name](5) for name in PEERS} for _ in range(flags.FLAGS.rounds)]
+            rounds = range(2 * flags.FLAGS.rounds)
+            said = [{name: ask[name](STEPS // 4) for name in PEERS} for _ in rounds]
 
         def median(name: str, *what: str) -> np.ndarray:
             return np.median([[answers[name][w] for w in what] for answers in said], axis=0)
@@ -212,7 +210,7 @@ class Bench:
             yield Row(f"peak memory: CANDLE, live teacher / {name}", memory[0] / memory[1], 1.0)
 
 
-def work(network: tf.keras.Model) -> np.ndarray:
+def work_of(network: tf.keras.Model) -> np.ndarray:
     """An image's multiply-accumulates, as Larq counts them, and elements of all outputs."""
     network = reconfigured(network, lambda config: None)  # whose layers serve one size
     outputs = sum(int(np.prod(layer.output_shape[1:])) for layer in network.layers[1:])
@@ -224,8 +222,10 @@ def compiled(model: StudentModel) -> StudentModel:
     return model
 
 
-def epoch(model: StudentModel, batches: tf.data.Dataset) -> Callable[[], object]:
-    return lambda: model.fit(batches, steps_per_epoch=STEPS, verbose=0)
+def epoch(
+    model: StudentModel, batches: tf.data.Dataset, steps: int = STEPS
+) -> Callable[[], object]:
+    return lambda: model.fit(batches, steps_per_epoch=steps, verbose=0)
 
 
 @contextlib.contextmanager
@@ -251,11 +251,10 @@ def worker(peer: str, images: str) -> Iterator[Callable[[int], dict]]:
 
 def bench():
     began = time.monotonic()
-    bench = Bench()
-    parts = ("calibration", "store", "step", "floor", "input", "peers")
+    timed = Bench()
     cells = {"wall time": {}, "CPU time": {}, "bound": {}}
-    for part in flags.FLAGS.parts or parts:
-        for row in getattr(bench, part)():
+    for part in flags.FLAGS.parts:
+        for row in getattr(timed, part)():
             for column, cell in zip(cells.values(), row.cells()):
                 column[row.what] = cell
         print(f"{part}: done after {(time.monotonic() - began) / 60:.1f} minutes", flush=True)

@@ -277,7 +277,7 @@ def test_a_doubling_unit_equals_two_convolutions_side_by_side(student):
 @pytest.mark.parametrize(
     "network, inputs, kernels, constraint, precision, momentum",
     [
-        ("at_63_pixels", "ApproxSign", "SteSign", "weight_clip", 1, 0.9),
+        ("at_63_pixels", "FusedApproxSign", "SteSign", "weight_clip", 1, 0.9),
         ("at_64_pixels", "SwishSign", "NoneType", "NoneType", 32, 0.8),
     ],
 )
