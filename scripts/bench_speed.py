@@ -29,7 +29,7 @@ from candle_tf.networks import reconfigured, rewire
 from candle_tf.tables import markdown
 
 BATCH, SIZE, SIZES, CLASSES = 128, 32, (24, 32, 40), 10
-STEPS = 16  # of an epoch; of a step alone, a quarter: the shorter, the less a pause can hit it
+STEPS = 16  # of an epoch
 EPOCHS, VIEWS = 30, 4  # of a calibration
 PARTS = ("calibration", "store", "step", "input", "peers")
 PEERS = ("candle", "larq_zoo", "keras3")
@@ -38,7 +38,7 @@ flags.DEFINE_string("data_dir", None, "The TFDS directory that holds CIFAR-10.",
 flags.DEFINE_string("teacher", None, "A saved Keras model's file.", required=True)
 flags.DEFINE_integer("teacher_image_size", 96, "Side in pixels of what the teacher sees.")
 flags.DEFINE_integer(
-    "rounds", 7, "How often each is timed, twice as often where it is short; the medians count."
+    "rounds", 7, "How often an epoch is timed, a step 6 times as often; the medians count."
 )
 flags.DEFINE_multi_enum("parts", PARTS, PARTS, "Of the table.")
 
@@ -151,20 +151,17 @@ class Bench:
         side = tf.Variable(SIZE)
         several.resolution.draw = lambda step: tf.identity(side)  # each size in its turn
         teacher, size = tf.function(live.teacher), flags.FLAGS.teacher_image_size
-        steps, ready, large = STEPS // 4, self.ready(), self.ready(max(SIZES))
+        ready, large = self.ready(), self.ready(max(SIZES))
+        images = next(iter(ready))[0]
         a, b = tf.random.normal((2, 2048, 2048))
         copied = tf.random.normal((64, 1024, 1024))
 
-        def teach():
-            for images, _ in ready.take(steps):
-                teacher(images, size)
-
         def at(size: int) -> Callable[[], object]:
-            return lambda: (side.assign(size), epoch(several, large, steps)())
+            return lambda: (side.assign(size), epoch(several, large, 1)())
 
-        parts = epoch(live, ready, steps), epoch(alone, ready, steps), teach
+        parts = epoch(live, ready, 1), epoch(alone, ready, 1), lambda: teacher(images, size)
         best = lambda: a @ b, lambda: -copied
-        rounds = 2 * flags.FLAGS.rounds
+        rounds = 6 * flags.FLAGS.rounds
         measured = medians(*parts, *best, *map(at, SIZES), rounds=rounds)
         shown, plain, forward, product, copy = measured[:5]
         yield Row(
@@ -177,7 +174,7 @@ class Bench:
         # The teacher forward; the student too, and its gradients by weights and by inputs.
         network = rewire(live.teacher.encoder, (size, size, 3))
         work = work_of(network) + 3 * work_of(students.resnet_e(CLASSES, SIZE))
-        macs, elements = steps * BATCH * work
+        macs, elements = BATCH * work
         arithmetic, memory = macs * product / 2048**3, elements * copy / 2**26
         yield Row(
             "step: CANDLE / its multiply-accumulates at a matrix product's rate", shown / arithmetic
@@ -197,8 +194,8 @@ class Bench:
             images = self.examples.images.numpy().astype(np.float32)
             np.savez(path, images=images, labels=self.examples.labels)
             ask = {name: stack.enter_context(worker(name, path)) for name in PEERS}
-            rounds = range(2 * flags.FLAGS.rounds)
-            said = [{name: ask[name](STEPS // 4) for name in PEERS} for _ in rounds]
+            rounds = range(6 * flags.FLAGS.rounds)
+            said = [{name: ask[name](1) for name in PEERS} for _ in rounds]
 
         def median(name: str, *what: str) -> np.ndarray:
             return np.median([[answers[name][w] for w in what] for answers in said], axis=0)

@@ -163,3 +163,15 @@ def test_a_mistake_is_one_sentence(name, arguments, message):
 def test_help(name, flag):
     done = script(name, "--help")
     assert flag in done.stdout and f"scripts/{name}.py" in done.stdout
+
+
+@pytest.mark.slow
+def test_bench_speed_prints_a_ratio_of_every_pair(shared_data):
+    """Whatever the ratios are: how long something takes is no test."""
+    teacher = shared_data / "weights" / "mobilenet_1_0_conv_pw_12.h5"
+    given = [f"--data_dir={shared_data / 'tfds'}", f"--teacher={teacher}", "--rounds=1"]
+    parts = ("store", "step", "input", "peers")  # the calibration takes minutes
+    done = script("bench_speed", *given, *(f"--parts={part}" for part in parts))
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [line for line in done.stdout.splitlines() if re.search(r"\| \d+\.\d\d \|", line)]
+    assert len(rows) == 3 + 4 + 1 + 4
