@@ -1,6 +1,7 @@
 """Mixup: students trained on convex combinations of images."""
 
 import tensorflow as tf
+from candle_tf.data.views import beta
 from candle_tf.model import StudentModel, iterations
 from candle_tf.schemes.weighting import stack
 
@@ -49,10 +50,8 @@ class MixupModel(StudentModel):
     def draw(self, step: tf.Tensor, batch_size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Lambda () and the index of each image's partner (batch,) at a step."""
         keys = tf.random.split(tf.random.fold_in([self.resolution.seed, 3], step))
-        gammas = tf.random.stateless_gamma([2], keys[0], self.alpha, dtype=tf.float64)
-        lambda_ = gammas[0] / tf.reduce_sum(gammas)  # Beta(alpha, alpha)
         partners = tf.random.experimental.stateless_shuffle(tf.range(batch_size), keys[1])
-        return tf.cast(lambda_, tf.float32), partners
+        return beta([], keys[0], self.alpha), partners
 
     def get_config(self):
         return {**super().get_config(), "alpha": self.alpha}
