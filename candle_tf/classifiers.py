@@ -121,10 +121,11 @@ def encode_dataset(
                 width = embed.get_concrete_function(images).output_shapes[-1]
                 rows = Rows(directory, feature_record(width), made_of)
                 rows.claim(views * int(np.sum(class_counts)))
+                earlier = rows.read()
             records = np.zeros(len(labels), rows.dtype)
             records["label"] = labels
             records["image"] = [zlib.crc32(image) for image in images.numpy()]
-            there = rows.read()[seen : seen + len(labels)]
+            there = earlier[seen : seen + len(labels)]
             for name in ("label", "image"):
                 if (there[name] != records[name][: len(there)]).any():
                     raise ValueError(
