@@ -105,9 +105,7 @@ def load(
     counts = np.bincount(labels)
     held_out_counts = np.floor(validation_split * counts).astype(int)
     held_out = draw_per_class(labels, held_out_counts, np.random.default_rng([seed, 1]))
-    train, test = source.read_train(kept), source.test
-    if source.image_size and source.image_size <= SMALL:
-        train, test = train.decoded(), test.decoded()
+    train = source.read_train(kept)
     info = CATALOG.get(dataset, DatasetInfo())
     rest = np.setdiff1d(np.arange(len(kept)), held_out)
     reached = counts.max() / counts.min()
@@ -115,7 +113,7 @@ def load(
     return LongTailedData(
         train=train.take(rest) if len(held_out) else train,
         validation=train.take(held_out) if len(held_out) else None,
-        test=test,
+        test=source.test,
         class_counts=np.bincount(labels[rest]),
         class_names=source.class_names,
         image_size=source.image_size,
@@ -141,8 +139,7 @@ def read_digits() -> Source:
 
     digits = load_digits()
     grey = np.uint8(np.round(digits.images * (255 / 16)))[..., None].repeat(3, axis=-1)
-    images = tf.constant([tf.io.encode_png(image).numpy() for image in grey])
-    every = Examples(images, digits.target.astype(np.int64))
+    every = Examples(tf.constant(grey), digits.target.astype(np.int64))
     test = draw_per_class(every.labels, [40] * 10, np.random.default_rng(0))
     pool = every.take(np.setdiff1d(np.arange(len(every)), test))
     return Source(pool.labels, pool.take, every.take(test), [str(d) for d in range(10)], 8)
@@ -172,6 +169,8 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
     ):
         raise ValueError(f"{dataset} declares no image with a class label: choose another set.")
 
+    side = image.shape[0] if image.shape[0] == image.shape[1] else None
+
     def labels_of(split: str) -> np.ndarray:
         decoders = tfds.decode.PartialDecoding({label_key: classes})
         batches = builder.as_dataset(split=split, decoders=decoders).batch(10_000)
@@ -185,7 +184,8 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
         ).map(lambda example: example[image_key])
         chosen = encoded.enumerate().filter(lambda i, _: tf.gather(mask, i))
         batches = chosen.map(lambda _, image: image).batch(10_000)
-        return Examples(tf.concat(list(batches), axis=0), labels[kept])
+        examples = Examples(tf.concat(list(batches), axis=0), labels[kept])
+        return examples.decoded() if side and side <= SMALL else examples
 
     measured = [split for split in ("test", "validation") if split in builder.info.splits]
     labels = {split: labels_of(split) for split in ("train", *measured)}
@@ -201,7 +201,7 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
         lambda kept: read("train", kept, labels["train"]),
         read(test, np.arange(len(labels[test])), labels[test]),
         classes.names,
-        image.shape[0] if image.shape[0] == image.shape[1] else None,
+        side,
     )
 
 
