@@ -38,6 +38,8 @@ class Setup:
 
 
 def alone(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    if method.mixup:
+        return schemes.MixupModel(student, method.mixup, **setup.resolution)
     return StudentModel(student, **setup.resolution)
 
 
@@ -53,10 +55,6 @@ def candle(method: "Method", student: tf.keras.Model, setup: Setup) -> CandleMod
         prior_adjusted=method.prior_adjusted,
         **setup.resolution,
     )
-
-
-def mixup(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
-    return schemes.MixupModel(student, **setup.resolution)
 
 
 def bbn(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
@@ -148,6 +146,7 @@ class Method:
         sampler: what enters the batches, a name of `candle_tf.data.SAMPLERS`.
         partner_sampler: of a second stream of batches beside it.
         views: augmented views of an image.
+        mixup: alpha of mixup (Zhang et al., ICLR 2018), of this training or the first stage's.
         network: student -> the student that is trained, where the method changes it.
         model: (method, student, setup) -> what `fit` trains.
         callbacks: epochs -> callbacks of `fit`.
@@ -165,6 +164,7 @@ class Method:
     sampler: str = "instance_balanced"
     partner_sampler: str | None = None
     views: int = 1
+    mixup: float = 0.0
     network: Callable[[tf.keras.Model], tf.keras.Model] = lambda student: student
     model: Callable[["Method", tf.keras.Model, Setup], StudentModel] = alone
     callbacks: Callable[[int], list[tf.keras.callbacks.Callback]] = lambda epochs: []
@@ -180,6 +180,11 @@ class Method:
     def distills(self) -> bool:
         """Whether it needs a calibrated teacher."""
         return self.model is candle
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it can train on mixed images."""
+        return self.model in (alone, candle)
 
 
 def second_stage(paper: str, name: str, first: str = "cross_entropy", **others) -> Method:
@@ -243,8 +248,8 @@ METHODS = {
     "smote": second_stage("Chawla et al., SMOTE, JAIR 2002", "smote"),
     "weight_decay": Method(f"{BALANCING}, stage 1", network=with_weight_decay),
     "weight_balancing": second_stage(BALANCING, "weight_balancing", first="weight_decay"),
-    "mixup": Method("Zhang et al., mixup, ICLR 2018", model=mixup),
-    "mislas": second_stage(MISLAS, "mislas", first="mixup", batch_norm_shift=True),
+    "mixup": Method("Zhang et al., mixup, ICLR 2018", mixup=1.0),
+    "mislas": second_stage(MISLAS, "mislas", mixup=1.0, batch_norm_shift=True),
     # Other networks and schemes.
     "bbn": Method(
         "Zhou et al., BBN, CVPR 2020",

@@ -12,7 +12,13 @@ from candle_tf.registry import lookup, parse_spec
 from candle_tf.students import bits
 from candle_tf.teacher import CALIBRATIONS, PREPROCESSING
 
-OWN = ("sampler", "prior_adjusted", "temperature", "calibration")  # a method's, unless given
+OWN = (
+    "sampler",
+    "mixup",
+    "prior_adjusted",
+    "temperature",
+    "calibration",
+)  # a method's, unless given
 # What only a run with a teacher reads, and what one on a first stage's features reads too.
 OF_TEACHER = ("teacher", "teacher_weights", "teacher_preprocessing", "allow_custom_code")
 OF_DISTILLATION = (
@@ -20,7 +26,6 @@ OF_DISTILLATION = (
     "temperature",
     "calibration",
     "lambda_per_sample",
-    "mixup",
     "teacher_views",
     "teacher_store",
 )
@@ -49,7 +54,12 @@ class Settings:
         None, "Largest over smallest class count to make; the set as published if not given."
     )
     profile: str = setting("exponential", f"Shape of the tail: {', '.join(data.PROFILES)}.")
-    validation_split: float = setting(0.0, "Share of each class's training images to hold out.")
+    n_max: int | None = setting(
+        None, "Images of the largest class; the most that every class can follow if not given."
+    )
+    validation_split: float = setting(
+        0.0, "Share of each class to hold out, before the set is made long-tailed."
+    )
     method: str = setting("candle", f"What trains the student: {', '.join(METHODS)}.")
     sampler: str | None = setting(
         None,
@@ -61,8 +71,11 @@ class Settings:
     )
     temperature: float | None = setting(None, "T of the KL term; the method's own if not given.")
     lambda_per_sample: bool = setting(False, "One adversarial lambda an image, not one a batch.")
-    mixup: float = setting(
-        0.0, "Alpha of mixup on the images that teacher and student see; 0 mixes nothing."
+    mixup: float | None = setting(
+        None,
+        "Alpha of mixup, 0 for none; the method's own if not given. With a teacher, on the images "
+        "that it and the student see; else on images and labels, and a second stage passes it on "
+        "to its first.",
     )
     teacher_views: int = setting(
         0,
@@ -205,11 +218,16 @@ class Settings:
                 raise ValueError("--first_stage is the --workdir: each run has its own.")
         if self.teacher_preprocessing is not None:
             lookup("preprocessing", self.teacher_preprocessing, dict.fromkeys(PREPROCESSING))
+        if method.mixup and not method.mixes:
+            raise ValueError(
+                f"--mixup is of methods with a teacher or a loss alone, and --method={self.method} "
+                "trains otherwise: leave it out."
+            )
         least = {"imbalance_ratio": 1} | dict.fromkeys(
             "epochs mixup seed teacher_views warmup_epochs".split(), 0
         )
         least |= dict.fromkeys(
-            "batch_size calibration_epochs calibration_views image_size steps_per_epoch "
+            "batch_size calibration_epochs calibration_views image_size n_max steps_per_epoch "
             "teacher_image_size".split(),
             1,
         )
@@ -303,7 +321,8 @@ def first_stage(settings: Settings) -> Settings | None:
     if method.first_stage is None:
         return None
     workdir = settings.first_stage or os.path.join(settings.workdir, "first_stage")
-    given = {"workdir": workdir, "first_stage": None, **method.first_stage}
+    mixup = resolve(settings).mixup
+    given = {"workdir": workdir, "first_stage": None, "mixup": mixup, **method.first_stage}
     if not method.second_stage:
         given["sampler"] = None  # the given one is of the stage that follows
     return dataclasses.replace(settings, **given)

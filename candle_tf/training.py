@@ -302,8 +302,11 @@ def training_batches(
 
 
 def augmentation(settings: Settings, examples: data.LongTailedData) -> data.Augmentation:
-    """Of the images that a student trains on."""
-    return dataclasses.replace(examples.info.augmentation, mixup=settings.mixup)
+    """Of the images that a student trains on; mixed here for one that needs no labels for it."""
+    method = resolve(settings)
+    if not method.distills:
+        return examples.info.augmentation
+    return dataclasses.replace(examples.info.augmentation, mixup=method.mixup)
 
 
 def load_data(settings: Settings) -> data.LongTailedData:
@@ -312,6 +315,7 @@ def load_data(settings: Settings) -> data.LongTailedData:
         settings.data_dir,
         settings.imbalance_ratio,
         settings.profile,
+        settings.n_max,
         settings.validation_split,
         settings.seed,
         settings.download,

@@ -30,13 +30,28 @@ def test_without_a_ratio_the_set_stays_as_published():
 
 
 def test_validation_split_is_held_out_of_training():
-    whole = data.load("digits", imbalance_ratio=10)
-    split = data.load("digits", imbalance_ratio=10, validation_split=0.2)
+    whole = data.load("digits")
+    split = data.load("digits", validation_split=0.2)
     held_out = np.bincount(split.validation.labels, minlength=10)
     np.testing.assert_array_equal(held_out, whole.class_counts // 5)
     np.testing.assert_array_equal(held_out + split.class_counts, whole.class_counts)
     assert len(split.train) + len(split.validation) == len(whole.train)
     assert images_of(split.train) | images_of(split.validation) == images_of(whole.train)
+
+
+def test_validation_split_is_held_out_before_the_set_is_made_long_tailed():
+    whole, split = (data.load("digits", validation_split=0.2, imbalance_ratio=r) for r in (None, 9))
+    assert images_of(split.validation) == images_of(whole.validation)
+    assert images_of(split.train) < images_of(whole.train)
+    available = np.bincount(whole.train.labels)
+    np.testing.assert_array_equal(split.class_counts, data.long_tail_counts(available, 9))
+
+
+def test_n_max_is_the_size_of_the_largest_class():
+    digits = data.load("digits", imbalance_ratio=10, n_max=60)
+    assert sorted(digits.class_counts)[::9] == [6, 60]
+    with pytest.raises(ValueError, match="n_max is of a set that is made long-tailed"):
+        data.load("digits", n_max=60)
 
 
 @pytest.mark.parametrize("ratio, total", [(100, 12406), (10, 20431)])

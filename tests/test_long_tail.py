@@ -85,6 +85,20 @@ def test_largest_that_every_class_can_follow(profile, seed):
     assert (ranked <= (ranked[0] + 1) * shape).all()
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_n_max_is_what_the_largest_class_keeps(profile):
+    available = [700, 900, 800, 1000]
+    counts = long_tail_counts(available, 10, profile, n_max=500)
+    np.testing.assert_allclose(sorted(counts / 500)[::-1], share(profile, 4, 10), atol=1 / 500)
+    assert (counts[3], counts.min()) == (500, 50)
+
+
+def test_n_max_of_cifar10_is_at_most_all():
+    assert long_tail_counts([5000] * 10, 100, n_max=5000).sum() == 12406
+    with pytest.raises(ValueError, match="n_max is 5001 but the classes have images for 5000"):
+        long_tail_counts([5000] * 10, 100, n_max=5001)
+
+
 @pytest.mark.parametrize("ratio", [0.99, 0, -10, float("nan")])
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
 def test_ratio_below_one_is_refused(ratio):

@@ -37,9 +37,8 @@ def test_a_first_stage_is_the_same_run_whatever_its_second_reads(method):
     changes = {"calibration_epochs": 7, "label_smoothing": (0.3, 0.0), "teacher": "keras:MobileNet"}
     assert resolved(first_stage(of(method, **changes))) == first
     assert resolved(first_stage(resolved(of(method)))) == first
-    assert resolved(of(first.method, student_bits=first.student_bits)) == dataclasses.replace(
-        first, workdir="run"
-    )
+    alone = of(first.method, student_bits=first.student_bits, mixup=first.mixup)
+    assert resolved(alone) == dataclasses.replace(first, workdir="run")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +48,6 @@ def test_a_first_stage_is_the_same_run_whatever_its_second_reads(method):
         ("prior_adjusted", True),
         ("calibration", "cross_entropy"),
         ("lambda_per_sample", True),
-        ("mixup", 0.2),
         ("teacher_views", 10),
     ],
 )
@@ -57,6 +55,21 @@ def test_a_flag_of_methods_with_a_teacher_is_refused_by_the_others(name, value):
     of("candle", **{name: value}).check()
     with pytest.raises(ValueError, match=f"--{name} is .* --method=focal has none"):
         of("focal", **{name: value}).check()
+
+
+@pytest.mark.parametrize("method", ["candle", "focal", "crt", "mislas"])
+def test_mixup_is_of_the_first_stage_where_there_is_one(method):
+    settings = of(method, mixup=0.3)
+    settings.check()
+    trained = first_stage(resolved(settings)) or settings
+    assert resolve(trained).mixup == 0.3
+    assert resolve(first_stage(resolved(of("mislas")))).mixup == 1.0
+
+
+@pytest.mark.parametrize("method", ["tade", "bbn", "paco", "dive", "oltr", "range_loss"])
+def test_mixup_is_refused_by_schemes_of_their_own(method):
+    with pytest.raises(ValueError, match=f"--mixup is .* --method={method} trains otherwise"):
+        of(method, mixup=0.3).check()
 
 
 def test_without_epochs_every_method_calibrates():

@@ -48,7 +48,7 @@ class LongTailedData:
 
     Attributes:
         train, test: examples.
-        validation: examples held out of the training set, or None.
+        validation: examples held out of the set before it was made long-tailed, or None.
         class_counts: int64 (classes,), images per class in `train`.
         class_names: a name a class.
         image_size: the side of the images where all have the same, else None.
@@ -71,6 +71,7 @@ def load(
     data_dir: str | None = None,
     imbalance_ratio: float | None = None,
     profile: str = "exponential",
+    n_max: int | None = None,
     validation_split: float = 0.0,
     seed: int = 0,
     download: bool = False,
@@ -82,7 +83,10 @@ def load(
         data_dir: where TFDS keeps its sets; its own default where None.
         imbalance_ratio: largest over smallest class count; None leaves the set as published.
         profile: a name of `PROFILES`.
-        validation_split: the share of each class's training images to hold out.
+        n_max: images of the largest class, with a ratio; the most that every class can follow
+            where None.
+        validation_split: the share of each class to hold out of the published training images, so
+            that classes which are equal there are equal in the validation set.
         seed: which images are kept and held out.
         download: let TFDS download and prepare a set that is not there.
 
@@ -98,23 +102,25 @@ def load(
         raise ValueError(
             f"{dataset}: class {np.argmin(available)} has no training image: leave the class out."
         )
-    kept = np.arange(len(source.train_labels))
-    if imbalance_ratio is not None:
-        kept = long_tail_subset(source.train_labels, imbalance_ratio, profile, seed)
-    labels = source.train_labels[kept]
-    counts = np.bincount(labels)
-    held_out_counts = np.floor(validation_split * counts).astype(int)
+    if n_max is not None and imbalance_ratio is None:
+        raise ValueError("n_max is of a set that is made long-tailed: give imbalance_ratio too.")
+    labels = source.train_labels
+    held_out_counts = np.floor(validation_split * available).astype(int)
     held_out = draw_per_class(labels, held_out_counts, np.random.default_rng([seed, 1]))
-    train = source.read_train(kept)
+    kept = np.setdiff1d(np.arange(len(labels)), held_out)
+    if imbalance_ratio is not None:
+        kept = kept[long_tail_subset(labels[kept], imbalance_ratio, profile, n_max, seed)]
+    read = np.union1d(kept, held_out)
+    images = source.read_train(read)
+    counts = np.bincount(labels[kept])
     info = CATALOG.get(dataset, DatasetInfo())
-    rest = np.setdiff1d(np.arange(len(kept)), held_out)
     reached = counts.max() / counts.min()
     nearest = min(info.label_smoothing, key=lambda ratio: abs(ratio - reached))
     return LongTailedData(
-        train=train.take(rest) if len(held_out) else train,
-        validation=train.take(held_out) if len(held_out) else None,
+        train=images.take(np.searchsorted(read, kept)) if len(held_out) else images,
+        validation=images.take(np.searchsorted(read, held_out)) if len(held_out) else None,
         test=source.test,
-        class_counts=np.bincount(labels[rest]),
+        class_counts=counts,
         class_names=source.class_names,
         image_size=source.image_size,
         info=info,

@@ -29,23 +29,27 @@ PROFILES: dict[str, Callable[[int, float], np.ndarray]] = {
 
 
 def long_tail_counts(
-    available: Sequence[int], imbalance_ratio: float, profile: str = "exponential"
+    available: Sequence[int],
+    imbalance_ratio: float,
+    profile: str = "exponential",
+    n_max: int | None = None,
 ) -> np.ndarray:
     """Images to keep of each class: n_c = n_max * profile(rank of c), truncated to an integer.
 
-    Classes are ranked by what they have (ties in label order); n_max is the largest that every
-    class can follow.
+    Classes are ranked by what they have (ties in label order).
 
     Args:
         available: images per class, (classes,).
         imbalance_ratio: n_1 / n_C, at least 1.
         profile: a name of `PROFILES`.
+        n_max: images of the largest class; the most that every class can follow where None.
 
     Returns:
         int64 (classes,).
 
     Raises:
-        ValueError: for a ratio below 1, an unknown profile, or a class left without an image.
+        ValueError: for a ratio below 1, an unknown profile, an n_max that a class cannot follow, or
+            a class left without an image.
     """
     shape = lookup("profile", profile, PROFILES)
     if not 1 <= imbalance_ratio < np.inf:
@@ -56,23 +60,34 @@ def long_tail_counts(
     available = np.asarray(available, np.int64)
     order = np.argsort(-available, kind="stable")
     share = shape(len(available), imbalance_ratio)
-    n_max = (available[order] / share).min()
+    most = (available[order] / share).min()
+    n_max = most if n_max is None else n_max
+    if n_max > most + 1e-6:
+        raise ValueError(
+            f"n_max is {n_max} but the classes have images for {most:.0f} at imbalance ratio "
+            f"{imbalance_ratio:g}: lower one of the two."
+        )
     counts = np.zeros_like(available)
     # The margin keeps a product such as 5000 * 0.01 from falling below its integer.
     counts[order] = np.floor(n_max * share + 1e-6)
     if (counts == 0).any():
         raise ValueError(
             f"Class {order[-1]} keeps no training image at imbalance ratio "
-            f"{imbalance_ratio:g}: lower the ratio or leave the class out."
+            f"{imbalance_ratio:g} and {n_max:.0f} images of the largest: lower the ratio or leave "
+            "the class out."
         )
     return counts
 
 
 def long_tail_subset(
-    labels: np.ndarray, imbalance_ratio: float, profile: str = "exponential", seed: int = 0
+    labels: np.ndarray,
+    imbalance_ratio: float,
+    profile: str = "exponential",
+    n_max: int | None = None,
+    seed: int = 0,
 ) -> np.ndarray:
     """Sorted indices int64 of a long-tailed subset of `labels`, drawn by `seed`."""
-    counts = long_tail_counts(np.bincount(labels), imbalance_ratio, profile)
+    counts = long_tail_counts(np.bincount(labels), imbalance_ratio, profile, n_max)
     return draw_per_class(labels, counts, np.random.default_rng(seed))
 
 
