@@ -24,12 +24,14 @@ class AdversarialBalancer(tf.keras.layers.Layer):
         seed: int = 0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})  # whatever the policy of its model
         self.per_sample, self.hidden, self.seed = per_sample, tuple(hidden), seed
 
         def dense(i, units, activation):
             initializer = tf.keras.initializers.GlorotUniform(seed + i)
-            return tf.keras.layers.Dense(units, activation, kernel_initializer=initializer)
+            return tf.keras.layers.Dense(
+                units, activation, kernel_initializer=initializer, dtype=self.dtype
+            )
 
         self.mlp = tf.keras.Sequential(
             [dense(i, units, "relu") for i, units in enumerate(self.hidden)]

@@ -58,7 +58,10 @@ class StudentModel(tf.keras.Model):
         check_size(encoder, base, self.resolution.sizes[0], "student")
         # Functions, not models: Keras would track (and save) the shared layers a second time.
         self.encode = lambda images, training: encoder(images, training=training)
-        self.classify = lambda features, training: classifier(features, training=training)
+        # The losses are in float32, whatever the policy of the layers.
+        self.classify = lambda features, training: tf.cast(
+            classifier(features, training=training), tf.float32
+        )
         self.built = True
 
     def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):

@@ -32,6 +32,16 @@ def reconfigured(network: tf.keras.Model, change: Callable[[dict], None]) -> tf.
     return again
 
 
+def at_policy(network: tf.keras.Model, policy: str) -> tf.keras.Model:
+    """The same network and weights in new layers that compute by a Keras mixed-precision policy."""
+
+    def change(config: dict):
+        if "dtype" in config:
+            config["dtype"] = policy
+
+    return reconfigured(network, change)
+
+
 def any_size(network: tf.keras.Model) -> tf.keras.Model:
     """The same layers and weights, rewired to an input of (None, None, 3).
 

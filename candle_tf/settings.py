@@ -29,6 +29,7 @@ OF_DISTILLATION = (
     "teacher_views",
     "teacher_store",
 )
+PRECISIONS = ("float32", "mixed_bfloat16")
 OF_FEATURES = ("calibration_epochs", "calibration_views")
 
 
@@ -126,6 +127,11 @@ class Settings:
     student_bits: str = setting(
         "1", f"Width of the student's weights and activations: {', '.join(bits.BITS)}."
     )
+    precision: str = setting(
+        "float32",
+        f"Of the computations while training: {', '.join(PRECISIONS)}; weights, losses and what is "
+        "evaluated and exported stay in float32.",
+    )
     image_size: int = setting(32, "Side in pixels of the images that the student sees.")
     resolutions: tuple[int, ...] = setting(
         (), "Student sizes to draw from, such as 24,32,40; --image_size alone if not given."
@@ -185,6 +191,7 @@ class Settings:
         lookup("sampler", method.sampler, data.SAMPLERS)
         students.find(parse_spec(self.student)[0])
         lookup("student_bits", self.student_bits, bits.BITS)
+        lookup("precision", self.precision, dict.fromkeys(PRECISIONS))
         build_optimizer(self.binary_optimizer, self.learning_rate)
         lookup("calibration", method.calibration, dict.fromkeys(CALIBRATIONS))
         for name in OF_DISTILLATION:

@@ -156,6 +156,7 @@ class Teacher(tf.keras.Model):
         """Pooled features float (batch, width)."""
         images = resize(images, self.image_size if image_size is None else image_size)
         encoded = self.encoder(self.preprocessing(images), training=False)
+        encoded = tf.cast(encoded, tf.float32)
         return tf.reduce_mean(encoded, axis=(1, 2)) if encoded.shape.rank == 4 else encoded
 
     def calibrate(

@@ -19,6 +19,7 @@ from candle_tf.files import Rows, check_room, locked, write_text
 from candle_tf.methods import Method, Setup
 from candle_tf.model import CandleModel, StudentModel
 from candle_tf.model_files import load_model
+from candle_tf.networks import at_policy
 from candle_tf.optimizers import build_optimizer
 from candle_tf.registry import arguments_of, lookup, parse_spec
 from candle_tf.report import write_report
@@ -70,7 +71,8 @@ def run(settings: Settings) -> dict:
     seconds: dict[str, float] = {}
     with timed(seconds, "data"):
         examples = load_data(settings)
-    student = build_student(settings, len(examples.class_names))
+    with computing_in(settings.precision):
+        student = build_student(settings, len(examples.class_names))
     StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
     if settings.epochs and settings.teacher_views:
         check_store(settings, examples, teacher)
@@ -166,6 +168,8 @@ def execute(
         else:
             setup = set_up(settings, examples, teacher, first)
             model = train(settings, method, student, setup, examples, seconds)
+            if settings.precision != "float32":
+                model, _ = restore(settings)  # in float32, as it is evaluated and exported
         with timed(seconds, "evaluate"):
             results["student"] = {
                 **evaluate(model.predict, settings, examples, workdir / PREDICTIONS_FILE),
@@ -207,7 +211,8 @@ def train(
     """Trains the student, with real-valued weights first where two steps are asked for."""
     half = settings.epochs // 2 if settings.two_step else 0
     setup = dataclasses.replace(setup, epochs=settings.epochs - half)
-    model = build_model(settings, method, student, setup)
+    with computing_in(settings.precision):
+        model = build_model(settings, method, student, setup)
     store = None
     if settings.teacher_views:
         with timed(seconds, "teacher_views"):
@@ -215,7 +220,8 @@ def train(
     if half:
         real = bits.requantize(student, kernel_quantizer=None)
         adam = dataclasses.replace(settings, binary_optimizer="adam")  # Bop finds no binary weights
-        first = build_model(adam, method, real, dataclasses.replace(setup, epochs=half))
+        with computing_in(settings.precision):
+            first = build_model(adam, method, real, dataclasses.replace(setup, epochs=half))
         seconds["first_step"] = fit(settings, method, first, examples, store, FIRST_STEP, 0, half)
         parts = model.trained_parts()
         for name, part in first.trained_parts().items():
@@ -334,6 +340,14 @@ def build_student(settings: Settings, num_classes: int) -> tf.keras.Model:
 
 def build_teacher(settings: Settings) -> Teacher:
     """The teacher that `--teacher` names, not yet calibrated."""
+    teacher = named_teacher(settings)
+    if settings.precision != "float32":
+        teacher.encoder = at_policy(teacher.encoder, settings.precision)
+        teacher.encoder.trainable = False
+    return teacher
+
+
+def named_teacher(settings: Settings) -> Teacher:
     size, preprocessing = settings.teacher_image_size, settings.teacher_preprocessing
     kind = settings.teacher.partition(":")[0]
     named = {"keras": Teacher.from_keras, "larq_zoo": Teacher.from_larq_zoo}
@@ -631,6 +645,17 @@ def report(settings: Settings, examples: data.LongTailedData, **compared) -> Pat
     resolution = resolution_of(settings)
     drawn = [resolution.draws(epochs * steps) for epochs in (half, settings.epochs - half)]
     return write_report(settings.workdir, examples, np.concatenate(drawn), **compared)
+
+
+@contextlib.contextmanager
+def computing_in(policy: str):
+    """Layers that are built within compute by the Keras mixed-precision policy."""
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
 
 
 @contextlib.contextmanager

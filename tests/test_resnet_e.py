@@ -47,17 +47,19 @@ def test_shapes(arguments, features, binary):
     assert student.output_shape == (None, 7)
     assert student.get_layer("features").output_shape == (None, features)
     stem, quantized = convolutions(student)
-    assert (len(stem), len(quantized)) == (1, binary)
+    assert (len(stem), len(quantized)) == (2, binary)
     logits = student(IMAGES)
     assert logits.shape == (2, 7) and np.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("image_size, stem", [(32, 1), (48, 1), (64, 1), (65, 2), (224, 3)])
-def test_the_stem_halves_large_images_again(image_size, stem):
+@pytest.mark.parametrize(
+    "image_size, stem, halvings", [(32, 2, 1), (48, 2, 1), (64, 2, 1), (65, 2, 2), (224, 3, 3)]
+)
+def test_the_stem_halves_large_images_again(image_size, stem, halvings):
     student = tiny(image_size=image_size)
     plain, quantized = convolutions(student)
-    assert len(plain) == stem
-    assert quantized[0].input_shape[1] == -(-image_size // 2**stem)
+    assert [layer.filters for layer in plain] == [2, *[8] * (stem - 1)]
+    assert quantized[0].input_shape[1] == -(-image_size // 2**halvings)
 
 
 @pytest.mark.parametrize("blocks", [(1, 1, 1), (2, 2, 2)])

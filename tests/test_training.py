@@ -493,3 +493,30 @@ training.run(tiny({str(tmp_path)!r}, method="cross_entropy"))
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("ckpt-1")
     training.run(tiny(tmp_path, method="cross_entropy"))
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("ckpt-2")
+
+
+def test_a_run_in_bfloat16_is_evaluated_and_taken_up_in_float32(tmp_path):
+    settings = tiny(tmp_path, precision="mixed_bfloat16", mixup=1.0, two_step=True)
+    results = training.run(settings)
+    assert tf.keras.mixed_precision.global_policy().name == "float32"
+    model, _ = training.restore(settings)
+    assert {layer.compute_dtype for layer in model.student.layers} == {"float32"}
+    examples = training.load_data(settings)
+    assert (
+        training.evaluate(model.predict, settings, examples)["test"] == results["student"]["test"]
+    )
+    kernels = [w for w in weights(tmp_path) if w.ndim == 4]
+    assert {w.dtype for w in kernels} == {np.dtype("float32")}
+    assert results["student"]["macs"]["1"] > 0
+
+
+def test_precision_is_that_of_teacher_and_student(tmp_path):
+    settings = tiny(tmp_path, precision="mixed_bfloat16")
+    teacher = training.build_teacher(settings)
+    assert teacher.encoder.layers[-2].compute_dtype == "bfloat16"
+    images = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
+    exact = training.build_teacher(tiny(tmp_path)).embed(images)
+    features = teacher.embed(images)
+    assert features.dtype == tf.float32
+    np.testing.assert_allclose(features, exact, atol=0.02 * np.abs(exact).max())
+    assert (features.numpy() != exact.numpy()).any()

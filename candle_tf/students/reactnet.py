@@ -122,6 +122,5 @@ def reactnet_a(
         x = unit(x, before, 3, strides)
         x = unit(x, after, 1)
     x = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
-    return tf.keras.Model(
-        images, tf.keras.layers.Dense(num_classes, name="logits")(x), name="reactnet_a"
-    )
+    logits = tf.keras.layers.Dense(num_classes, name="logits", dtype="float32")(x)
+    return tf.keras.Model(images, logits, name="reactnet_a")

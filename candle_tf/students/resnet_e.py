@@ -20,8 +20,10 @@ def resnet_e(
 ) -> tf.keras.Model:
     """Full-precision stem and classifier, binary 3x3 convolutions each with its own shortcut.
 
-    Stages of 64, 128 and 256 channels; a stage that strides averages its shortcut and doubles the
-    channels by concatenation, so that every convolution after the stem is binary.
+    A stem of two convolutions or more, to 16 channels and to 64: a single one is the bottleneck of
+    small images (docs/results.md). Stages of 64, 128 and 256 channels; a stage that strides
+    averages its shortcut and doubles the channels by concatenation, so that every convolution after
+    the stem is binary.
 
     Args:
         num_classes: width of the classifier.
@@ -69,13 +71,14 @@ def resnet_e(
         )
     images = tf.keras.Input((image_size, image_size, 3), name="images")
     x = tf.keras.layers.Rescaling(1 / 127.5, offset=-1.0)(images)
-    for _ in range(max(1, math.ceil(math.log2(image_size / 32)))):
-        x = norm(tf.keras.layers.Conv2D(channels, 3, strides=2, padding="same", use_bias=False)(x))
-        x = activation(x)
+    halvings = max(1, math.ceil(math.log2(image_size / 32)))
+    thin = (max(1, channels // 4), 1 if halvings == 1 else 2)
+    for filters, strides in [thin] + [(channels, 2)] * max(1, halvings - 1):
+        x = tf.keras.layers.Conv2D(filters, 3, strides, padding="same", use_bias=False)(x)
+        x = activation(norm(x))
     for stage, count in enumerate(blocks):
         for i in range(count):
             x = block(x, channels * 2**stage, strides=2 if stage and not i else 1)
     x = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
-    return tf.keras.Model(
-        images, tf.keras.layers.Dense(num_classes, name="logits")(x), name="resnet_e"
-    )
+    logits = tf.keras.layers.Dense(num_classes, name="logits", dtype="float32")(x)
+    return tf.keras.Model(images, logits, name="resnet_e")
