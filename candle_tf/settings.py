@@ -80,8 +80,8 @@ class Settings:
     )
     teacher_views: int = setting(
         0,
-        "Views of each image that the teacher sees once, before the training, which goes through "
-        "them in turn; 0 shows it every batch.",
+        "Epochs' worth of views that the teacher sees once, before the training, which goes "
+        "through each image's in turn; 0 shows it every batch.",
     )
     teacher_store: str | None = setting(
         None,

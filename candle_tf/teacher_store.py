@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import numpy as np
@@ -16,11 +17,12 @@ from candle_tf.teacher import Teacher
 
 
 class TeacherStore:
-    """The features and logits of V views of each training image, in place of the teacher.
+    """The features and logits of fixed views of the training images, in place of the teacher.
 
     After FKD (Shen & Xing, ECCV 2022, arXiv 2112.01528), which keeps soft labels: the views are
     drawn once, the teacher sees each once, and training goes through an image's views in turn, from
-    the first again after the last.
+    the first again after the last. An image has as many views as the sampler brings it in V epochs:
+    of class-balanced batches it is the tail's few images that want many.
 
     With several resolutions each view has one, as often as the model draws it; a batch takes views
     of one size.
@@ -32,11 +34,12 @@ class TeacherStore:
         image_size: side in pixels of the images in the batches.
         views: V.
         augmentation: what the views are drawn from.
+        sampler: a name of `candle_tf.data.SAMPLERS`.
         seed: of the views.
 
     Raises:
         ValueError: if the directory holds another teacher's outputs, or those for other images,
-            views or sizes; if there are too few views for the resolutions.
+            views or sizes; if there are too few views for the resolutions; for an unknown sampler.
     """
 
     def __init__(
@@ -47,22 +50,21 @@ class TeacherStore:
         image_size: int,
         views: int = 10,
         augmentation: Augmentation = Augmentation(),
+        sampler: str = "instance_balanced",
         seed: int = 0,
     ):
-        if views < 1:
-            raise ValueError(f"views is {views} but must be at least 1.")
         self.model, self.examples, self.image_size = model, examples, image_size
-        self.views, self.augmentation, self.seed = views, augmentation, seed
-        self.sizes = view_sizes(model.resolution, views)
-        teacher = model.teacher
-        made_of = sources(teacher, examples, image_size, augmentation, model.resolution, seed)
+        self.augmentation, self.sampler, self.seed = augmentation, sampler, seed
+        self.plan = plan_views(examples.labels, sampler, views, model.resolution)
+        teacher, resolution = model.teacher, model.resolution
+        made_of = sources(teacher, examples, image_size, augmentation, resolution, sampler, seed)
         made_of["teacher's classifier"] = fingerprint(teacher.classifier.get_weights())
         record = record_of(teacher.width, len(teacher.class_counts), augmentation)
         self.rows = Rows(directory, record, made_of)
 
     def __len__(self) -> int:
-        """How many records are needed: V views of n images."""
-        return self.views * len(self.examples)
+        """How many records are needed: about V n, for n images."""
+        return len(self.plan)
 
     @property
     def nbytes(self) -> int:
@@ -76,7 +78,7 @@ class TeacherStore:
             ValueError: if another process is at it, or the features exceed half precision.
             OSError: if there is no room for them.
         """
-        n, teacher = len(self.examples), tf.function(self.model.teacher)
+        teacher = tf.function(self.model.teacher)
         self.rows.check()
         if len(self.rows) >= len(self):
             return
@@ -86,18 +88,14 @@ class TeacherStore:
             progress = tf.keras.utils.Progbar(
                 len(self) - done, verbose=int(verbose != 0), unit_name="view"
             )
-            for view in range(done // n, self.views):
-                key = tf.random.fold_in([self.seed, 5], view)
-                drawn = draw_views(self.examples.labels, n, key, self.augmentation)
-                places = tf.data.Dataset.from_tensor_slices({"index": range(n), **drawn})
-                places = places.skip(len(self.rows) - view * n)
-                teacher_size = self.model.teacher_size(int(self.sizes[view]))
+            for places, size in self.places(done):
+                teacher_size = self.model.teacher_size(size)
                 for place, images in self.take(places, batch_size).prefetch(tf.data.AUTOTUNE):
                     features, logits = teacher(images, teacher_size)
                     records = np.zeros(len(images), self.rows.dtype)
                     records["features"], records["logits"] = features, logits
-                    records["size"] = self.sizes[view]
-                    for name in drawn:
+                    records["size"] = size
+                    for name in place.keys() - {"index"}:
                         records[name] = place[name]
                     if not np.isfinite(records["features"]).all():
                         raise ValueError(
@@ -107,8 +105,21 @@ class TeacherStore:
                     self.rows.append(records)
                     progress.add(len(images))
 
+    def places(self, first: int) -> Iterator[tuple[tf.data.Dataset, int]]:
+        """The views from record `first` on, in parts of one size: (places, size)."""
+        plan, labels = self.plan, self.examples.labels
+        for epoch in range(plan["epoch"][first], plan["epoch"][-1] + 1):
+            rows = np.flatnonzero(plan["epoch"] == epoch)
+            key = tf.random.fold_in([self.seed, 5], epoch)
+            drawn = draw_views(labels, len(rows), key, self.augmentation)
+            for size in np.unique(plan["size"][rows]):
+                todo = rows[(plan["size"][rows] == size) & (rows >= first)]
+                some = {name: tf.gather(values, todo - rows[0]) for name, values in drawn.items()}
+                index = plan["index"][todo]
+                yield tf.data.Dataset.from_tensor_slices({"index": index, **some}), int(size)
+
     def records(self) -> np.ndarray:
-        """Record v n + i is view v of image i: a structured array, mapped into memory.
+        """What the teacher made of each view of `plan`: a structured array, mapped into memory.
 
         Its fields: features, float16 (width,); logits, float32 (classes,); the view's crop, flip,
         color and, with mixup, partner and share, as `candle_tf.data.views.draw_views` gives them;
@@ -129,11 +140,12 @@ class TeacherStore:
         self,
         batch_size: int,
         num_examples: int | None = None,
-        sampler: str = "instance_balanced",
         seed: int = 0,
         first_example: int = 0,
     ) -> tf.data.Dataset:
         """As `candle_tf.data.training_batches`, with the teacher's outputs beside the images.
+
+        The sampler is that of the views.
 
         Returns:
             A dataset for `CandleModel.fit`: (x, labels), where x holds `images`, `features` and
@@ -150,14 +162,15 @@ class TeacherStore:
             )
         self.rows.verify()
         records, labels = self.records(), self.examples.labels
-        by_size = [np.flatnonzero(self.sizes == size) for size in self.model.resolution.sizes]
-        counts = np.array(list(map(len, by_size)))
-        by_size = np.stack([np.resize(of_size, counts.max()) for of_size in by_size])
+        plan, sizes = self.plan, self.model.resolution.sizes
+        of_size = np.searchsorted(sizes, plan["size"])
+        by_image = np.lexsort((of_size, plan["index"]))  # stable: in turn
+        counts = np.zeros((len(labels), len(sizes)), int)
+        np.add.at(counts, (plan["index"], of_size), 1)
+        starts = np.cumsum(counts).reshape(counts.shape) - counts
         names = [name for name in records.dtype.names if name != "checksum"]
-        n, length = len(labels), epoch_length(labels, sampler)
-        class_counts = np.bincount(labels)
-        expected = length * class_probabilities(class_counts, sampler, 1.0)[labels]
-        comings = np.ceil(expected / class_counts[labels] - 1e-9).astype(int)  # an epoch, at most
+        length = epoch_length(labels, self.sampler)
+        comings = np.ceil(expected_comings(labels, self.sampler, 1.0) - 1e-9).astype(int)  # at most
 
         def in_turn(order, _, number):
             place = tf.range(length, dtype=tf.int64)
@@ -165,10 +178,10 @@ class TeacherStore:
                 steps = place // batch_size + number * -(-length // batch_size)
             else:
                 steps = (place + number * length) // batch_size
-            sizes = drawn_sizes(self.model.resolution, steps)
+            which = tf.stack([order, drawn_sizes(self.model.resolution, steps)], axis=1)
             turn = number * tf.gather(comings, order) + occurrence(order)
-            view = tf.gather_nd(by_size, tf.stack([sizes, turn % tf.gather(counts, sizes)], axis=1))
-            return {"row": view * n + order}
+            turn %= tf.gather_nd(counts, which)
+            return {"row": tf.gather(by_image, tf.gather_nd(starts, which) + turn)}
 
         def read(row):
             chosen = records[row]
@@ -184,7 +197,7 @@ class TeacherStore:
             x = {name: place[name] for name in ("features", "logits", "size")}
             return {"images": images, **x}, tf.gather(labels, place["index"])
 
-        places = training_places(labels, sampler, seed, in_turn, num_examples, first_example)
+        places = training_places(labels, self.sampler, seed, in_turn, num_examples, first_example)
         seen = places.batch(batch_size).map(of_record).unbatch()
         seen = seen.apply(tf.data.experimental.assert_cardinality(places.cardinality()))
         return self.take(seen, batch_size).map(batch).prefetch(tf.data.AUTOTUNE)
@@ -200,6 +213,7 @@ def sources(
     image_size: int,
     augmentation: Augmentation,
     resolution: RandomResolution,
+    sampler: str,
     seed: int,
 ) -> dict:
     """What a store follows from, but for the teacher's classifier: known before it is trained."""
@@ -213,6 +227,7 @@ def sources(
         "image size": image_size,
         "augmentation": asdict(augmentation),
         "resolutions": [resolution.base, *resolution.sizes],
+        "sampler": sampler,
         "seed": seed,
     }
 
@@ -233,6 +248,43 @@ def record_of(width: int, num_classes: int, augmentation: Augmentation) -> np.dt
     )
 
 
+def plan_views(
+    labels: np.ndarray, sampler: str, views: int, resolution: RandomResolution
+) -> np.ndarray:
+    """The views that a sampler's stream of `views` epochs asks for, in their order.
+
+    More epochs only add to the end.
+
+    Returns:
+        A structured array of `index`, the image's; `epoch`, when it is due; `size`, the student's.
+
+    Raises:
+        ValueError: for no view, fewer of an image than there are resolutions, or an unknown
+            sampler.
+    """
+    if views < 1:
+        raise ValueError(f"views is {views} but must be at least 1.")
+    comings = expected_comings(labels, sampler, 0.5)  # on average, for one that changes
+    most = np.ceil(views * comings).astype(int) + 1
+    index = np.repeat(np.arange(len(labels)), most)
+    turn = np.arange(len(index)) - np.repeat(np.cumsum(most) - most, most)
+    time = np.round(turn / comings[index], 9)  # in epochs
+    due = time < views
+    index, turn, time = index[due], turn[due], time[due]
+    epoch = time.astype(int)
+    view_sizes(resolution, np.bincount(index).min())  # that each image has a view of each size
+    size = view_sizes(resolution, turn.max() + 1)[turn]
+    order = np.lexsort((index, time, size, epoch))
+    return np.rec.fromarrays([index[order], epoch[order], size[order]], names="index,epoch,size")
+
+
+def expected_comings(labels: np.ndarray, sampler: str, progress: float) -> np.ndarray:
+    """How often an epoch brings each image, float64 (n,), at a share of all epochs."""
+    class_counts = np.bincount(labels)
+    share = class_probabilities(class_counts, sampler, progress)[labels] / class_counts[labels]
+    return epoch_length(labels, sampler) * share
+
+
 def view_sizes(resolution: RandomResolution, views: int) -> np.ndarray:
     """The size of each view, int32 (views,): as often as it is drawn, also among the first few.
 
@@ -247,7 +299,7 @@ def view_sizes(resolution: RandomResolution, views: int) -> np.ndarray:
         sizes[view] = resolution.sizes[due]
     if not counts.all():
         raise ValueError(
-            f"{views} teacher views leave none for resolution "
+            f"--teacher_views leave an image with {views}, and none at resolution "
             f"{resolution.sizes[int(np.argmin(counts))]}: give more views, or fewer resolutions."
         )
     return sizes

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf import data, metrics, students
 from candle_tf.classifiers import encode_dataset, weight_norms
+from candle_tf.data.samplers import epoch_length
 from candle_tf.files import Rows, check_room, locked, write_text
 from candle_tf.methods import Method, Setup
 from candle_tf.model import CandleModel, StudentModel
@@ -28,7 +29,7 @@ from candle_tf.second_stages import SECOND_STAGES, FirstStage
 from candle_tf.settings import Settings, first_stage, resolve, resolved
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher, named_teachers
-from candle_tf.teacher_store import TeacherStore, record_of, sources, view_sizes
+from candle_tf.teacher_store import TeacherStore, plan_views, record_of, sources
 from candle_tf.workdir import (
     CALIBRATION,
     CHECKPOINTS,
@@ -111,21 +112,24 @@ def check_store(
     """
     how, resolution = augmentation(settings, examples), resolution_of(settings)
     size, directory = view_size(settings, examples), store_directory(settings)
-    made_of = sources(teacher, examples.train, size, how, resolution, settings.seed)
+    sampler = resolve(settings).sampler
+    made_of = sources(teacher, examples.train, size, how, resolution, sampler, settings.seed)
     if (directory / FLAG_FILE).exists():
         raise ValueError(
             f"--teacher_store={directory} is the workdir of a run: give it a directory of its own."
         )
     rows = Rows(directory, record_of(teacher.width, len(examples.class_names), how), made_of)
-    total = settings.teacher_views * len(examples.train)
-    nbytes = total * rows.dtype.itemsize
-    check_room(directory, nbytes - len(rows) * rows.dtype.itemsize)
-    view_sizes(resolution, settings.teacher_views)
-    if settings.teacher_store and len(rows) < total:
+    labels, views = examples.train.labels, settings.teacher_views
+    there, record = len(rows), rows.dtype.itemsize
+    check_room(directory, (views * epoch_length(labels, sampler) - there) * record)  # before a plan
+    total = len(plan_views(labels, sampler, views, resolution))
+    nbytes = total * record
+    check_room(directory, nbytes - there * record)
+    if settings.teacher_store and there < total:
         with locked(directory):  # that it can be written
             pass
     print(
-        f"{settings.teacher_views} views of {len(examples.train)} images by {settings.teacher}: "
+        f"{total:,} views of {len(examples.train):,} images by {settings.teacher}: "
         f"{nbytes / 1e6:,.0f} MB in {directory}"
     )
     return made_of
@@ -243,6 +247,7 @@ def complete_store(
         view_size(settings, examples),
         settings.teacher_views,
         augmentation(settings, examples),
+        resolve(settings).sampler,
         settings.seed,
     )
     store.complete(verbose=1)
@@ -516,9 +521,9 @@ def training_stream(
         "num_examples": settings.epochs * images_per_epoch,
         "first_example": first_epoch * images_per_epoch,
     }
-    main = {"sampler": method.sampler, "seed": settings.seed, **span}
     if store:
-        return store.training_batches(settings.batch_size, **main)
+        return store.training_batches(settings.batch_size, seed=settings.seed, **span)
+    main = {"sampler": method.sampler, "seed": settings.seed, **span}
     how = augmentation(settings, examples)
     stream = training_batches(settings, examples, **main, views=method.views, augmentation=how)
     if not method.partner_sampler:

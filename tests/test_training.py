@@ -122,7 +122,7 @@ def test_an_epoch_that_is_trained_again_stands_once_in_the_history(finished, tmp
     assert history(tmp_path) == history(finished[0])
 
 
-VIEWS = {"teacher_views": 4, "resolutions": (12, 16, 20), "mixup": 0.5}
+VIEWS = {"teacher_views": 8, "resolutions": (12, 16, 20), "mixup": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_a_run_from_a_teacher_store_shows_each_view_once(with_views, tmp_path, m
     for a, b in zip(weights(settings.workdir), weights(tmp_path)):
         np.testing.assert_array_equal(a, b)
     (store,) = shown  # to read its batches, not to show the teacher any
-    assert store.records().shape == (4 * len(store.examples),)
+    assert store.records().shape == (len(store),) and len(store) > 8 * len(store.examples)
 
 
 def test_an_interrupted_run_from_a_teacher_store_ends_the_same(with_views, tmp_path, monkeypatch):
@@ -437,7 +437,10 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"mixup": -0.1}, "--mixup is -0.1 but must be finite and at least 0"),
         ({"mixup": float("nan")}, "--mixup is nan"),
         ({"teacher_views": -1}, "--teacher_views is -1"),
-        ({"teacher_views": 2, "resolutions": (12, 16, 20)}, "2 teacher views leave none"),
+        (
+            {"teacher_views": 2, "resolutions": (12, 16, 20)},
+            "leave an image with 1, and none at res",
+        ),
         ({"teacher_views": 2, "teacher_store": "run"}, "--teacher_store is the --workdir"),
         ({"teacher_views": 2, "teacher_store": "run/calibration"}, "is the --workdir or in it"),
         ({"teacher_views": 2, "teacher_store": "other"}, "is the workdir of a run"),
