@@ -513,6 +513,22 @@ def test_keras_habits(make, tmp_path):
     make().load_weights(tmp_path / "fresh.weights.h5")
 
 
+def test_a_step_in_bfloat16_is_that_in_float32_but_for_rounding():
+    logs = []
+    for policy in ("float32", "mixed_bfloat16"):
+        tf.keras.mixed_precision.set_global_policy(policy)
+        try:
+            model = make_candle()
+        finally:
+            tf.keras.mixed_precision.set_global_policy("float32")
+        model.compile(**sgd(0.1), metrics=["accuracy"])
+        logs.append(model.fit(batches(), verbose=0).history)
+    assert model.adapter.compute_dtype == "bfloat16" != model.balancer.compute_dtype
+    for name in logs[0]:
+        np.testing.assert_allclose(logs[1][name], logs[0][name], rtol=0.05, err_msg=name)
+    assert logs[0]["kl"] != logs[1]["kl"]
+
+
 def test_mixed_float16_is_refused():
     model = make_candle()
     with pytest.raises(ValueError, match="mixed_bfloat16 or float32"):

@@ -2,7 +2,7 @@ import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.networks import any_size, check_size, fold_batch_norm, split_at_features
+from candle_tf.networks import any_size, at_policy, check_size, fold_batch_norm, split_at_features
 
 layers = tf.keras.layers
 RNG = np.random.default_rng(0)
@@ -30,6 +30,17 @@ def sequential():
             layers.Dense(2),
         ]
     )
+
+
+def test_at_policy_changes_how_a_network_computes_not_what():
+    model, batch = network(), images()
+    rounded = at_policy(model, "mixed_bfloat16")
+    assert {layer.compute_dtype for layer in rounded.layers[1:]} == {"bfloat16"}
+    assert {w.dtype for w in rounded.weights} == {tf.float32}
+    logits = tf.cast(rounded(batch), tf.float32)
+    np.testing.assert_allclose(logits, model(batch), rtol=0.03, atol=0.03)
+    assert (logits.numpy() != model(batch).numpy()).any()
+    np.testing.assert_array_equal(at_policy(rounded, "float32")(batch), model(batch))
 
 
 @pytest.mark.parametrize("build", [network, sequential])
