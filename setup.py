@@ -22,6 +22,7 @@ setup(
         "larq>=0.14,<0.15",
         "larq-zoo>=2.4,<2.5",
         "numpy>=1.24,<2",
+        "pillow>=10",  # reads image files of every kind that people have
         "scikit-learn>=1.3",  # the digits that it ships are the embedded data set
         "setuptools<81",  # TFDS 4.8 and zookeeper import pkg_resources
         "tensorflow>=2.16,<2.20",

@@ -25,7 +25,14 @@ from candle_tf.tables import markdown, shares
 from candle_tf.workdir import HISTORY_FILE, identity, read_results
 
 LOG_FILE = "log.txt"
-DATA = ("dataset", "imbalance_ratio", "profile", "n_max", "validation_split")  # a run's images
+DATA = (  # a run's images
+    "dataset",
+    "imbalance_ratio",
+    "profile",
+    "n_max",
+    "validation_split",
+    "on_bad_image",
+)
 STUDENT = ("dataset", "student", "student_bits", "image_size", "resolutions", "method")
 TEACHER = (*OF_TEACHER, "teacher_image_size")
 PLANNED = ("workdir", "first_stage", "method", "seed")  # what the benchmark itself decides

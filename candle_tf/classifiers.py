@@ -10,8 +10,8 @@ from types import MappingProxyType
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.data.catalog import check_labels
 from candle_tf.data.samplers import epoch_length, epoch_order
+from candle_tf.data.sources import check_labels
 from candle_tf.files import Rows, locked
 
 

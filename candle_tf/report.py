@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from candle_tf import data, figures, metrics
-from candle_tf.data.views import decode
 from candle_tf.tables import accuracy_columns, read_metrics
 from candle_tf.workdir import FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE
 
@@ -177,7 +176,7 @@ def worst_tail_images(
     if not len(tail):
         return "No test image is of a tail class."
     worst = tail[np.argsort(predicted["true_probability"][tail], kind="stable")[:WORST_IMAGES]]
-    images = [decode(examples.test.images[i]).numpy().astype(np.uint8) for i in worst]
+    images = [examples.test.image(i).numpy().astype(np.uint8) for i in worst]
     names = [figures.short(name) for name in examples.class_names]
     captions = [
         (

@@ -46,8 +46,22 @@ class Settings:
     """
 
     workdir: str = setting("", "Directory of this run: flags, logs, checkpoints, metrics, exports.")
-    dataset: str = setting("digits", "'digits', or 'tfds:NAME' for a set of TFDS.")
-    data_dir: str | None = setting(None, "Where TFDS keeps its sets; its own default if not given.")
+    dataset: str = setting(
+        "digits",
+        "'digits'; 'tfds:NAME' for a set of TFDS; or images of your own: 'folder:DIR' of class "
+        "folders, 'list:TRAIN.txt,TEST.txt' of 'path label' lines, 'csv:FILE' with columns path, "
+        "label and maybe split.",
+    )
+    data_dir: str | None = setting(
+        None,
+        "Where TFDS keeps its sets, its own default if not given; the image root of lists and CSV "
+        "files, where they lie if not given.",
+    )
+    on_bad_image: str = setting(
+        "error",
+        "What to do with image files that cannot be read: 'error' names them before anything is "
+        "done, 'skip' goes on without them.",
+    )
     download: bool = setting(
         False, "Let TFDS download and prepare a set that is not in --data_dir."
     )
@@ -191,6 +205,7 @@ class Settings:
         lookup("sampler", method.sampler, data.SAMPLERS)
         students.find(parse_spec(self.student)[0])
         lookup("student_bits", self.student_bits, bits.BITS)
+        lookup("on_bad_image", self.on_bad_image, dict.fromkeys(data.ON_BAD_IMAGE))
         lookup("precision", self.precision, dict.fromkeys(PRECISIONS))
         build_optimizer(self.binary_optimizer, self.learning_rate)
         lookup("calibration", method.calibration, dict.fromkeys(CALIBRATIONS))
@@ -299,6 +314,7 @@ def resolved(settings: Settings) -> Settings:
     method = resolve(settings)
     directories = ("data_dir", "first_stage", "teacher_store")
     paths = {name: absolute(getattr(settings, name)) for name in directories}
+    paths["dataset"] = data.absolute(settings.dataset)
     own = {name: getattr(method, name) for name in OWN}
     unread = () if settings.calibrates else (*OF_TEACHER, *OF_DISTILLATION)
     if not settings.calibrates and method.first_stage is None:

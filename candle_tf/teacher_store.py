@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.data.pipeline import Examples, training_places
+from candle_tf.data.examples import Examples
+from candle_tf.data.pipeline import training_places
 from candle_tf.data.samplers import class_probabilities, epoch_length
 from candle_tf.data.views import Augmentation, draw_views, take_views
 from candle_tf.files import Rows, fingerprint, locked
@@ -203,8 +204,7 @@ class TeacherStore:
         return self.take(seen, batch_size).map(batch).prefetch(tf.data.AUTOTUNE)
 
     def take(self, places: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-        images, how = self.examples.images, self.augmentation
-        return take_views(places, images, self.image_size, batch_size, how)
+        return take_views(places, self.examples, self.image_size, batch_size, self.augmentation)
 
 
 def sources(

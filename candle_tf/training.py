@@ -330,6 +330,7 @@ def load_data(settings: Settings) -> data.LongTailedData:
         settings.validation_split,
         settings.seed,
         settings.download,
+        settings.on_bad_image,
     )
     smoothing = settings.label_smoothing or examples.label_smoothing
     return dataclasses.replace(examples, label_smoothing=smoothing)

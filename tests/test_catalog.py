@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from candle_tf import data
-from candle_tf.data.catalog import check_labels
+from candle_tf.data.sources import check_labels
 
 
 def images_of(examples) -> set[bytes]:

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from candle_tf.data.examples import Examples
+from candle_tf.data.images import decode
 from candle_tf.data.views import (
     Augmentation,
     beta,
-    decode,
     draw_views,
     jitter,
     resized,
@@ -24,7 +25,8 @@ def views_of(images, how, count=60, size=16):
     drawn = {**drawn, "partner": drawn["partner"] % len(images)} if how.mixup else drawn
     places = {"index": np.zeros(count, np.int64), **drawn}
     places = tf.data.Dataset.from_tensor_slices(places)
-    return next(iter(take_views(places, images, size, count, how)))
+    examples = Examples(tf.constant(images), np.zeros(len(images), np.int64))
+    return next(iter(take_views(places, examples, size, count, how)))
 
 
 def test_what_is_drawn():

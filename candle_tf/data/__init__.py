@@ -1,19 +1,24 @@
 """Data: long-tailed profiles, the catalog of sets, samplers and the tf.data pipeline."""
 
 from candle_tf.data.catalog import CATALOG, DatasetInfo, LongTailedData, load
+from candle_tf.data.examples import Examples
 from candle_tf.data.long_tail import PROFILES, long_tail_counts, long_tail_subset
-from candle_tf.data.pipeline import Examples, evaluation_batches, training_batches
+from candle_tf.data.own_files import ON_BAD_IMAGE
+from candle_tf.data.pipeline import evaluation_batches, training_batches
 from candle_tf.data.samplers import SAMPLERS
+from candle_tf.data.sources import absolute
 from candle_tf.data.views import Augmentation
 
 __all__ = [
     "CATALOG",
+    "ON_BAD_IMAGE",
     "PROFILES",
     "SAMPLERS",
     "Augmentation",
     "DatasetInfo",
     "Examples",
     "LongTailedData",
+    "absolute",
     "evaluation_batches",
     "load",
     "long_tail_counts",

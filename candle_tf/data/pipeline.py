@@ -2,38 +2,12 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
+from candle_tf.data.examples import Examples
 from candle_tf.data.samplers import epoch_length, epoch_order
-from candle_tf.data.views import Augmentation, decode, draw_views, resized, take_views
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Images and their labels, held in memory.
-
-    Attributes:
-        images: the bytes of JPEG or PNG files, string (n,), or pixels, uint8 (n, height, width, 3).
-        labels: int64 array (n,).
-    """
-
-    images: tf.Tensor
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, indices: np.ndarray) -> "Examples":
-        """The examples at `indices`."""
-        return Examples(tf.gather(self.images, indices), self.labels[indices])
-
-    def decoded(self) -> "Examples":
-        """With pixels for files, all of one size: decoded once, not in every epoch."""
-        files = tf.data.Dataset.from_tensor_slices(self.images)
-        pixels = files.map(lambda file: tf.cast(decode(file), tf.uint8), tf.data.AUTOTUNE)
-        return replace(self, images=next(iter(pixels.batch(len(self)))))
+from candle_tf.data.views import Augmentation, draw_views, resized, take_views
 
 
 def training_batches(
@@ -77,7 +51,7 @@ def training_batches(
             return draw_views(labels, len(order), tf.random.fold_in(key, which), how)
 
         places = training_places(labels, sampler, seed, draw, num_examples, first_example)
-        return take_views(places, examples.images, image_size, batch_size, how)
+        return take_views(places, examples, image_size, batch_size, how)
 
     def batch(*seen):
         (places, images), *others = seen
@@ -144,13 +118,14 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """Each example once, in order: resized; photographs by 8/7, then centre-cropped."""
 
-    def example(image, label):
-        image = decode(image)
+    def example(index, label):
+        image = examples.image(index)
         if augmentation.crop == "resized":
             image = centre_square(image, 7 / 8)
         return resized(image, image_size), label
 
-    dataset = tf.data.Dataset.from_tensor_slices((examples.images, examples.labels))
+    numbers = np.arange(len(examples))
+    dataset = tf.data.Dataset.from_tensor_slices((numbers, examples.labels))
     return (
         dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .batch(batch_size)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
+from candle_tf.data.examples import Examples
 from candle_tf.data.samplers import class_probabilities, independent_draws
 
 uniform = tf.random.stateless_uniform
@@ -64,18 +65,18 @@ def beta(shape: list[int], key: tf.Tensor, alpha: float) -> tf.Tensor:
 
 
 def take_views(
-    places: tf.data.Dataset, images: tf.Tensor, size: int, batch_size: int, how: Augmentation
+    places: tf.data.Dataset, examples: Examples, size: int, batch_size: int, how: Augmentation
 ) -> tf.data.Dataset:
     """Batches of (places, their views float32 (batch, size, size, 3) in [0, 255]).
 
     Args:
         places: one by one, each a dict of `index`, the image's, what `draw_views` gives, and
             whatever else shall pass.
-        images: as in `Examples`.
+        examples: whose `index` the places hold.
     """
 
     def cut(index, crop):
-        image = decode(tf.gather(images, index))
+        image = examples.image(index)
         return resized_crop(image, crop, size) if how.crop == "resized" else resized(image, size)
 
     def read(place):
@@ -91,17 +92,11 @@ def take_views(
         return place, jitter(batch, place["color"]) if how.color_jitter else batch
 
     parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
-    if how.crop == "pad" and images.dtype == tf.uint8:  # pixels of one size: a batch at once
+    if (
+        how.crop == "pad" and examples.images.dtype == tf.uint8
+    ):  # pixels of one size: a batch at once
         return places.batch(batch_size).map(lambda place: vary(*read(place)), **parallel)
     return places.map(read, **parallel).batch(batch_size).map(vary, **parallel)
-
-
-def decode(image: tf.Tensor) -> tf.Tensor:
-    """A file's bytes, or pixels (..., height, width, 3), to float32 RGB in [0, 255]."""
-    if image.dtype == tf.string:
-        image = tf.io.decode_image(image, channels=3, expand_animations=False)
-        image = tf.ensure_shape(image, (None, None, 3))
-    return tf.cast(image, tf.float32)
 
 
 def resized(images: tf.Tensor, size: int) -> tf.Tensor:

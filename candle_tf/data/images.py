@@ -1,0 +1,133 @@
+"""Pixels of images: held in memory, of encoded bytes, or of files that Pillow reads."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from candle_tf.files import write_text
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF")
+SIDES = 1, 20_000  # pixels
+MOST_PIXELS = 100_000_000  # more in one image is taken for a decompression bomb
+ENDS = {
+    "JPEG": b"\xff\xd9",
+    "PNG": b"IEND",
+    "GIF": b";",
+}  # what the last bytes of a whole file hold
+
+
+def decode(image: tf.Tensor) -> tf.Tensor:
+    """A file's bytes, or pixels (..., height, width, 3), to float32 RGB in [0, 255]."""
+    if image.dtype == tf.string:
+        image = tf.io.decode_image(image, channels=3, expand_animations=False)
+        image = tf.ensure_shape(image, (None, None, 3))
+    return tf.cast(image, tf.float32)
+
+
+def read_image(path: tf.Tensor) -> tf.Tensor:
+    """The image file at a scalar path, as float32 RGB (height, width, 3) in [0, 255]."""
+
+    def read(name) -> np.ndarray:
+        return open_image(os.fsdecode(np.asarray(name).item()))
+
+    pixels = tf.numpy_function(read, [path], tf.uint8)
+    return tf.cast(tf.ensure_shape(pixels, (None, None, 3)), tf.float32)
+
+
+def open_image(path: str) -> np.ndarray:
+    """An image file as uint8 RGB (height, width, 3): upright by its EXIF, a GIF's first frame.
+
+    Gray, palette, 16-bit and CMYK images become RGB; transparent pixels keep their color.
+
+    Raises:
+        ValueError: which names the file, if it cannot be decoded.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be decoded ({error}).") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit gray, which Pillow would clip to 8
+        values = np.asarray(image).astype(np.float32)
+        image = Image.fromarray(np.uint8(np.clip(values / 257, 0, 255) + 0.5))
+    return image.convert("RGB")
+
+
+def problem_of(path: str) -> str | None:
+    """What keeps an image file from being read, as far as its head and tail tell."""
+    try:
+        if not os.path.getsize(path):
+            return "is empty"
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            if not SIDES[0] <= min(width, height) <= max(width, height) <= SIDES[1]:
+                return f"has {width} x {height} pixels; sides go from {SIDES[0]} to {SIDES[1]}"
+            if width * height > MOST_PIXELS:
+                return f"has {width} x {height} pixels, more than {MOST_PIXELS:,}"
+            file.seek(max(-4096, -os.path.getsize(path)), os.SEEK_END)
+            whole = image.format in ENDS and ENDS[image.format] in file.read()
+        return None if whole else undecodable(path)
+    except FileNotFoundError:
+        return "does not exist"
+    except Image.DecompressionBombError as error:
+        return f"is too large ({error})"
+    except UnidentifiedImageError:
+        return f"is no image in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    except (OSError, ValueError, SyntaxError) as error:
+        return f"cannot be read ({error})"
+
+
+def undecodable(path: str) -> str | None:
+    try:
+        open_image(path)
+    except ValueError:
+        return "is truncated or damaged"
+
+
+def problems_of(paths: Sequence[str], cache: str | os.PathLike | None = None) -> dict[int, str]:
+    """The files that cannot be read: index -> why.
+
+    Files that were looked at before, and have the size and time of change they had then, are not
+    opened again.
+
+    Args:
+        paths: of the files.
+        cache: directory of what was found; by default `candle_tf` in the user's own cache.
+    """
+    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
+        stamps = pool.map(stamp_of, np.array_split(np.array(paths, object), 64))
+        state = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape"))
+        state.update(np.concatenate(list(stamps)).tobytes())
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        found = Path(cache or os.path.join(home, "candle_tf")) / f"images_{state.hexdigest()[:16]}"
+        if found.exists():
+            return {int(i): why for i, why in json.loads(found.read_text("utf-8")).items()}
+        every = enumerate(pool.map(problem_of, paths, chunksize=256))
+        problems = {i: why for i, why in every if why}
+    with contextlib.suppress(OSError):  # a cache that cannot be written is no fault
+        found.parent.mkdir(parents=True, exist_ok=True)
+        write_text(found, json.dumps(problems))
+    return problems
+
+
+def stamp_of(paths: Sequence[str]) -> np.ndarray:
+    """Size and time of change of each file, int64 (n, 2); -1 where there is none."""
+
+    def of(path: str) -> tuple[int, int]:
+        try:
+            status = os.stat(path)
+            return status.st_size, status.st_mtime_ns
+        except OSError:
+            return -1, -1
+
+    return np.array([of(path) for path in paths], np.int64).reshape(-1, 2)

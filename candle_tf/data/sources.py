@@ -1,0 +1,151 @@
+"""Where sets come from: scikit-learn's digits, TFDS, and a user's own files."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from candle_tf.data import own_files
+from candle_tf.data.examples import Examples
+from candle_tf.data.long_tail import draw_per_class
+from candle_tf.registry import lookup
+
+
+def of_lists(names: str, data_dir: str | None):
+    train, _, test = names.partition(",")
+    if not test:
+        raise ValueError(f"list:{names} names one list: give list:TRAIN.txt,TEST.txt.")
+    return own_files.read_list(train, test, data_dir)
+
+
+def of_csv(names: str, data_dir: str | None):
+    train, _, test = names.partition(",")
+    return own_files.read_csv(train, test or None, data_dir)
+
+
+OWN = {  # kind -> (what follows the colon, the image root) -> train, test and image root
+    "list": of_lists,
+    "csv": of_csv,
+    "folder": lambda directory, data_dir: own_files.read_folder(directory),
+}
+SMALL = 64  # pixels a side: such images are decoded once and held so
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set as it is published: the training labels, and its images on demand."""
+
+    train_labels: np.ndarray
+    read_train: Callable[[np.ndarray], Examples]
+    test: Examples
+    class_names: list[str]
+    image_size: int | None
+
+
+def read(
+    dataset: str, data_dir: str | None, download: bool = False, on_bad_image: str = "error"
+) -> Source:
+    """The set that `--dataset` names; see `candle_tf.data.load`."""
+    kind, _, name = dataset.partition(":")
+    if dataset == "digits":
+        return read_digits()
+    if kind in OWN and name:
+        train, test, root = OWN[kind](name, data_dir)
+        train, test = own_files.with_test_split(train, test)
+        train, test, names = own_files.to_examples(train, test, root, on_bad_image)
+        return Source(train.labels, train.take, test, names, None)
+    return read_tfds(dataset, data_dir, download)
+
+
+def absolute(dataset: str) -> str:
+    """The same set, its files named by absolute paths where they lie in the working directory."""
+    kind, _, names = dataset.partition(":")
+    if kind not in OWN:
+        return dataset
+    names = (os.path.abspath(n) if os.path.exists(n) else n for n in names.split(","))
+    return f"{kind}:{','.join(names)}"
+
+
+def read_digits() -> Source:
+    """scikit-learn's 1,797 scans of 8x8 pixels; 40 of each digit, drawn once, are the test set."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    grey = np.uint8(np.round(digits.images * (255 / 16)))[..., None].repeat(3, axis=-1)
+    every = Examples(tf.constant(grey), digits.target.astype(np.int64))
+    test = draw_per_class(every.labels, [40] * 10, np.random.default_rng(0))
+    pool = every.take(np.setdiff1d(np.arange(len(every)), test))
+    return Source(pool.labels, pool.take, every.take(test), [str(d) for d in range(10)], 8)
+
+
+def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
+    """Any TFDS set with one image and one class label; only the kept images' bytes are held."""
+    import tensorflow_datasets as tfds
+
+    kind, _, name = dataset.partition(":")
+    if kind != "tfds" or re.split("[/:]", name)[0] not in tfds.list_builders():
+        known = ["digits", "folder:DIR", "csv:FILE", "list:TRAIN.txt,TEST.txt"]
+        known += [f"tfds:{name}" for name in tfds.list_builders()]
+        lookup("dataset", dataset, dict.fromkeys(known))
+    builder = tfds.builder(name, data_dir=data_dir)
+    if download:
+        builder.download_and_prepare()
+    elif not tf.io.gfile.exists(f"{builder.data_dir}/dataset_info.json"):
+        raise FileNotFoundError(
+            f"{dataset} is not in {builder.data_dir}: pass --data_dir=DIR, the directory that "
+            f"holds {name!r}, or --download to let TFDS fetch and prepare it there."
+        )
+    image_key, label_key = (builder.info.supervised_keys or ("", ""))[:2]
+    features = dict(builder.info.features.items())
+    image, classes = features.get(image_key), features.get(label_key)
+    if not (
+        isinstance(image, tfds.features.Image) and isinstance(classes, tfds.features.ClassLabel)
+    ):
+        raise ValueError(f"{dataset} declares no image with a class label: choose another set.")
+
+    side = image.shape[0] if image.shape[0] == image.shape[1] else None
+
+    def labels_of(split: str) -> np.ndarray:
+        decoders = tfds.decode.PartialDecoding({label_key: classes})
+        batches = builder.as_dataset(split=split, decoders=decoders).batch(10_000)
+        return np.concatenate([batch[label_key].numpy() for batch in batches])
+
+    def read(split: str, kept: np.ndarray, labels: np.ndarray) -> Examples:
+        mask = np.zeros(len(labels), bool)
+        mask[kept] = True
+        encoded = builder.as_dataset(
+            split=split, decoders={image_key: tfds.decode.SkipDecoding()}
+        ).map(lambda example: example[image_key])
+        chosen = encoded.enumerate().filter(lambda i, _: tf.gather(mask, i))
+        batches = chosen.map(lambda _, image: image).batch(10_000)
+        examples = Examples(tf.concat(list(batches), axis=0), labels[kept])
+        return examples.decoded() if side and side <= SMALL else examples
+
+    measured = [split for split in ("test", "validation") if split in builder.info.splits]
+    labels = {split: labels_of(split) for split in ("train", *measured)}
+    # Some sets publish their test images without labels: all -1.
+    measured = [split for split in measured if labels[split].max() >= 0]
+    if not measured:
+        raise ValueError(f"{dataset} has no labelled test or validation split to measure on.")
+    test = measured[0]
+    for split in ("train", test):
+        check_labels(labels[split], classes.num_classes, f"{dataset} {split}")
+    return Source(
+        labels["train"],
+        lambda kept: read("train", kept, labels["train"]),
+        read(test, np.arange(len(labels[test])), labels[test]),
+        classes.names,
+        side,
+    )
+
+
+def check_labels(labels: np.ndarray, num_classes: int, where: str, first: int = 0):
+    """Refuses labels outside [0, num_classes), naming the first by its index plus `first`."""
+    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(bad):
+        raise ValueError(
+            f"{where}: example {first + bad[0]} has label {labels[bad[0]]}, but labels go from 0 "
+            f"to {num_classes - 1} ({len(bad)} such examples); correct the labels or the classes."
+        )
