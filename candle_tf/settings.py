@@ -48,7 +48,8 @@ class Settings:
     workdir: str = setting("", "Directory of this run: flags, logs, checkpoints, metrics, exports.")
     dataset: str = setting(
         "digits",
-        "'digits'; 'tfds:NAME' for a set of TFDS; or images of your own: 'folder:DIR' of class "
+        f"{', '.join(name for name in data.CATALOG if ':' not in name)}; 'tfds:NAME' for a set of "
+        "TFDS, 'tfds:NAME,TRAIN,TEST' for splits of it; or your own images: 'folder:DIR' of class "
         "folders, 'list:TRAIN.txt,TEST.txt' of 'path label' lines, 'csv:FILE' with columns path, "
         "label and maybe split.",
     )

@@ -339,6 +339,9 @@ def load_data(settings: Settings) -> data.LongTailedData:
 def build_student(settings: Settings, num_classes: int) -> tf.keras.Model:
     name, arguments = parse_spec(settings.student)
     tf.keras.utils.set_random_seed(settings.seed)
+    if name in students.STUDENTS:  # those of larq-zoo have their own
+        info = data.info_of(settings.dataset)
+        arguments = {"mean": info.mean, "std": info.std, **arguments} if info.mean else arguments
     with arguments_of("student", settings.student):
         student = students.find(name)(num_classes, settings.image_size, **arguments)
     return resolve(settings).network(bits.at_bits(student, settings.student_bits))

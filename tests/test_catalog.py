@@ -3,6 +3,7 @@ import pytest
 import tensorflow_datasets as tfds
 from candle_tf import data
 from candle_tf.data.sources import check_labels
+from PIL import Image
 
 
 def images_of(examples) -> set[bytes]:
@@ -99,6 +100,48 @@ def test_set_that_is_not_in_the_directory(tmp_path):
 def test_validation_split_out_of_range(split):
     with pytest.raises(ValueError, match="share in"):
         data.load("digits", validation_split=split)
+
+
+@pytest.mark.parametrize("name", [name for name in data.CATALOG if name != "digits"])
+def test_what_is_declared_fits_together(name):
+    info = data.info_of(name)
+    assert 0 < info.bounds[0] < info.bounds[1] < info.classes
+    assert all(0 <= e < 1 for factors in info.label_smoothing.values() for e in factors)
+    assert all(0.25 < m < 0.7 for m in info.mean) and all(0.15 < s < 0.34 for s in info.std)
+    assert bool(info.source) == bool(info.where) == (not name.startswith("tfds:"))
+    assert not info.source or info.source.partition(":")[0] in ("list", "csv", "folder")
+    assert data.info_of(f"{name},train,test") is info
+
+
+def test_splits_of_tfds(shared_data):
+    root = str(shared_data / "tfds")
+    some = data.load("tfds:cifar10,train[:1%],test[50%:]", root)
+    assert (len(some.train), len(some.test)) == (500, 5000)
+    assert some.info is data.info_of("tfds:cifar10")
+    whole = data.load("tfds:cifar10", root)
+    np.testing.assert_array_equal(some.train.images, whole.train.images[:500])
+    with pytest.raises(ValueError, match="names splits: give two, as in tfds:cifar10,train,test"):
+        data.load("tfds:cifar10,train", root)
+
+
+@pytest.mark.parametrize(
+    "name, missing",
+    [("imagenet_lt", "train/ and val/ .*145 GB"), ("fruits", "Training/ and Test/")],
+)
+def test_what_is_to_be_placed_by_hand_is_said(name, missing, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"--data_dir={tmp_path} is to hold .*{missing}"):
+        data.load(name, str(tmp_path))
+
+
+def test_a_set_that_is_not_whole_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for split in ("Training", "Test"):
+        for name in "ab":
+            path = tmp_path / "fruits-360" / split / name / "1.png"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(path)
+    with pytest.raises(ValueError, match="fruits has 2 classes here but 24 as published"):
+        data.load("fruits", str(tmp_path))
 
 
 def test_ratio_that_leaves_a_class_empty():

@@ -52,6 +52,14 @@ def test_shapes(arguments, features, binary):
     assert logits.shape == (2, 7) and np.isfinite(logits).all()
 
 
+def test_pixels_are_standardized_by_channel():
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    cases = {((0.5,) * 3, (0.5,) * 3): tiny(), (mean, std): tiny(mean=mean, std=std)}
+    for (mean, std), student in cases.items():
+        first = tf.keras.Model(student.input, student.layers[1].output)
+        np.testing.assert_allclose(first(IMAGES), (IMAGES / 255 - mean) / std, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "image_size, stem, halvings", [(32, 2, 1), (48, 2, 1), (64, 2, 1), (65, 2, 2), (224, 3, 3)]
 )

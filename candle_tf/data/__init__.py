@@ -1,6 +1,6 @@
 """Data: long-tailed profiles, the catalog of sets, samplers and the tf.data pipeline."""
 
-from candle_tf.data.catalog import CATALOG, DatasetInfo, LongTailedData, load
+from candle_tf.data.catalog import CATALOG, DatasetInfo, LongTailedData, info_of, load
 from candle_tf.data.examples import Examples
 from candle_tf.data.long_tail import PROFILES, long_tail_counts, long_tail_subset
 from candle_tf.data.own_files import ON_BAD_IMAGE
@@ -20,6 +20,7 @@ __all__ = [
     "LongTailedData",
     "absolute",
     "evaluation_batches",
+    "info_of",
     "load",
     "long_tail_counts",
     "long_tail_subset",

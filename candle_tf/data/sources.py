@@ -25,10 +25,15 @@ def of_csv(names: str, data_dir: str | None):
     return own_files.read_csv(train, test or None, data_dir)
 
 
+def of_folder(name: str, data_dir: str | None):
+    below = os.path.join(data_dir or "", name)
+    return own_files.read_folder(below if os.path.isdir(below) else name)
+
+
 OWN = {  # kind -> (what follows the colon, the image root) -> train, test and image root
     "list": of_lists,
     "csv": of_csv,
-    "folder": lambda directory, data_dir: own_files.read_folder(directory),
+    "folder": of_folder,
 }
 SMALL = 64  # pixels a side: such images are decoded once and held so
 
@@ -42,6 +47,14 @@ class Source:
     test: Examples
     class_names: list[str]
     image_size: int | None
+
+
+def known() -> list[str]:
+    """What `read` takes, for messages."""
+    import tensorflow_datasets as tfds
+
+    own = ["folder:DIR", "csv:FILE", "list:TRAIN.txt,TEST.txt"]
+    return [*own, *(f"tfds:{name}" for name in tfds.list_builders())]
 
 
 def read(
@@ -85,10 +98,9 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
     import tensorflow_datasets as tfds
 
     kind, _, name = dataset.partition(":")
+    name, *splits = name.split(",")
     if kind != "tfds" or re.split("[/:]", name)[0] not in tfds.list_builders():
-        known = ["digits", "folder:DIR", "csv:FILE", "list:TRAIN.txt,TEST.txt"]
-        known += [f"tfds:{name}" for name in tfds.list_builders()]
-        lookup("dataset", dataset, dict.fromkeys(known))
+        lookup("dataset", dataset, dict.fromkeys(known()))
     builder = tfds.builder(name, data_dir=data_dir)
     if download:
         builder.download_and_prepare()
@@ -97,8 +109,11 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
             f"{dataset} is not in {builder.data_dir}: pass --data_dir=DIR, the directory that "
             f"holds {name!r}, or --download to let TFDS fetch and prepare it there."
         )
-    image_key, label_key = (builder.info.supervised_keys or ("", ""))[:2]
     features = dict(builder.info.features.items())
+    kinds = tfds.features.Image, tfds.features.ClassLabel
+    only = [[n for n, feature in features.items() if type(feature) is kind] for kind in kinds]
+    only = tuple(names[0] if len(names) == 1 else "" for names in only)
+    image_key, label_key = (builder.info.supervised_keys or only)[:2]
     image, classes = features.get(image_key), features.get(label_key)
     if not (
         isinstance(image, tfds.features.Image) and isinstance(classes, tfds.features.ClassLabel)
@@ -123,18 +138,22 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
         examples = Examples(tf.concat(list(batches), axis=0), labels[kept])
         return examples.decoded() if side and side <= SMALL else examples
 
-    measured = [split for split in ("test", "validation") if split in builder.info.splits]
-    labels = {split: labels_of(split) for split in ("train", *measured)}
+    if splits and len(splits) != 2:
+        raise ValueError(f"{dataset} names splits: give two, as in tfds:{name},train,test.")
+    train, *measured = splits or ("train", "test", "validation")
+    if not splits:
+        measured = [split for split in measured if split in builder.info.splits]
+    labels = {split: labels_of(split) for split in (train, *measured)}
     # Some sets publish their test images without labels: all -1.
     measured = [split for split in measured if labels[split].max() >= 0]
     if not measured:
         raise ValueError(f"{dataset} has no labelled test or validation split to measure on.")
     test = measured[0]
-    for split in ("train", test):
+    for split in (train, test):
         check_labels(labels[split], classes.num_classes, f"{dataset} {split}")
     return Source(
-        labels["train"],
-        lambda kept: read("train", kept, labels["train"]),
+        labels[train],
+        lambda kept: read(train, kept, labels[train]),
         read(test, np.arange(len(labels[test])), labels[test]),
         classes.names,
         side,

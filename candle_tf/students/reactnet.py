@@ -1,8 +1,11 @@
 """ReActNet-A (Liu et al., ECCV 2020, arXiv 2003.03488), the paper's student, and its layers."""
 
+from collections.abc import Sequence
+
 import larq as lq
 import tensorflow as tf
 from candle_tf.students.bits import pad_value
+from candle_tf.students.inputs import HALF, standardize
 
 CHANNELS = (64, 128, 128, 256, 256, *[512] * 6, 1024, 1024)
 
@@ -64,6 +67,8 @@ def reactnet_a(
     kernel_quantizer="ste_sign",
     kernel_constraint="weight_clip",
     norm_momentum: float = 0.9,
+    mean: Sequence[float] = HALF,
+    std: Sequence[float] = HALF,
 ) -> tf.keras.Model:
     """MobileNetV1's plan in binary: each block a 3x3 and a 1x1 convolution, each with a shortcut.
 
@@ -78,6 +83,7 @@ def reactnet_a(
         input_quantizer: q of the `RSign` in front of each convolution.
         kernel_quantizer, kernel_constraint: as in `larq.layers.QuantConv2D`.
         norm_momentum: of the moving averages of batch norm.
+        mean, std: of the pixels by channel, as shares of 255.
 
     Returns:
         A functional model (batch, image_size, image_size, 3) -> logits (batch, num_classes), with
@@ -112,7 +118,7 @@ def reactnet_a(
     if stem < 1:
         raise ValueError(f"width {width} leaves the network without channels.")
     images = tf.keras.Input((image_size, image_size, 3), name="images")
-    x = tf.keras.layers.Rescaling(1 / 127.5, offset=-1.0)(images)
+    x = standardize(images, mean, std)
     strides = 2 if image_size >= 64 else 1
     x = tf.keras.layers.Conv2D(stem, 3, strides=strides, padding="same", use_bias=False)(x)
     x = norm(x)

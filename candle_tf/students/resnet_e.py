@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import larq as lq
 import tensorflow as tf
 from candle_tf.students.bits import pad_value
+from candle_tf.students.inputs import HALF, standardize
 
 
 def resnet_e(
@@ -17,6 +18,8 @@ def resnet_e(
     kernel_quantizer="ste_sign",
     kernel_constraint="weight_clip",
     norm_momentum: float = 0.9,
+    mean: Sequence[float] = HALF,
+    std: Sequence[float] = HALF,
 ) -> tf.keras.Model:
     """Full-precision stem and classifier, binary 3x3 convolutions each with its own shortcut.
 
@@ -33,6 +36,7 @@ def resnet_e(
         blocks: convolutions a stage.
         input_quantizer, kernel_quantizer, kernel_constraint: as in `larq.layers.QuantConv2D`.
         norm_momentum: of the moving averages of batch norm.
+        mean, std: of the pixels by channel, as shares of 255.
 
     Returns:
         A functional model (batch, image_size, image_size, 3) -> logits (batch, num_classes), with
@@ -70,7 +74,7 @@ def resnet_e(
             f"width {width} and blocks {blocks} leave a stage without channels or blocks."
         )
     images = tf.keras.Input((image_size, image_size, 3), name="images")
-    x = tf.keras.layers.Rescaling(1 / 127.5, offset=-1.0)(images)
+    x = standardize(images, mean, std)
     halvings = max(1, math.ceil(math.log2(image_size / 32)))
     thin = (max(1, channels // 4), 1 if halvings == 1 else 2)
     for filters, strides in [thin] + [(channels, 2)] * max(1, halvings - 1):
