@@ -35,6 +35,16 @@ def run(tmp_path_factory):
     return workdir, done.stdout
 
 
+def test_describe(tmp_path):
+    done = script("describe", "--dataset=digits", "--imbalance_ratio=20", f"--output={tmp_path}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "10 classes" in done.stdout and "imbalance ratio 20" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"distribution.png", "images.png"}
+    unknown = script("describe", "--dataset=folder:/nowhere")
+    assert unknown.returncode == 1
+    assert unknown.stderr.splitlines()[-1].endswith("name one of class folders.")
+
+
 def test_train_ends_with_the_table(run):
     workdir, printed = run
     overall = json.loads((workdir / "metrics.json").read_text())["student"]["test"]["overall"]

@@ -1,0 +1,93 @@
+"""What is in a data set: counts, groups, pixels, and some of its images."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from candle_tf import data, figures, metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MEASURED_IMAGES = 2000  # mean and standard deviation of the pixels are of so many
+SHEET = 5  # classes at each end, and images of each
+
+
+def describe(examples: data.LongTailedData) -> str:
+    """Counts, imbalance, groups of classes and pixels as lines of text."""
+    counts = examples.class_counts
+    order = metrics.head_to_tail(counts)
+    ends = [f"{examples.class_names[c]} ({counts[c]:,} images)" for c in order[[0, -1]]]
+    mean, std, sides = pixels(examples.train)
+    held_out = len(examples.validation) if examples.validation else 0
+    low, high = ("x".join(map(str, side)) for side in sides)
+    return "\n".join(
+        [
+            f"{len(counts):,} classes, {len(examples.train):,} training, {held_out:,} validation "
+            f"and {len(examples.test):,} test images",
+            f"imbalance ratio {counts.max() / counts.min():.4g}: from {ends[0]} to {ends[1]}",
+            f"by rank: {sizes(metrics.rank_groups(counts, examples.info.bounds), counts)}",
+            f"by shots: {sizes(metrics.shot_groups(counts), counts)}",
+            f"height x width from {low} to {high}; pixels by channel, as shares of 255: "
+            f"mean {', '.join(f'{m:.4f}' for m in mean)}; std {', '.join(f'{s:.4f}' for s in std)}",
+        ]
+    )
+
+
+def sizes(groups: Mapping[str, np.ndarray], counts: np.ndarray) -> str:
+    return ", ".join(
+        f"{name} {len(members):,} classes ({counts[members].sum():,} images)"
+        for name, members in groups.items()
+    )
+
+
+def pixels(examples: data.Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and standard deviation by channel, (3,), and least and largest (height, width), (2, 2).
+
+    Of `MEASURED_IMAGES` images, evenly spread; the first two are shares of 255, each image weighing
+    the same.
+    """
+    chosen = np.unique(np.linspace(0, len(examples) - 1, MEASURED_IMAGES).astype(int))
+    moments, sides = [], []
+    for i in chosen:
+        image = examples.image(i).numpy() / 255
+        sides.append(image.shape[:2])
+        moments.append([image.mean(axis=(0, 1)), (image**2).mean(axis=(0, 1))])
+    mean, square = np.mean(moments, axis=0)
+    return mean, np.sqrt(square - mean**2), np.array([np.min(sides, axis=0), np.max(sides, axis=0)])
+
+
+def contact_sheet(examples: data.LongTailedData) -> "Figure":
+    """Images of the largest and the smallest classes, a row a class."""
+    order = metrics.head_to_tail(examples.class_counts)
+    images, captions = [], []
+    for c in dict.fromkeys([*order[:SHEET], *order[-SHEET:]]):
+        members = np.flatnonzero(examples.train.labels == c)[:SHEET]
+        name = figures.short(examples.class_names[c])
+        for place in range(SHEET):
+            if place < len(members):
+                images.append(examples.train.image(members[place]).numpy().astype(np.uint8))
+                captions.append((f"{name} ({examples.class_counts[c]:,})",))
+            else:
+                images.append(np.full((8, 8, 3), 255, np.uint8))
+                captions.append(())
+    return figures.image_grid(images, captions, SHEET)
+
+
+def write_pictures(examples: data.LongTailedData, directory: str | os.PathLike) -> list[Path]:
+    """Writes distribution.png, the classes by count, and images.png, some of head and tail.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
+    distribution = figures.class_distribution(
+        examples.class_counts, examples.class_names, examples.info.bounds
+    )
+    made = {"distribution.png": distribution, "images.png": contact_sheet(examples)}
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    paths = [Path(directory, name) for name in made]
+    for path, figure in zip(paths, made.values()):
+        figure.savefig(path)
+    return paths

@@ -1,0 +1,36 @@
+"""Says what is in a data set, and what of it cannot be read.
+
+    python scripts/describe.py --dataset=folder:photos
+    python scripts/describe.py --dataset=tfds:cifar10 --data_dir=DIR --output=OUT
+
+With --output, the distribution of the classes and a sheet of head and tail images are drawn there.
+"""
+
+import dataclasses
+
+import run_flags
+from absl import app, flags
+from candle_tf import description, training
+from candle_tf.benchmark import DATA
+from candle_tf.settings import Settings
+
+OF_DATA = {*DATA, "data_dir", "download", "seed"} - {"on_bad_image"}
+
+flags.DEFINE_string("output", None, "Directory of the pictures; none are drawn if not given.")
+
+
+def describe():
+    # What cannot be read is said, and does not keep the rest from being described.
+    settings = dataclasses.replace(run_flags.settings(), on_bad_image="skip")
+    examples = training.load_data(settings)
+    print(description.describe(examples))
+    if flags.FLAGS.output:
+        for path in description.write_pictures(examples, flags.FLAGS.output):
+            print(f"Wrote {path}")
+
+
+if __name__ == "__main__":
+    others = (field.name for field in dataclasses.fields(Settings) if field.name not in OF_DATA)
+    run_flags.define(omit=tuple(others))
+    flags.adopt_module_key_flags(run_flags)
+    app.run(run_flags.main_of(describe))
