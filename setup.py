@@ -33,6 +33,6 @@ setup(
         "benchmark": BENCHMARK,
         "edge": EDGE,
         "report": REPORT,
-        "test": ["pytest>=7", "pytest-xdist>=3", "ruff>=0.17,<0.18", *BENCHMARK, *EDGE],
+        "test": ["dill", "pytest>=7", "pytest-xdist>=3", "ruff>=0.17,<0.18", *BENCHMARK, *EDGE],
     },
 )

@@ -104,11 +104,6 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
     builder = tfds.builder(name, data_dir=data_dir)
     if download:
         builder.download_and_prepare()
-    elif not tf.io.gfile.exists(f"{builder.data_dir}/dataset_info.json"):
-        raise FileNotFoundError(
-            f"{dataset} is not in {builder.data_dir}: pass --data_dir=DIR, the directory that "
-            f"holds {name!r}, or --download to let TFDS fetch and prepare it there."
-        )
     features = dict(builder.info.features.items())
     kinds = tfds.features.Image, tfds.features.ClassLabel
     only = [[n for n, feature in features.items() if type(feature) is kind] for kind in kinds]
@@ -124,7 +119,13 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
 
     def labels_of(split: str) -> np.ndarray:
         decoders = tfds.decode.PartialDecoding({label_key: classes})
-        batches = builder.as_dataset(split=split, decoders=decoders).batch(10_000)
+        try:
+            batches = builder.as_dataset(split=split, decoders=decoders).batch(10_000)
+        except AssertionError as error:  # as TFDS says that it is not there
+            raise FileNotFoundError(
+                f"{dataset} is not in {builder.data_dir}: pass --data_dir=DIR, the directory that "
+                f"holds {name!r}, or --download to let TFDS fetch and prepare it there."
+            ) from error
         return np.concatenate([batch[label_key].numpy() for batch in batches])
 
     def read(split: str, kept: np.ndarray, labels: np.ndarray) -> Examples:
