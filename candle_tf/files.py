@@ -39,10 +39,24 @@ def locked(directory: str | os.PathLike) -> Iterator[Path]:
         yield path
 
 
+def cache_directory() -> Path:
+    """Where what was found out about a user's data is kept; it may be deleted at any time."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home, "candle_tf")
+
+
 def write_text(path: Path, text: str):
     """Writes beside `path` and renames into place, so that a reader never sees half of it."""
     written = path.with_name(path.name + ".tmp")
     written.write_text(text, encoding="utf-8")
+    os.replace(written, path)
+
+
+def write_array(path: Path, array: np.ndarray):
+    """As `write_text`, an array as .npy; makes the directory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_name(f"{os.getpid()}_{path.name}")
+    np.save(written, array)
     os.replace(written, path)
 
 

@@ -9,6 +9,14 @@ import tensorflow as tf
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """What is found out about data is not written to the user's cache, nor taken from there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
     """The directory of real data beside the repository: `tfds/` and `weights/`."""

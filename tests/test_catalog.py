@@ -124,6 +124,19 @@ def test_splits_of_tfds(shared_data):
         data.load("tfds:cifar10,train", root)
 
 
+def test_labels_of_tfds_are_read_once(shared_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    spec, root = "tfds:cifar10,test[:40],test[40:70]", str(shared_data / "tfds")
+    first = data.load(spec, root)
+    assert len(list((tmp_path / "candle_tf").glob("labels_*.npy"))) == 2
+    monkeypatch.setattr(
+        tfds.decode.PartialDecoding, "__init__", lambda *a: pytest.fail("read again")
+    )
+    again = data.load(spec, root)
+    for name in ("train", "test"):
+        np.testing.assert_array_equal(getattr(again, name).labels, getattr(first, name).labels)
+
+
 @pytest.mark.parametrize(
     "name, missing",
     [("imagenet_lt", "train/ and val/ .*145 GB"), ("fruits", "Training/ and Test/")],
@@ -133,8 +146,7 @@ def test_what_is_to_be_placed_by_hand_is_said(name, missing, tmp_path):
         data.load(name, str(tmp_path))
 
 
-def test_a_set_that_is_not_whole_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_a_set_that_is_not_whole_is_refused(tmp_path):
     for split in ("Training", "Test"):
         for name in "ab":
             path = tmp_path / "fruits-360" / split / name / "1.png"

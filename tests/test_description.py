@@ -8,9 +8,8 @@ from PIL import Image
 
 
 @pytest.fixture
-def photos(tmp_path, monkeypatch):
+def photos(tmp_path):
     """Five classes of 12, 9, 6, 3 and 2 training images, all of one color each."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for split in ("train", "test"):
         for c, count in enumerate((12, 9, 6, 3, 2)):
             for i in range(count if split == "train" else 1):

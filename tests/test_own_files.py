@@ -11,11 +11,6 @@ from PIL import Image
 COUNTS = {"cat": (6, 2), "dog": (4, 2), "emu": (2, 2)}  # training and test images
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture
 def tree(tmp_path):
     """Class folders of both splits; every image has a color of its own."""

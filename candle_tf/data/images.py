@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.files import write_text
+from candle_tf.files import cache_directory, write_text
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF")
@@ -102,14 +102,13 @@ def problems_of(paths: Sequence[str], cache: str | os.PathLike | None = None) ->
 
     Args:
         paths: of the files.
-        cache: directory of what was found; by default `candle_tf` in the user's own cache.
+        cache: directory of what was found; that of `files.cache_directory` by default.
     """
     with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
         stamps = pool.map(stamp_of, np.array_split(np.array(paths, object), 64))
         state = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape"))
         state.update(np.concatenate(list(stamps)).tobytes())
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        found = Path(cache or os.path.join(home, "candle_tf")) / f"images_{state.hexdigest()[:16]}"
+        found = Path(cache or cache_directory()) / f"images_{state.hexdigest()[:16]}.json"
         if found.exists():
             return {int(i): why for i, why in json.loads(found.read_text("utf-8")).items()}
         every = enumerate(pool.map(problem_of, paths, chunksize=256))

@@ -1,15 +1,19 @@
 """Where sets come from: scikit-learn's digits, TFDS, and a user's own files."""
 
+import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from candle_tf.data import own_files
 from candle_tf.data.examples import Examples
 from candle_tf.data.long_tail import draw_per_class
+from candle_tf.files import cache_directory, write_array
 from candle_tf.registry import lookup
 
 
@@ -118,6 +122,10 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
     side = image.shape[0] if image.shape[0] == image.shape[1] else None
 
     def labels_of(split: str) -> np.ndarray:
+        known = cache_directory() / f"labels_{state_of(builder.data_dir, split)}.npy"
+        prepared = os.path.isdir(builder.data_dir)  # not where TFDS mocks it
+        if prepared and known.exists():
+            return np.load(known)
         decoders = tfds.decode.PartialDecoding({label_key: classes})
         try:
             batches = builder.as_dataset(split=split, decoders=decoders).batch(10_000)
@@ -126,7 +134,11 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
                 f"{dataset} is not in {builder.data_dir}: pass --data_dir=DIR, the directory that "
                 f"holds {name!r}, or --download to let TFDS fetch and prepare it there."
             ) from error
-        return np.concatenate([batch[label_key].numpy() for batch in batches])
+        labels = np.concatenate([batch[label_key].numpy() for batch in batches])
+        if prepared:
+            with contextlib.suppress(OSError):  # a cache that cannot be written is no fault
+                write_array(known, labels)
+        return labels
 
     def read(split: str, kept: np.ndarray, labels: np.ndarray) -> Examples:
         mask = np.zeros(len(labels), bool)
@@ -159,6 +171,14 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
         classes.names,
         side,
     )
+
+
+def state_of(directory: str, split: str) -> str:
+    """A digest of a prepared set's files, their sizes and times of change, and a split of it."""
+    paths = sorted(Path(directory).glob("*"))
+    stamps = ((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+    text = repr((os.path.abspath(directory), split, *stamps))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check_labels(labels: np.ndarray, num_classes: int, where: str, first: int = 0):

@@ -119,7 +119,6 @@ PLACED = {
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.stem}-{path.stem}")
 def test_two_updates(path, photo, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(training, "write_report", lambda *a, **k: "no report")
     settings = settings_of(path, data_dir=str(tmp_path), workdir=str(tmp_path / "run"))
     info = data.info_of(settings.dataset)
