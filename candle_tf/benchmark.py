@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from candle_tf import training
 from candle_tf.data import LongTailedData
+from candle_tf.data.sources import OWN
 from candle_tf.files import locked, write_text
 from candle_tf.methods import METHODS
 from candle_tf.model import StudentModel
@@ -33,8 +34,8 @@ DATA = (  # a run's images
     "validation_split",
     "on_bad_image",
 )
-STUDENT = ("dataset", "student", "student_bits", "image_size", "resolutions", "method")
-TEACHER = (*OF_TEACHER, "teacher_image_size")
+STUDENT = ("dataset", "student", "student_bits", "image_size", "resolutions", "method", "precision")
+TEACHER = (*OF_TEACHER, "teacher_image_size", "precision")
 PLANNED = ("workdir", "first_stage", "method", "seed")  # what the benchmark itself decides
 
 
@@ -104,7 +105,8 @@ def plan(
                     first = placed(f"{dataset}, {row}", first, output)
                     settings = dataclasses.replace(settings, first_stage=first.workdir)
                     firsts.setdefault(first.workdir, Cell(dataset, "", first))
-                other_data = any(getattr(settings, n) != getattr(seeded, n) for n in DATA)
+                data = resolved(seeded)
+                other_data = any(getattr(settings, n) != getattr(data, n) for n in DATA)
                 cells.append(Cell(dataset, row, settings, other_data))
     rows = {cell.settings.workdir for cell in cells}
     return [*(cell for workdir, cell in firsts.items() if workdir not in rows), *cells]
@@ -142,7 +144,8 @@ def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Sett
             raise ValueError(f"{spec!r}: a label is not empty and has no | or line break.")
         if label in made:
             raise ValueError(f"Two rows are called {label!r}: write 'LABEL = NAME:FLAG=VALUE'.")
-        name, arguments = parse_spec(changes)
+        own = changes.partition(":")[0] in OWN  # whose paths are no arguments
+        name, arguments = (changes, {}) if own else parse_spec(changes)
         try:
             for argument in arguments:
                 lookup("flag", argument, names)
@@ -166,7 +169,7 @@ def check_parts(cells: Sequence[Cell]):
 
     teachers, students, stores = set(), set(), {}
     unfinished = [cell for cell in cells if not cell.results]
-    for _, group in itertools.groupby(unfinished, lambda cell: values(cell, DATA)):
+    for _, group in itertools.groupby(unfinished, lambda cell: values(cell, (*DATA, "seed"))):
         examples = None  # of one data set at a time: they may be large
         for cell in group:
             settings = cell.settings
@@ -178,7 +181,8 @@ def check_parts(cells: Sequence[Cell]):
                     training.build_teacher(settings)
                 if student not in students:
                     students.add(student)
-                    network = training.build_student(settings, len(examples.class_names))
+                    with training.computing_in(settings.precision):
+                        network = training.build_student(settings, len(examples.class_names))
                     StudentModel(network, settings.resolutions)
                 if settings.teacher_views:
                     check_store(settings, examples, stores)
@@ -193,8 +197,8 @@ def check_store(settings: Settings, examples: LongTailedData, stores: dict[Path,
     directory = training.store_directory(settings)
     if stores.setdefault(directory, made_of) != made_of:
         raise ValueError(
-            f"--teacher_store={directory} is to serve cells of other images, seeds or teachers "
-            "too: leave it out, so that each has its own."
+            f"--teacher_store={directory} is to serve cells of other images, samplers, seeds or "
+            "teachers too: leave it out, so that each has its own."
         )
 
 

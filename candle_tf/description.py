@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MEASURED_IMAGES = 2000  # mean and standard deviation of the pixels are of so many
+LARGEST = 400  # pixels of a side on the sheet
 SHEET = 5  # classes at each end, and images of each
 
 
@@ -68,7 +69,9 @@ def contact_sheet(examples: data.LongTailedData) -> "Figure":
         name = figures.short(examples.class_names[c])
         for place in range(SHEET):
             if place < len(members):
-                images.append(examples.train.image(members[place]).numpy().astype(np.uint8))
+                image = examples.train.image(members[place]).numpy().astype(np.uint8)
+                step = -(-max(image.shape) // LARGEST)  # photographs are not held whole
+                images.append(image[::step, ::step].copy())
                 captions.append((f"{name} ({examples.class_counts[c]:,})",))
             else:
                 images.append(np.full((8, 8, 3), 255, np.uint8))

@@ -47,7 +47,7 @@ def cache_directory() -> Path:
 
 def write_text(path: Path, text: str):
     """Writes beside `path` and renames into place, so that a reader never sees half of it."""
-    written = path.with_name(path.name + ".tmp")
+    written = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     written.write_text(text, encoding="utf-8")
     os.replace(written, path)
 

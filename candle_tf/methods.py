@@ -110,7 +110,9 @@ def class_balanced_focal(class_counts: np.ndarray) -> tf.keras.losses.Loss:
 
 
 def with_cosine_classifier(student: tf.keras.Model) -> tf.keras.Model:
-    classifier = classifiers.CosineClassifier(student.output_shape[-1], name="logits")
+    classifier = classifiers.CosineClassifier(
+        student.output_shape[-1], name="logits", dtype="float32"
+    )
     features = student.get_layer("features").output
     return tf.keras.Model(student.input, classifier(features), name=student.name)
 

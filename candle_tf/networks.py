@@ -33,13 +33,25 @@ def reconfigured(network: tf.keras.Model, change: Callable[[dict], None]) -> tf.
 
 
 def at_policy(network: tf.keras.Model, policy: str) -> tf.keras.Model:
-    """The same network and weights in new layers that compute by a Keras mixed-precision policy."""
+    """The same network and weights in new layers that compute by a Keras mixed-precision policy.
+
+    Raises:
+        ValueError: for a network with layers that cannot be made again from their configs.
+    """
 
     def change(config: dict):
         if "dtype" in config:
             config["dtype"] = policy
+        for layer in config.get("layers", ()):  # of a network within the network
+            change(layer["config"])
 
-    return reconfigured(network, change)
+    try:
+        return reconfigured(network, change)
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError(
+            f"The network {network.name!r} cannot be made again in {policy} ({error}): leave "
+            "--precision out."
+        ) from error
 
 
 def any_size(network: tf.keras.Model) -> tf.keras.Model:

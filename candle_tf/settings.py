@@ -100,8 +100,8 @@ class Settings:
     )
     teacher_store: str | None = setting(
         None,
-        "Directory of what the teacher makes of --teacher_views, for runs of the same images, seed "
-        "and calibration to share; teacher_store in --workdir if not given.",
+        "Directory of what the teacher makes of --teacher_views, for runs of the same images, "
+        "sampler, seed and calibration to share; teacher_store in --workdir if not given.",
     )
     teacher: str = setting(
         "letters",
@@ -144,8 +144,8 @@ class Settings:
     )
     precision: str = setting(
         "float32",
-        f"Of the computations while training: {', '.join(PRECISIONS)}; weights, losses and what is "
-        "evaluated and exported stay in float32.",
+        f"Of the computations in training, and of the teacher: {', '.join(PRECISIONS)}; weights, "
+        "losses and the student that is evaluated and exported stay in float32.",
     )
     image_size: int = setting(32, "Side in pixels of the images that the student sees.")
     resolutions: tuple[int, ...] = setting(

@@ -21,9 +21,9 @@ class TeacherStore:
     """The features and logits of fixed views of the training images, in place of the teacher.
 
     After FKD (Shen & Xing, ECCV 2022, arXiv 2112.01528), which keeps soft labels: the views are
-    drawn once, the teacher sees each once, and training goes through an image's views in turn, from
-    the first again after the last. An image has as many views as the sampler brings it in V epochs:
-    of class-balanced batches it is the tail's few images that want many.
+    drawn once, the teacher sees each once, and training goes through an image's views about in
+    turn, from the first again after the last. An image has as many views as the sampler brings it
+    in V epochs: of class-balanced batches it is the tail's few images that want many.
 
     With several resolutions each view has one, as often as the model draws it; a batch takes views
     of one size.
@@ -79,7 +79,7 @@ class TeacherStore:
             ValueError: if another process is at it, or the features exceed half precision.
             OSError: if there is no room for them.
         """
-        teacher = tf.function(self.model.teacher)
+        teacher = tf.function(self.model.teacher, reduce_retracing=True)
         self.rows.check()
         if len(self.rows) >= len(self):
             return
@@ -171,7 +171,7 @@ class TeacherStore:
         starts = np.cumsum(counts).reshape(counts.shape) - counts
         names = [name for name in records.dtype.names if name != "checksum"]
         length = epoch_length(labels, self.sampler)
-        comings = np.ceil(expected_comings(labels, self.sampler, 1.0) - 1e-9).astype(int)  # at most
+        comings = expected_comings(labels, self.sampler, 0.5)
 
         def in_turn(order, _, number):
             place = tf.range(length, dtype=tf.int64)
@@ -180,7 +180,8 @@ class TeacherStore:
             else:
                 steps = (place + number * length) // batch_size
             which = tf.stack([order, drawn_sizes(self.model.resolution, steps)], axis=1)
-            turn = number * tf.gather(comings, order) + occurrence(order)
+            came = tf.floor(tf.cast(number, tf.float64) * tf.gather(comings, order) + 1e-6)
+            turn = tf.cast(came, tf.int64) + occurrence(order)  # about: draws are random
             turn %= tf.gather_nd(counts, which)
             return {"row": tf.gather(by_image, tf.gather_nd(starts, which) + turn)}
 
@@ -217,8 +218,11 @@ def sources(
     seed: int,
 ) -> dict:
     """What a store follows from, but for the teacher's classifier: known before it is trained."""
-    starts = range(0, len(examples), 1024)  # not all of them twice in memory
-    images = (examples.images[i : i + 1024].numpy() for i in starts)
+    if examples.on_disk:
+        images = examples.files()
+    else:
+        starts = range(0, len(examples), 1024)  # not all of them twice in memory
+        images = (examples.images[i : i + 1024].numpy() for i in starts)
     return {
         **teacher.identity(),
         "images (set, ratio, split or seed)": fingerprint(

@@ -79,7 +79,7 @@ def run(settings: Settings) -> dict:
         check_store(settings, examples, teacher)
     for each in filter(None, (first, settings)):
         check_sampler(each, examples)
-    with claimed_workdir(settings, examples.class_names) as workdir:
+    with claimed_workdir(settings, examples) as workdir:
         if first:
             run(first)
         results = execute(settings, method, first, teacher, student, examples, seconds)

@@ -5,11 +5,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from candle_tf.data import LongTailedData
 from candle_tf.files import locked, write_text
 from candle_tf.settings import Settings
 
 FLAG_FILE, METRICS_FILE, HISTORY_FILE = "flags.cfg", "metrics.json", "history.csv"
 PREDICTIONS_FILE, CLASSES_FILE = "predictions.npz", "class_names.json"
+IMAGES_FILE = "images.txt"  # a digest of what the run trains and is measured on
 CLASSIFIER_FILE = "teacher_classifier.keras"
 CALIBRATION, TEACHER_STORE = "calibration", "teacher_store"
 CHECKPOINTS, FIRST_STEP = "checkpoints", "first_step"
@@ -43,10 +45,23 @@ def check_workdir(settings: Settings):
 
 
 @contextlib.contextmanager
-def claimed_workdir(settings: Settings, class_names: list[str]) -> Iterator[Path]:
-    """Makes the workdir, writes down whose it is, and keeps other processes out of it."""
+def claimed_workdir(settings: Settings, examples: LongTailedData) -> Iterator[Path]:
+    """Makes the workdir, writes down whose it is, and keeps other processes out of it.
+
+    Raises:
+        ValueError: if the run has begun on other images, or with other classes: files change.
+    """
     with locked(settings.workdir) as workdir:
-        write_text(workdir / CLASSES_FILE, json.dumps(class_names) + "\n")
+        digest = examples.fingerprint()
+        begun = any((workdir / name).exists() for name in BEGUN)
+        if begun and (workdir / IMAGES_FILE).exists():
+            if (workdir / IMAGES_FILE).read_text(encoding="utf-8").strip() != digest:
+                raise ValueError(
+                    f"{settings.dataset} has other images or classes than when the run in "
+                    f"{settings.workdir} began: name another directory, or delete that one."
+                )
+        write_text(workdir / IMAGES_FILE, digest + "\n")
+        write_text(workdir / CLASSES_FILE, json.dumps(examples.class_names) + "\n")
         write_text(workdir / FLAG_FILE, settings.to_flags())
         yield workdir
 

@@ -90,6 +90,7 @@ def main(_):
             receiver, sender = spawn.Pipe(duplex=False)
             process = spawn.Process(target=measure, args=(name, root, sender))
             process.start()
+            sender.close()  # so that a reader which dies is seen to
             figures = receiver.recv()
             process.join()
             for column, key in zip(columns.values(), ("start", "memory", "rate")):

@@ -96,6 +96,11 @@ def test_set_that_is_not_in_the_directory(tmp_path):
         data.load("tfds:cifar100", str(tmp_path))
 
 
+def test_a_validation_split_that_holds_out_nothing_is_refused():
+    with pytest.raises(ValueError, match="less than one of the 143 images of the largest class"):
+        data.load("digits", validation_split=0.001)
+
+
 @pytest.mark.parametrize("split", [-0.1, 1.0])
 def test_validation_split_out_of_range(split):
     with pytest.raises(ValueError, match="share in"):

@@ -134,7 +134,25 @@ def test_files_are_opened_again_only_when_they_changed(tmp_path, monkeypatch):
     assert opened == []
     saved(tmp_path, "3.png")
     problems_of(paths, tmp_path / "cache")
-    assert opened == paths
+    assert sorted(opened) == paths
+
+
+def test_a_truncated_gif_of_noise(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    path = saved(tmp_path, "a.gif", Image.fromarray(noise).quantize())
+    truncated(path)
+    assert problem_of(path)
+
+
+def test_what_may_pass_is_looked_at_again(tmp_path, monkeypatch):
+    path = saved(tmp_path, "a.png")
+    monkeypatch.setattr(images, "problem_of", lambda path: f"{images.UNREADABLE} (Errno 5)")
+    assert problems_of([path], tmp_path / "cache")
+    monkeypatch.undo()
+    assert problems_of([path], tmp_path / "cache") == {}
+    (cached,) = (tmp_path / "cache").glob("*.json")
+    cached.write_text("")  # damaged
+    assert problems_of([path], tmp_path / "cache") == {}
 
 
 def test_a_cache_that_cannot_be_written_is_no_fault(tmp_path):

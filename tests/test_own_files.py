@@ -1,6 +1,7 @@
 import csv
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -143,6 +144,48 @@ def test_numbers_as_names_are_ordered_as_numbers(tree):
     assert data.load(f"csv:{path}").class_names == ["5", "6", "7", "8", "9", "10"]
 
 
+def test_a_validation_split_beside_a_test_split_is_left_out(tree, capsys):
+    for i in range(3):
+        save(tree / "val" / "cat" / f"{i}.png", (0, 0, i))
+    assert len(data.load(f"folder:{tree}").test) == 6
+    lines = [(path, label, s) for s in ("train", "test", "val") for path, label in rows_of(tree, s)]
+    path = write_csv(tree / "three.csv", ("path", "label", "split"), lines)
+    assert len(data.load(f"csv:{path}").test) == 6
+    assert capsys.readouterr().out.count("the validation split beside it is left out") == 2
+    os.rename(tree / "test", tree.parent / "elsewhere")
+    assert len(data.load(f"folder:{tree}").test) == 3
+
+
+def rows_of(tree, split):
+    return [(str(path.relative_to(tree)), path.parent.name) for path in (tree / split).rglob("*.*")]
+
+
+def test_hidden_files_and_folders_are_no_images(tree):
+    save(tree / "train" / "cat" / ".ipynb_checkpoints" / "0.png", (0, 0, 0))
+    (tree / "train" / "cat" / "._0.png").write_bytes(b"macOS")
+    assert data.load(f"folder:{tree}").class_counts.tolist() == [6, 4, 2]
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("train", "bus"):
+        for i in range(5):
+            save(tmp_path / name / f"{i}.png", (i, 0, 0))
+    assert data.load(f"folder:{tmp_path}").class_names == ["bus", "train"]
+
+
+def test_no_test_image_that_can_be_read(tree):
+    for path in (tree / "test").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="The test split .* has no image that can be read"):
+        data.load(f"folder:{tree}", on_bad_image="skip")
+
+
+def test_the_training_list_as_test_list(tree):
+    train = write_list(tree, "train")
+    with pytest.raises(ValueError, match="12 lines or images with an image that stands before"):
+        data.load(f"list:{train},{train}")
+
+
 def test_a_path_with_blanks(tree):
     save(tree / "train" / "cat" / "two  blanks.png", (1, 2, 3))
     train = write_list(tree, "train")
@@ -228,7 +271,7 @@ def test_what_is_wrong_is_counted(tree):
     "columns, lines, message",
     [
         (("file", "label"), [("a.png", "x")], "has the columns file, label: its first line must"),
-        (("path", "label"), [], r"has the columns \(none\)"),
+        (("path", "label"), [], "has no image"),
         (("path", "label"), [("a.png", "")], "no path or no label .*line 2"),
         (("path", "label", "split"), [("a.png", "x", "dev")], "no split .*line 2: 'dev'"),
         (
@@ -262,7 +305,7 @@ def test_bad_folders(tree, tmp_path):
     (tree / "train" / "yak" / "notes.txt").write_text("none yet")
     with pytest.raises(ValueError, match="with no image .*train/yak.: delete the folder"):
         data.load(f"folder:{tree}")
-    os.rename(tree / "test", tree / "later")
+    shutil.rmtree(tree / "test")
     with pytest.raises(ValueError, match="has train/ but no test/ beside it"):
         data.load(f"folder:{tree}")
     (tmp_path / "empty").mkdir()
@@ -306,3 +349,16 @@ def test_large_lists_are_read_in_order(tmp_path):
     (tmp_path / "test.txt").write_text("\n".join(f"v/{i}.jpg {i}" for i in range(50)))
     train, _, root = own_files.read_list("train.txt", "test.txt", str(tmp_path))
     assert list(train.paths) == [line.split()[0] for line in lines] and root == str(tmp_path)
+
+
+def test_a_fingerprint_is_of_the_files_wherever_they_lie(tree):
+    spec = f"folder:{tree}"
+    first = data.load(spec).fingerprint()
+    moved = tree.parent / "moved"
+    shutil.copytree(tree, moved, copy_function=shutil.copy2)
+    assert data.load(f"folder:{moved}").fingerprint() == first
+    save(moved / "train" / "cat" / "000.png", (200, 100, 50))
+    assert data.load(f"folder:{moved}").fingerprint() != first
+    os.rename(tree / "train" / "cat", tree / "train" / "zebra")
+    os.rename(tree / "test" / "cat", tree / "test" / "zebra")
+    assert data.load(spec).fingerprint() != first

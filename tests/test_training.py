@@ -358,8 +358,25 @@ def test_a_finished_run_is_not_made_again(finished):
 
 def test_a_workdir_in_use_is_refused(tmp_path):
     settings = tiny(tmp_path)
-    with claimed_workdir(settings, []), pytest.raises(ValueError, match="Another process is at"):
-        training.run(settings)
+    with claimed_workdir(settings, training.load_data(settings)):
+        with pytest.raises(ValueError, match="Another process is at"):
+            training.run(settings)
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path):
+    settings = tiny(tmp_path)
+    examples = training.load_data(settings)
+    with claimed_workdir(settings, examples) as workdir:
+        (workdir / "checkpoints").mkdir()
+    with claimed_workdir(settings, examples):
+        pass
+    for change in (
+        {"class_names": examples.class_names[::-1]},
+        {"train": examples.train.take(np.arange(1, len(examples.train)))},
+    ):
+        with pytest.raises(ValueError, match="digits has other images or classes than when"):
+            with claimed_workdir(settings, dataclasses.replace(examples, **change)):
+                pass
 
 
 def test_another_runs_workdir_is_refused(finished):

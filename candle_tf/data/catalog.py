@@ -9,6 +9,7 @@ from candle_tf.data.examples import Examples
 from candle_tf.data.long_tail import draw_per_class, long_tail_subset
 from candle_tf.data.sources import known, read
 from candle_tf.data.views import Augmentation
+from candle_tf.files import fingerprint
 from candle_tf.registry import lookup
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -178,6 +179,14 @@ class LongTailedData:
     info: DatasetInfo
     label_smoothing: tuple[float, float]
 
+    def fingerprint(self) -> str:
+        """A digest of class names, labels and, of files, their names and sizes."""
+        parts = [np.array("\0".join(self.class_names).encode())]
+        for split in (self.train, self.validation, self.test):
+            if split is not None:
+                parts += [split.labels, *(split.files() if split.on_disk else ())]
+        return fingerprint(parts)
+
 
 def load(
     dataset: str,
@@ -240,7 +249,12 @@ def load(
     if n_max is not None and imbalance_ratio is None:
         raise ValueError("n_max is of a set that is made long-tailed: give imbalance_ratio too.")
     labels = source.train_labels
-    held_out_counts = np.floor(validation_split * available).astype(int)
+    held_out_counts = np.floor(validation_split * available + 1e-6).astype(int)
+    if validation_split and not held_out_counts.any():
+        raise ValueError(
+            f"validation_split is {validation_split:g}, less than one of the {available.max()} "
+            "images of the largest class: give a larger share, or 0 to hold out none."
+        )
     held_out = draw_per_class(labels, held_out_counts, np.random.default_rng([seed, 1]))
     kept = np.setdiff1d(np.arange(len(labels)), held_out)
     if imbalance_ratio is not None:

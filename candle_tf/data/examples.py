@@ -1,10 +1,11 @@
 """Images and their labels."""
 
+import os
 from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.data.images import decode, read_image
+from candle_tf.data.images import decode, read_image, stamp_of
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,15 @@ class Examples:
         """The image, or of pixels the images, at an index: float32 (..., height, width, 3)."""
         held = tf.gather(self.images, index)
         return read_image(held) if self.on_disk else decode(held)
+
+    def files(self) -> list[np.ndarray]:
+        """Of images on disk, their names, bytes (n,), and sizes and times of change, (n, 2).
+
+        Where they lie does not matter: a set may be moved.
+        """
+        paths = [os.fsdecode(path) for path in self.images.numpy()]
+        names = np.array([os.path.basename(path).encode() for path in paths], object)
+        return [names, stamp_of(paths)[:, :2]]
 
     def decoded(self) -> "Examples":
         """With pixels for files, all of one size: decoded once, not in every epoch."""

@@ -2,8 +2,10 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
+import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,11 +18,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "BMP", "GIF")
 SIDES = 1, 20_000  # pixels
 MOST_PIXELS = 100_000_000  # more in one image is taken for a decompression bomb
-ENDS = {
-    "JPEG": b"\xff\xd9",
-    "PNG": b"IEND",
-    "GIF": b";",
-}  # what the last bytes of a whole file hold
+END_OF_JPEG = b"\xff\xd9"  # found near its end, where it is whole
+FAULTS = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
+RULES = 1  # of `problem_of`: what other rules found is found anew
 
 
 def decode(image: tf.Tensor) -> tf.Tensor:
@@ -52,7 +52,7 @@ def open_image(path: str) -> np.ndarray:
     try:
         with Image.open(path, formats=FORMATS) as image:
             return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except FAULTS as error:
         raise ValueError(f"{path} cannot be decoded ({error}).") from error
 
 
@@ -63,8 +63,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+UNREADABLE = "cannot be read"
+
+
 def problem_of(path: str) -> str | None:
-    """What keeps an image file from being read, as far as its head and tail tell."""
+    """What keeps an image file from being read.
+
+    Of a JPEG head and tail are looked at, others are decoded.
+    """
     try:
         if not os.path.getsize(path):
             return "is empty"
@@ -75,7 +81,7 @@ def problem_of(path: str) -> str | None:
             if width * height > MOST_PIXELS:
                 return f"has {width} x {height} pixels, more than {MOST_PIXELS:,}"
             file.seek(max(-4096, -os.path.getsize(path)), os.SEEK_END)
-            whole = image.format in ENDS and ENDS[image.format] in file.read()
+            whole = image.format == "JPEG" and END_OF_JPEG in file.read()
         return None if whole else undecodable(path)
     except FileNotFoundError:
         return "does not exist"
@@ -83,8 +89,8 @@ def problem_of(path: str) -> str | None:
         return f"is too large ({error})"
     except UnidentifiedImageError:
         return f"is no image in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-    except (OSError, ValueError, SyntaxError) as error:
-        return f"cannot be read ({error})"
+    except FAULTS as error:
+        return f"{UNREADABLE} ({error})"
 
 
 def undecodable(path: str) -> str | None:
@@ -105,28 +111,31 @@ def problems_of(paths: Sequence[str], cache: str | os.PathLike | None = None) ->
         cache: directory of what was found; that of `files.cache_directory` by default.
     """
     with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        stamps = pool.map(stamp_of, np.array_split(np.array(paths, object), 64))
-        state = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape"))
+        parts = np.array_split(np.array(paths, object), 64)
+        stamps = pool.map(stamp_of, parts)
+        state = hashlib.sha256("\0".join((str(RULES), *paths)).encode("utf-8", "surrogateescape"))
         state.update(np.concatenate(list(stamps)).tobytes())
         found = Path(cache or cache_directory()) / f"images_{state.hexdigest()[:16]}.json"
-        if found.exists():
+        with contextlib.suppress(OSError, ValueError):  # not there, or damaged
             return {int(i): why for i, why in json.loads(found.read_text("utf-8")).items()}
-        every = enumerate(pool.map(problem_of, paths, chunksize=256))
-        problems = {i: why for i, why in every if why}
-    with contextlib.suppress(OSError):  # a cache that cannot be written is no fault
-        found.parent.mkdir(parents=True, exist_ok=True)
-        write_text(found, json.dumps(problems))
+        every = itertools.chain(*pool.map(lambda part: list(map(problem_of, part)), parts))
+        problems = {i: why for i, why in enumerate(every) if why}
+    # What could not be opened may be so for a moment.
+    if not any(why.startswith(UNREADABLE) for why in problems.values()):
+        with contextlib.suppress(OSError):  # a cache that cannot be written is no fault
+            found.parent.mkdir(parents=True, exist_ok=True)
+            write_text(found, json.dumps(problems))
     return problems
 
 
 def stamp_of(paths: Sequence[str]) -> np.ndarray:
-    """Size and time of change of each file, int64 (n, 2); -1 where there is none."""
+    """Size and times of change of each file, int64 (n, 3); -1 where there is none."""
 
-    def of(path: str) -> tuple[int, int]:
+    def of(path: str) -> tuple[int, int, int]:
         try:
             status = os.stat(path)
-            return status.st_size, status.st_mtime_ns
+            return status.st_size, status.st_mtime_ns, status.st_ctime_ns
         except OSError:
-            return -1, -1
+            return -1, -1, -1
 
-    return np.array([of(path) for path in paths], np.int64).reshape(-1, 2)
+    return np.array([of(path) for path in paths], np.int64).reshape(-1, 3)

@@ -93,5 +93,7 @@ def long_tail_subset(
 
 def draw_per_class(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Sorted indices of counts[c] examples of each class c, drawn without replacement."""
-    drawn = [rng.permutation(np.flatnonzero(labels == c))[:n] for c, n in enumerate(counts)]
+    by_class = np.argsort(labels, kind="stable")
+    members = np.split(by_class, np.cumsum(np.bincount(labels, minlength=len(counts)))[:-1])
+    drawn = [rng.permutation(some)[:n] for some, n in zip(members, counts)]
     return np.sort(np.concatenate(drawn))

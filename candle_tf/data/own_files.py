@@ -4,7 +4,7 @@ import csv
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from candle_tf.data.images import problems_of
 from candle_tf.data.long_tail import draw_per_class
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
+TRAIN, TEST = ("train", "training"), ("test", "testing")
+VALIDATION = ("val", "valid", "validation")  # measured on where there is no test split
 ON_BAD_IMAGE = ("error", "skip")
 
 
@@ -95,32 +96,44 @@ def read_csv(train: str, test: str | None, root: str | None) -> tuple[Files, Fil
     every, splits = files[0]
     if splits is None:
         return every, None, root
-    wrong = [i for i, split in enumerate(splits) if split.lower() not in TRAIN + TEST]
+    wrong = [i for i, split in enumerate(splits) if split not in TRAIN + TEST + VALIDATION]
     refuse(
-        [f"{every.where[wrong[i]]}: {splits[wrong[i]]!r}" for i in range(len(wrong))],
+        [f"{every.where[i]}: {splits[i]!r}" for i in wrong],
         "no split",
         "write train or test in the column 'split'",
     )
-    chosen = [[i for i, s in enumerate(splits) if s.lower() in names] for names in (TRAIN, TEST)]
+    chosen = [
+        [i for i, s in enumerate(splits) if s in names] for names in (TRAIN, measured(splits))
+    ]
     return *(every.take(indices) for indices in chosen), root
 
 
+def measured(splits: Iterable[str]) -> tuple[str, ...]:
+    """The names of the split to measure on; says which is left out where there are two."""
+    kinds = {kind for kind in (TEST, VALIDATION) if set(kind) & set(splits)}
+    if len(kinds) == 2:
+        print("The test split is measured on; the validation split beside it is left out.")
+    return VALIDATION if kinds == {VALIDATION} else TEST
+
+
 def csv_rows(path: str) -> tuple[Files, list[str] | None]:
-    rows = list(csv.DictReader(lines_of(path)))
-    columns = list(rows[0]) if rows else []
+    reader = csv.DictReader(lines_of(path))
+    columns = reader.fieldnames or []
     if not {"path", "label"} <= set(columns):
         raise ValueError(
             f"{path} has the columns {', '.join(map(str, columns)) or '(none)'}: its first line "
             "must name the columns path and label."
         )
-    where = [f"{path}, line {i}" for i in range(2, len(rows) + 2)]
+    numbered = [(reader.line_num, row) for row in reader]
+    where, rows = [f"{path}, line {i}" for i, _ in numbered], [row for _, row in numbered]
     refuse(
         [name for name, row in zip(where, rows) if not row["path"] or not row["label"]],
         "no path or no label",
         "fill both columns",
     )
     files = Files([row["path"] for row in rows], [row["label"] for row in rows], where)
-    return files, [row["split"] or "" for row in rows] if "split" in columns else None
+    splits = [(row["split"] or "").lower() for row in rows] if "split" in columns else None
+    return files, splits
 
 
 def read_folder(directory: str) -> tuple[Files, Files | None, str]:
@@ -134,8 +147,9 @@ def read_folder(directory: str) -> tuple[Files, Files | None, str]:
     if not os.path.isdir(directory):
         raise FileNotFoundError(f"{directory} is no directory: name one of class folders.")
     by_name = {name.lower(): name for name in subfolders(directory)}
-    splits = [next((by_name[n] for n in names if n in by_name), None) for names in (TRAIN, TEST)]
-    if splits[0] and not splits[1]:
+    both = (TRAIN, measured(by_name))
+    splits = [next((by_name[n] for n in names if n in by_name), None) for names in both]
+    if splits[0] and not splits[1] and len(by_name) == 1:
         raise ValueError(
             f"{directory} has {splits[0]}/ but no test/ beside it: add one, or put the class "
             f"folders into {directory} itself."
@@ -151,7 +165,9 @@ def files_below(root: str, split: str) -> Files:
     for name in subfolders(base):
         for folder, _, names in sorted(os.walk(os.path.join(base, name))):
             below = os.path.relpath(folder, root).replace(os.sep, "/")
-            images = (each for each in names if each.lower().endswith(SUFFIXES))
+            if "/." in below:  # hidden, as what editors keep
+                continue
+            images = (n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith("."))
             found += [(each, name, f"{below}/{each}") for each in images]
     with_images = {name for _, name, _ in found}
     refuse(
@@ -207,9 +223,7 @@ def to_examples(
             first few and how many there are.
     """
     splits = {"train": train, "test": test}
-    for name, files in splits.items():
-        if not len(files.paths):
-            raise ValueError(f"The {name} split below {root} has no image.")
+    check_not_empty(splits, root)
     check_paths(train, test)
     names = check_classes(train, test)
     for name, files in splits.items():
@@ -230,6 +244,7 @@ def to_examples(
                 f"{described[0]}."
             )
             splits[name] = files.take(i for i in range(len(files.paths)) if i not in problems)
+    check_not_empty(splits, root)
     check_classes(*splits.values())
     number = {name: i for i, name in enumerate(names)}
     train, test = (
@@ -243,8 +258,17 @@ def to_examples(
     return train, test, names
 
 
+def check_not_empty(splits: Mapping[str, Files], root: str):
+    for name, files in splits.items():
+        if not len(files.paths):
+            raise ValueError(f"The {name} split below {root} has no image that can be read.")
+
+
 def check_paths(train: Files, test: Files):
-    """Refuses paths that leave the image root, are not UTF-8, or stand twice."""
+    """Refuses paths that leave the image root, are not UTF-8, or stand twice.
+
+    By their text: links below the root are the user's own.
+    """
     both = [*zip(train.paths, train.where), *zip(test.paths, test.where)]
     refuse(
         [ascii(where) for path, where in both if not is_text(path)],
@@ -258,11 +282,11 @@ def check_paths(train: Files, test: Files):
         "a path that leaves the image root",
         "give paths below it",
     )
-    first: dict[str, str] = {}
+    seen: set[str] = set()
     twice = [
         f"{where}: {path}"
         for (path, where), name in zip(both, normal)
-        if first.setdefault(name, where) != where
+        if name in seen or seen.add(name)
     ]
     refuse(twice, "an image that stands before already", "leave one of the two lines")
 

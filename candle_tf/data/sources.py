@@ -31,7 +31,7 @@ def of_csv(names: str, data_dir: str | None):
 
 def of_folder(name: str, data_dir: str | None):
     below = os.path.join(data_dir or "", name)
-    return own_files.read_folder(below if os.path.isdir(below) else name)
+    return own_files.read_folder(name if os.path.isdir(name) else below)
 
 
 OWN = {  # kind -> (what follows the colon, the image root) -> train, test and image root
@@ -81,7 +81,8 @@ def absolute(dataset: str) -> str:
     kind, _, names = dataset.partition(":")
     if kind not in OWN:
         return dataset
-    names = (os.path.abspath(n) if os.path.exists(n) else n for n in names.split(","))
+    names = [names] if kind == "folder" else names.split(",")
+    names = (os.path.abspath(n) if os.path.exists(n) else n for n in names)
     return f"{kind}:{','.join(names)}"
 
 
@@ -124,8 +125,9 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
     def labels_of(split: str) -> np.ndarray:
         known = cache_directory() / f"labels_{state_of(builder.data_dir, split)}.npy"
         prepared = os.path.isdir(builder.data_dir)  # not where TFDS mocks it
-        if prepared and known.exists():
-            return np.load(known)
+        if prepared:
+            with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged
+                return np.load(known)
         decoders = tfds.decode.PartialDecoding({label_key: classes})
         try:
             batches = builder.as_dataset(split=split, decoders=decoders).batch(10_000)

@@ -121,8 +121,10 @@ def with_meta_embedding(student: tf.keras.Model, centroids: np.ndarray) -> tf.ke
             f"centroids are {np.shape(centroids)} but the student has {classifier.units} classes "
             f"of {features.shape[-1]} features: give the mean feature of each class."
         )
-    meta_embedding = MetaEmbedding(classifier.units, name="meta_embedding")
-    logits = SquashedCosine(classifier.units, scale=16.0, name="logits")(meta_embedding(features))
+    precise = {"dtype": "float32"}  # distances of near features cancel
+    meta_embedding = MetaEmbedding(classifier.units, name="meta_embedding", **precise)
+    head = SquashedCosine(classifier.units, scale=16.0, name="logits", **precise)
+    logits = head(meta_embedding(features))
     meta_embedding.centroids.assign(centroids)
     meta_embedding.hallucinator.set_weights(classifier.get_weights())
     return tf.keras.Model(encoder.input, logits, name=student.name)

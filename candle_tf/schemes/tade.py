@@ -47,6 +47,7 @@ class TadeModel(StudentModel):
 
     def objective(self, images, labels, sample_weight):
         each = self.student.layers[-1].each(self.encode(images, training=True))
+        each = tf.cast(each, tf.float32)
         terms = [
             (1.0, labels, z + tf.cast(shift, z.dtype), sample_weight)
             for z, shift in zip(tf.unstack(each, axis=1), self.shifts)
