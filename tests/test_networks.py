@@ -33,7 +33,8 @@ def sequential():
 
 
 def test_at_policy_changes_how_a_network_computes_not_what():
-    model, batch = network(), images()
+    model = network()
+    batch = tf.constant(np.random.default_rng(1).uniform(0, 255, (2, 16, 16, 3)), tf.float32)
     rounded = at_policy(model, "mixed_bfloat16")
     assert {layer.compute_dtype for layer in rounded.layers[1:]} == {"bfloat16"}
     assert {w.dtype for w in rounded.weights} == {tf.float32}

@@ -63,8 +63,11 @@ def test_pixels_are_standardized_by_channel():
 @pytest.mark.parametrize(
     "image_size, stem, halvings", [(32, 2, 1), (48, 2, 1), (64, 2, 1), (65, 2, 2), (224, 3, 3)]
 )
-def test_the_stem_halves_large_images_again(image_size, stem, halvings):
-    student = tiny(image_size=image_size)
+@pytest.mark.parametrize("separable", [True, False])
+def test_the_stem_halves_large_images_again(image_size, stem, halvings, separable):
+    student = tiny(image_size=image_size, separable_stem=separable)
+    depthwise = [x for x in student.layers if isinstance(x, tf.keras.layers.DepthwiseConv2D)]
+    assert len(depthwise) == (stem - 1 if separable else 0)
     plain, quantized = convolutions(student)
     assert [layer.filters for layer in plain] == [2, *[8] * (stem - 1)]
     assert quantized[0].input_shape[1] == -(-image_size // 2**halvings)
