@@ -98,6 +98,7 @@ def plan(
     for dataset, on_dataset in overrides(base, "dataset", datasets).items():
         for seed in seeds:
             seeded = dataclasses.replace(on_dataset, seed=seed, workdir=output)
+            data = resolved(seeded)
             for row, settings in overrides(seeded, "method", methods).items():
                 first = first_stage(settings)
                 settings = placed(f"{dataset}, {row}", settings, output)
@@ -105,7 +106,6 @@ def plan(
                     first = placed(f"{dataset}, {row}", first, output)
                     settings = dataclasses.replace(settings, first_stage=first.workdir)
                     firsts.setdefault(first.workdir, Cell(dataset, "", first))
-                data = resolved(seeded)
                 other_data = any(getattr(settings, n) != getattr(data, n) for n in DATA)
                 cells.append(Cell(dataset, row, settings, other_data))
     rows = {cell.settings.workdir for cell in cells}

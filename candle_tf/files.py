@@ -45,19 +45,18 @@ def cache_directory() -> Path:
     return Path(home, "candle_tf")
 
 
+@contextlib.contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """A path to write to, renamed to `path` in the end: a reader never sees half of it."""
+    beside = path.with_name(f"{os.getpid()}_{path.name}")  # with its suffix, which NumPy looks at
+    yield beside
+    os.replace(beside, path)
+
+
 def write_text(path: Path, text: str):
-    """Writes beside `path` and renames into place, so that a reader never sees half of it."""
-    written = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    written.write_text(text, encoding="utf-8")
-    os.replace(written, path)
-
-
-def write_array(path: Path, array: np.ndarray):
-    """As `write_text`, an array as .npy; makes the directory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_name(f"{os.getpid()}_{path.name}")
-    np.save(written, array)
-    os.replace(written, path)
+    """Writes a file `written_beside` it."""
+    with written_beside(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 class Rows:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from candle_tf import data, metrics, students
 from candle_tf.classifiers import encode_dataset, weight_norms
 from candle_tf.data.samplers import epoch_length
-from candle_tf.files import Rows, check_room, locked, write_text
+from candle_tf.files import Rows, check_room, locked, write_text, written_beside
 from candle_tf.methods import Method, Setup
 from candle_tf.model import CandleModel, StudentModel
 from candle_tf.model_files import load_model
@@ -397,9 +397,8 @@ def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedDat
         verbose=1,
         directory=features,
     )
-    written = classifier_file.with_suffix(".tmp.keras")
-    teacher.classifier.save(written)
-    os.replace(written, classifier_file)
+    with written_beside(classifier_file) as beside:
+        teacher.classifier.save(beside)
     shutil.rmtree(features, ignore_errors=True)
 
 
@@ -594,15 +593,14 @@ def evaluate(
 def save_predictions(path: Path, logits: np.ndarray, labels: np.ndarray):
     """An .npz of labels, predictions, their confidence and the true classes' probabilities."""
     probabilities = tf.nn.softmax(logits).numpy()
-    written = path.with_name("tmp." + path.name)
-    np.savez(
-        written,
-        labels=labels,
-        predictions=np.argmax(logits, axis=-1),
-        confidence=np.max(probabilities, axis=-1),
-        true_probability=probabilities[np.arange(len(labels)), labels],
-    )
-    os.replace(written, path)
+    with written_beside(path) as beside:
+        np.savez(
+            beside,
+            labels=labels,
+            predictions=np.argmax(logits, axis=-1),
+            confidence=np.max(probabilities, axis=-1),
+            true_probability=probabilities[np.arange(len(labels)), labels],
+        )
 
 
 def evaluation_batches(

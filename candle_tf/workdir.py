@@ -24,11 +24,16 @@ def identity(flags: str) -> tuple[str, ...]:
     return tuple(line for line in flags.splitlines() if not line.startswith(MOVABLE))
 
 
+def has_begun(workdir: Path) -> bool:
+    """Whether a run has made anything in it that another could not take up."""
+    return any((workdir / name).exists() for name in BEGUN)
+
+
 def check_workdir(settings: Settings):
     """Refuses the workdir of resolved settings if another run has begun in it."""
     workdir = Path(settings.workdir)
     path = workdir / FLAG_FILE
-    if not any((workdir / name).exists() for name in BEGUN):
+    if not has_begun(workdir):
         return
     if not path.exists():
         raise ValueError(
@@ -53,8 +58,7 @@ def claimed_workdir(settings: Settings, examples: LongTailedData) -> Iterator[Pa
     """
     with locked(settings.workdir) as workdir:
         digest = examples.fingerprint()
-        begun = any((workdir / name).exists() for name in BEGUN)
-        if begun and (workdir / IMAGES_FILE).exists():
+        if has_begun(workdir) and (workdir / IMAGES_FILE).exists():
             if (workdir / IMAGES_FILE).read_text(encoding="utf-8").strip() != digest:
                 raise ValueError(
                     f"{settings.dataset} has other images or classes than when the run in "

@@ -1,7 +1,6 @@
 """Where sets come from: scikit-learn's digits, TFDS, and a user's own files."""
 
 import contextlib
-import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -12,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.data import own_files
 from candle_tf.data.examples import Examples
+from candle_tf.data.images import stamp_of
 from candle_tf.data.long_tail import draw_per_class
-from candle_tf.files import cache_directory, write_array
+from candle_tf.files import cache_directory, fingerprint, written_beside
 from candle_tf.registry import lookup
 
 
@@ -123,11 +123,11 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
     side = image.shape[0] if image.shape[0] == image.shape[1] else None
 
     def labels_of(split: str) -> np.ndarray:
-        known = cache_directory() / f"labels_{state_of(builder.data_dir, split)}.npy"
+        cached = cache_directory() / f"labels_{state_of(builder.data_dir, split)}.npy"
         prepared = os.path.isdir(builder.data_dir)  # not where TFDS mocks it
         if prepared:
             with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged
-                return np.load(known)
+                return np.load(cached)
         decoders = tfds.decode.PartialDecoding({label_key: classes})
         try:
             batches = builder.as_dataset(split=split, decoders=decoders).batch(10_000)
@@ -139,7 +139,9 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
         labels = np.concatenate([batch[label_key].numpy() for batch in batches])
         if prepared:
             with contextlib.suppress(OSError):  # a cache that cannot be written is no fault
-                write_array(known, labels)
+                cached.parent.mkdir(parents=True, exist_ok=True)
+                with written_beside(cached) as beside:
+                    np.save(beside, labels)
         return labels
 
     def read(split: str, kept: np.ndarray, labels: np.ndarray) -> Examples:
@@ -177,10 +179,8 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
 
 def state_of(directory: str, split: str) -> str:
     """A digest of a prepared set's files, their sizes and times of change, and a split of it."""
-    paths = sorted(Path(directory).glob("*"))
-    stamps = ((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
-    text = repr((os.path.abspath(directory), split, *stamps))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    paths = sorted(map(str, Path(directory).absolute().glob("*")))
+    return fingerprint([np.array(repr((directory, split, paths)).encode()), stamp_of(paths)])
 
 
 def check_labels(labels: np.ndarray, num_classes: int, where: str, first: int = 0):

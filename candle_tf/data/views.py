@@ -92,9 +92,8 @@ def take_views(
         return place, jitter(batch, place["color"]) if how.color_jitter else batch
 
     parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
-    if (
-        how.crop == "pad" and examples.images.dtype == tf.uint8
-    ):  # pixels of one size: a batch at once
+    if how.crop == "pad" and examples.images.dtype == tf.uint8:
+        # Pixels of one size: a batch at once.
         return places.batch(batch_size).map(lambda place: vary(*read(place)), **parallel)
     return places.map(read, **parallel).batch(batch_size).map(vary, **parallel)
 
