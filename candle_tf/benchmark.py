@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from candle_tf import training
 from candle_tf.data import LongTailedData
-from candle_tf.data.sources import OWN
 from candle_tf.files import locked, write_text
 from candle_tf.methods import METHODS
 from candle_tf.model import StudentModel
@@ -144,8 +143,7 @@ def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Sett
             raise ValueError(f"{spec!r}: a label is not empty and has no | or line break.")
         if label in made:
             raise ValueError(f"Two rows are called {label!r}: write 'LABEL = NAME:FLAG=VALUE'.")
-        own = changes.partition(":")[0] in OWN  # whose paths are no arguments
-        name, arguments = (changes, {}) if own else parse_spec(changes)
+        name, arguments = parse_spec(changes)
         try:
             for argument in arguments:
                 lookup("flag", argument, names)

@@ -69,7 +69,7 @@ def contact_sheet(examples: data.LongTailedData) -> "Figure":
         name = figures.short(examples.class_names[c])
         for place in range(SHEET):
             if place < len(members):
-                image = examples.train.image(members[place]).numpy().astype(np.uint8)
+                image = examples.train.image(members[place]).numpy()
                 step = -(-max(image.shape) // LARGEST)  # photographs are not held whole
                 images.append(image[::step, ::step].copy())
                 captions.append((f"{name} ({examples.class_counts[c]:,})",))

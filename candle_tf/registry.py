@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
-LIBRARIES = ("keras:", "larq_zoo:", "tfds:")
+SOURCES = ("keras:", "larq_zoo:", "tfds:", "folder:", "list:", "csv:")
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
@@ -29,13 +29,13 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
 def parse_spec(spec: str) -> tuple[str, dict]:
     """ "resnet_e:width=0.5" -> ("resnet_e", {"width": 0.5}): a name and its literal arguments.
 
-    The name may say whose network it is: "larq_zoo:QuickNet:weights='imagenet'".
+    The name may say where it comes from: "larq_zoo:QuickNet:weights='imagenet'".
 
     Raises:
         ValueError: unless what follows the colon is NAME=LITERAL, comma-separated.
     """
-    library = next((prefix for prefix in LIBRARIES if spec.startswith(prefix)), "")
-    name, _, arguments = spec.removeprefix(library).partition(":")
+    source = next((prefix for prefix in SOURCES if spec.startswith(prefix)), "")
+    name, _, arguments = spec.removeprefix(source).partition(":")
     try:
         # The line break keeps a comment from swallowing the bracket.
         call = ast.parse(f"f({arguments}\n)", mode="eval").body
@@ -45,7 +45,7 @@ def parse_spec(spec: str) -> tuple[str, dict]:
             raise ValueError("an argument without a name")
         if len({k.arg for k in call.keywords}) < len(call.keywords):
             raise ValueError("an argument twice")
-        return library + name, {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+        return source + name, {k.arg: ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(
             f"{spec!r} is not NAME or NAME:ARGUMENT=VALUE,... such as resnet_e:width=0.5 ({error})."

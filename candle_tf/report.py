@@ -176,7 +176,7 @@ def worst_tail_images(
     if not len(tail):
         return "No test image is of a tail class."
     worst = tail[np.argsort(predicted["true_probability"][tail], kind="stable")[:WORST_IMAGES]]
-    images = [examples.test.image(i).numpy().astype(np.uint8) for i in worst]
+    images = [examples.test.image(i).numpy() for i in worst]
     names = [figures.short(name) for name in examples.class_names]
     captions = [
         (

@@ -63,6 +63,11 @@ class Settings:
         "What to do with image files that cannot be read: 'error' names them before anything is "
         "done, 'skip' goes on without them.",
     )
+    cache: str | None = setting(
+        None,
+        "Directory where training images are kept decoded, for runs of the same images to share; "
+        "decoded each time if not given.",
+    )
     download: bool = setting(
         False, "Let TFDS download and prepare a set that is not in --data_dir."
     )
@@ -313,7 +318,7 @@ def resolved(settings: Settings) -> Settings:
     The method's own values stand where none are given, defaults where the method reads nothing.
     """
     method = resolve(settings)
-    directories = ("data_dir", "first_stage", "teacher_store")
+    directories = ("cache", "data_dir", "first_stage", "teacher_store")
     paths = {name: absolute(getattr(settings, name)) for name in directories}
     paths["dataset"] = data.absolute(settings.dataset)
     own = {name: getattr(method, name) for name in OWN}

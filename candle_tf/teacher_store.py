@@ -1,6 +1,5 @@
 """What a teacher makes of fixed views of the training images, kept on disk."""
 
-import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -218,16 +217,9 @@ def sources(
     seed: int,
 ) -> dict:
     """What a store follows from, but for the teacher's classifier: known before it is trained."""
-    if examples.on_disk:
-        images = examples.files()
-    else:
-        starts = range(0, len(examples), 1024)  # not all of them twice in memory
-        images = (examples.images[i : i + 1024].numpy() for i in starts)
     return {
         **teacher.identity(),
-        "images (set, ratio, split or seed)": fingerprint(
-            itertools.chain(images, [examples.labels])
-        ),
+        "images (set, ratio, split or seed)": examples.digest(),
         "image size": image_size,
         "augmentation": asdict(augmentation),
         "resolutions": [resolution.base, *resolution.sizes],

@@ -80,6 +80,10 @@ def run(settings: Settings) -> dict:
     for each in filter(None, (first, settings)):
         check_sampler(each, examples)
     with claimed_workdir(settings, examples) as workdir:
+        if settings.cache:
+            with timed(seconds, "cache"):
+                train = examples.train.cached(settings.cache)
+            examples = dataclasses.replace(examples, train=train)
         if first:
             run(first)
         results = execute(settings, method, first, teacher, student, examples, seconds)

@@ -16,7 +16,7 @@ CLASSIFIER_FILE = "teacher_classifier.keras"
 CALIBRATION, TEACHER_STORE = "calibration", "teacher_store"
 CHECKPOINTS, FIRST_STEP = "checkpoints", "first_step"
 BEGUN = (CALIBRATION, CLASSIFIER_FILE, TEACHER_STORE, CHECKPOINTS, FIRST_STEP, METRICS_FILE)
-MOVABLE = ("--data_dir", "--download", "--first_stage", "--teacher_store")
+MOVABLE = ("--cache", "--data_dir", "--download", "--first_stage", "--teacher_store")
 
 
 def identity(flags: str) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def test_every_kind_becomes_rgb(tmp_path, name):
     assert problem_of(path) is None
     np.testing.assert_array_equal(open_image(path), expected)
     read = read_image(tf.constant(path))
-    assert read.dtype == tf.float32
+    assert read.dtype == tf.uint8
     np.testing.assert_array_equal(read, expected)
 
 

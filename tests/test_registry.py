@@ -40,6 +40,8 @@ def test_lookup_lists_all_where_none_is_near(name):
         ("keras:VGG16:a=1", "keras:VGG16", {"a": 1}),
         ("tfds:cifar10:imbalance_ratio=10", "tfds:cifar10", {"imbalance_ratio": 10}),
         ("x:a='b:c, d=e',f=[1]", "x", {"a": "b:c, d=e", "f": [1]}),
+        ("folder:my/photos:profile='step'", "folder:my/photos", {"profile": "step"}),
+        ("list:a.txt,b.txt", "list:a.txt,b.txt", {}),
     ],
 )
 def test_parse_spec(spec, name, arguments):

@@ -82,6 +82,20 @@ def test_the_same_seed_gives_the_same_run(finished, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_cached_images_give_the_same_run(tmp_path):
+    rng = np.random.default_rng(0)
+    for n in range(24):
+        path = tmp_path / "images" / "abc"[n % 3] / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tf.io.encode_png(rng.integers(0, 256, (20, 24, 3), np.uint8)).numpy())
+    own = {"dataset": f"folder:{tmp_path}/images", "imbalance_ratio": None, "batch_size": 8}
+    for name, cache in (("read", None), ("cached", str(tmp_path / "cache"))):
+        training.run(tiny(tmp_path / name, **own, cache=cache, method="cross_entropy"))
+    assert list((tmp_path / "cache").glob("pixels_*/pixels.bin"))
+    for a, b in zip(weights(tmp_path / "read"), weights(tmp_path / "cached")):
+        np.testing.assert_array_equal(a, b)
+
+
 def run_interrupted(settings: Settings, monkeypatch):
     """The run, killed after each of its epochs and started again."""
 

@@ -1,11 +1,15 @@
 """Images and their labels."""
 
+import itertools
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from candle_tf.data.images import decode, read_image, stamp_of
+from candle_tf.data.pixel_file import PixelFile
+from candle_tf.files import fingerprint
 
 
 @dataclass(frozen=True)
@@ -17,22 +21,30 @@ class Examples:
             BMP or GIF, string (n,); or its path.
         labels: int64 array (n,).
         on_disk: whether `images` are paths.
+        cache: where their pixels are read from, if not from `images`.
     """
 
     images: tf.Tensor
     labels: np.ndarray
     on_disk: bool = False
+    cache: PixelFile | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> "Examples":
         """The examples at `indices`."""
-        taken = tf.gather(self.images, indices)
-        return replace(self, images=taken, labels=self.labels[indices])
+        return replace(
+            self,
+            images=tf.gather(self.images, indices),
+            labels=self.labels[indices],
+            cache=self.cache and self.cache.take(indices),
+        )
 
     def image(self, index: tf.Tensor) -> tf.Tensor:
-        """The image, or of pixels the images, at an index: float32 (..., height, width, 3)."""
+        """The image, or of pixels the images, at an index: uint8 (..., height, width, 3)."""
+        if self.cache:
+            return self.cache.image(index)
         held = tf.gather(self.images, index)
         return read_image(held) if self.on_disk else decode(held)
 
@@ -45,8 +57,30 @@ class Examples:
         names = np.array([os.path.basename(path).encode() for path in paths], object)
         return [names, stamp_of(paths)[:, :2]]
 
+    def digest(self) -> str:
+        """Of images and labels; of files on disk as `files` has them."""
+        if self.on_disk:
+            parts = self.files()
+        else:
+            starts = range(0, len(self), 1024)  # not all of them twice in memory
+            parts = (self.images[i : i + 1024].numpy() for i in starts)
+        return fingerprint(itertools.chain(parts, [self.labels]))
+
     def decoded(self) -> "Examples":
-        """With pixels for files, all of one size: decoded once, not in every epoch."""
-        every = tf.data.Dataset.range(len(self))
-        pixels = every.map(lambda i: tf.cast(self.image(i), tf.uint8), tf.data.AUTOTUNE)
-        return replace(self, images=next(iter(pixels.batch(len(self)))), on_disk=False)
+        """With pixels for files, all of one size, held in memory: decoded once."""
+        every = tf.data.Dataset.range(len(self)).map(self.image, tf.data.AUTOTUNE)
+        return replace(self, images=next(iter(every.batch(len(self)))), on_disk=False)
+
+    def cached(self, directory: str | os.PathLike) -> "Examples":
+        """With pixels decoded once, into a file below `directory` that other runs read too.
+
+        Images that are held as pixels stay as they are.
+
+        Raises:
+            ValueError: if another process makes the file now, or it is damaged.
+            OSError: if there is no room for it.
+        """
+        if self.images.dtype == tf.uint8:
+            return self
+        where = Path(directory) / f"pixels_{self.digest()}"
+        return replace(self, cache=PixelFile.of(self.image, len(self), where))

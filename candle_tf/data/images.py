@@ -24,21 +24,20 @@ RULES = 1  # of `problem_of`: what other rules found is found anew
 
 
 def decode(image: tf.Tensor) -> tf.Tensor:
-    """A file's bytes, or pixels (..., height, width, 3), to float32 RGB in [0, 255]."""
+    """A file's bytes, or pixels, as uint8 RGB (..., height, width, 3)."""
     if image.dtype == tf.string:
         image = tf.io.decode_image(image, channels=3, expand_animations=False)
         image = tf.ensure_shape(image, (None, None, 3))
-    return tf.cast(image, tf.float32)
+    return image
 
 
 def read_image(path: tf.Tensor) -> tf.Tensor:
-    """The image file at a scalar path, as float32 RGB (height, width, 3) in [0, 255]."""
+    """The image file at a scalar path, as uint8 RGB (height, width, 3)."""
 
     def read(name) -> np.ndarray:
         return open_image(os.fsdecode(np.asarray(name).item()))
 
-    pixels = tf.numpy_function(read, [path], tf.uint8)
-    return tf.cast(tf.ensure_shape(pixels, (None, None, 3)), tf.float32)
+    return tf.ensure_shape(tf.numpy_function(read, [path], tf.uint8), (None, None, 3))
 
 
 def open_image(path: str) -> np.ndarray:

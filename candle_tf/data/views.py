@@ -99,10 +99,12 @@ def take_views(
 
 
 def resized(images: tf.Tensor, size: int) -> tf.Tensor:
-    """(..., height, width, 3) to (..., size, size, 3), as they are where they have that size."""
+    """(..., height, width, 3) to float32 (..., size, size, 3); their own pixels at that size."""
     same = tf.reduce_all(tf.shape(images)[-3:-1] == size)
     images = tf.cond(
-        same, lambda: images, lambda: tf.image.resize(images, (size, size), antialias=True)
+        same,
+        lambda: tf.cast(images, tf.float32),
+        lambda: tf.image.resize(images, (size, size), antialias=True),
     )
     return tf.ensure_shape(images, (*images.shape[:-3], size, size, 3))
 

@@ -1,0 +1,90 @@
+"""Decoded images in a file, mapped into memory: for images that take long to decode."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from candle_tf.files import check_room, locked, written_beside
+
+PIXELS, SHAPES = "pixels.bin", "shapes.npy"
+SAMPLE = 256  # images that the size of all is reckoned from
+
+
+@dataclass(frozen=True)
+class PixelFile:
+    """Images of any size, one after the other in a file, read at random.
+
+    Attributes:
+        pixels: all of them, uint8.
+        starts: of each image in `pixels`, int64 (n,).
+        shapes: heights and widths, int64 (n, 2).
+    """
+
+    pixels: np.ndarray
+    starts: np.ndarray
+    shapes: np.ndarray
+
+    def take(self, indices: np.ndarray) -> "PixelFile":
+        """The images at `indices`."""
+        return replace(self, starts=self.starts[indices], shapes=self.shapes[indices])
+
+    def image(self, index: tf.Tensor) -> tf.Tensor:
+        """The image at a scalar index, uint8 (height, width, 3)."""
+
+        def read(i) -> np.ndarray:
+            height, width = self.shapes[i]
+            start = self.starts[i]
+            flat = self.pixels[start : start + 3 * height * width]
+            return np.array(flat).reshape(height, width, 3)
+
+        return tf.ensure_shape(tf.numpy_function(read, [index], tf.uint8), (None, None, 3))
+
+    @classmethod
+    def of(
+        cls, image: Callable[[tf.Tensor], tf.Tensor], count: int, directory: Path
+    ) -> "PixelFile":
+        """The file in `directory`, made of `image(0)` to `image(count - 1)` if it is not there.
+
+        What was interrupted begins anew.
+
+        Raises:
+            ValueError: if another process makes it now, or it is damaged.
+            OSError: if there is no room for it.
+        """
+        path = directory / PIXELS
+        if not (directory / SHAPES).exists():
+            with locked(directory):
+                write(image, count, directory)
+        shapes = np.load(directory / SHAPES)
+        ends = np.cumsum(3 * shapes.prod(axis=1))
+        if not path.exists() or path.stat().st_size != ends[-1] or len(shapes) != count:
+            raise ValueError(f"{path} is damaged: delete {directory}, and it is made again.")
+        return cls(np.memmap(path, np.uint8, mode="r"), np.append(0, ends[:-1]), shapes)
+
+
+def write(image: Callable[[tf.Tensor], tf.Tensor], count: int, directory: Path):
+    """Writes the pixels, and when all are there the shapes."""
+
+    def decoded(indices: np.ndarray) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices(indices).map(image, tf.data.AUTOTUNE)
+
+    some = np.unique(np.linspace(0, count - 1, SAMPLE).astype(np.int64))
+    sizes = [pixels.nbytes for pixels in decoded(some).as_numpy_iterator()]
+    nbytes = int(np.mean(sizes) * count)
+    check_room(directory, nbytes)
+    print(f"Decoding {count:,} images, about {nbytes / 1e6:,.0f} MB, into {directory}")
+    shapes = []
+    try:
+        with open(directory / PIXELS, "wb") as file:
+            for pixels in decoded(np.arange(count)).as_numpy_iterator():
+                file.write(pixels.tobytes())
+                shapes.append(pixels.shape[:2])
+    except OSError as error:
+        raise OSError(
+            f"{directory / PIXELS} cannot be written ({error}): make room, and start the same "
+            "command again."
+        ) from error
+    with written_beside(directory / SHAPES) as beside:
+        np.save(beside, np.array(shapes, np.int64))
