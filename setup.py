@@ -33,6 +33,14 @@ setup(
         "benchmark": BENCHMARK,
         "edge": EDGE,
         "report": REPORT,
-        "test": ["dill", "pytest>=7", "pytest-xdist>=3", "ruff>=0.17,<0.18", *BENCHMARK, *EDGE],
+        "test": [
+            "dill",
+            "hypothesis>=6",
+            "pytest>=7",
+            "pytest-xdist>=3",
+            "ruff>=0.17,<0.18",
+            *BENCHMARK,
+            *EDGE,
+        ],
     },
 )

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.edge import operations
 from candle_tf.export import NAMES_FILE
+from candle_tf.files import LARGEST_TEXT, read_text
 from candle_tf.interpreters import lce_interpreter, tflite_interpreter
 from candle_tf.resolution import resize
 
@@ -43,10 +44,12 @@ class Exported:
         self.model = tf.saved_model.load(str(path))  # keeps the signature's variables alive
         signature = self.model.signatures["serving_default"]
         self.predict_batch = lambda images: signature(images=images)["probabilities"].numpy()
-        return (path / "assets" / NAMES_FILE).read_text(encoding="utf-8")
+        return read_text(path / "assets" / NAMES_FILE)
 
     def _load_flatbuffer(self, path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
+            if archive.getinfo(NAMES_FILE).file_size > LARGEST_TEXT:
+                raise ValueError(f"{NAMES_FILE} in it is over {LARGEST_TEXT:,} bytes")
             names = archive.read(NAMES_FILE).decode()
         flatbuffer = path.read_bytes()
         make = lce_interpreter if any(operations(flatbuffer)) else tflite_interpreter

@@ -6,13 +6,17 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
 ROWS, NOTE = "rows.bin", "made_of.json"
+LARGEST_TEXT = 64 * 2**20  # bytes
 LOCK_FILE = "lock"  # held by the process that works in a directory
 
 
@@ -28,11 +32,16 @@ def locked(directory: str | os.PathLike) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         try:
             path.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(path / LOCK_FILE, "w"))
+            lock = stack.enter_context(open(path / LOCK_FILE, "a+", encoding="utf-8"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.truncate(0)
+            lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
+            lock.flush()
         except BlockingIOError as error:
+            lock.seek(0)
             raise ValueError(
-                f"Another process is at work in {path}: wait for it, or name another directory."
+                f"Another process is at work in {path} ({lock.read(100)}): wait for it, or name "
+                "another directory."
             ) from error
         except OSError as error:
             raise OSError(f"{path} cannot be written ({error}): name another directory.") from error
@@ -57,6 +66,34 @@ def write_text(path: Path, text: str):
     """Writes a file `written_beside` it."""
     with written_beside(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def read_text(path: Path) -> str:
+    """A text file of ours, which nobody has made huge.
+
+    Raises:
+        ValueError: if it is over `LARGEST_TEXT` bytes, or not UTF-8.
+        OSError: if it cannot be read.
+    """
+    if path.stat().st_size > LARGEST_TEXT:
+        raise ValueError(f"{path} is over {LARGEST_TEXT:,} bytes")
+    return path.read_text(encoding="utf-8")
+
+
+def read_json(path: Path, kind: type[T], remedy: str) -> T:
+    """What `write_text` wrote as JSON.
+
+    Raises:
+        ValueError: if it is damaged, too large or of another kind; ends with the remedy.
+        OSError: if it cannot be read.
+    """
+    try:
+        value = json.loads(read_text(path))
+        if not isinstance(value, kind):
+            raise ValueError(f"{type(value).__name__}, not {kind.__name__}")
+        return value
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {remedy}.") from error
 
 
 class Rows:
@@ -180,10 +217,7 @@ def check_made_of(directory: str | os.PathLike, made_of: Mapping):
         if (Path(directory) / ROWS).exists():
             raise ValueError(f"{directory} holds records of unknown origin: delete it.")
         return
-    try:
-        there = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete {directory}.") from error
+    there = read_json(path, dict, f"delete {directory}")
     here = json.loads(json.dumps(dict(made_of)))
     for name in here:
         if there.get(name) != here[name]:

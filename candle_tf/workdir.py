@@ -6,17 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from candle_tf.data import LongTailedData
-from candle_tf.files import locked, write_text
+from candle_tf.files import locked, read_json, read_text, write_text
 from candle_tf.settings import Settings
 
 FLAG_FILE, METRICS_FILE, HISTORY_FILE = "flags.cfg", "metrics.json", "history.csv"
+SKIPPED_FILE, NOT_FINITE = "skipped_batches.json", "not_finite"
 PREDICTIONS_FILE, CLASSES_FILE = "predictions.npz", "class_names.json"
 IMAGES_FILE = "images.txt"  # a digest of what the run trains and is measured on
 CLASSIFIER_FILE = "teacher_classifier.keras"
 CALIBRATION, TEACHER_STORE = "calibration", "teacher_store"
 CHECKPOINTS, FIRST_STEP = "checkpoints", "first_step"
 BEGUN = (CALIBRATION, CLASSIFIER_FILE, TEACHER_STORE, CHECKPOINTS, FIRST_STEP, METRICS_FILE)
-MOVABLE = ("--cache", "--data_dir", "--download", "--first_stage", "--teacher_store")
+MOVABLE = tuple(
+    f"--{name}="
+    for name in "cache checkpoint_every data_dir download first_stage on_nan strategy "
+    "teacher_store".split()
+)
 
 
 def identity(flags: str) -> tuple[str, ...]:
@@ -39,7 +44,7 @@ def check_workdir(settings: Settings):
         raise ValueError(
             f"{workdir} holds a run without its {FLAG_FILE}: name another directory, or delete it."
         )
-    texts = path.read_text(encoding="utf-8"), settings.to_flags()
+    texts = read_text(path), settings.to_flags()
     old, new = (set(identity(text)) for text in texts)
     if old != new:
         there, here = (" ".join(sorted(x)) or "not given" for x in (old - new, new - old))
@@ -79,9 +84,4 @@ def read_results(workdir: str) -> dict | None:
     path = Path(workdir) / METRICS_FILE
     if not path.exists():
         return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): delete it, and the run's command writes it again."
-        ) from error
+    return read_json(path, dict, "delete it, and the run's command writes it again")

@@ -4,12 +4,14 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what matters comes as an exception
 
 import candle_tf  # noqa: E402, F401  before tensorflow
 import tensorflow as tf  # noqa: E402
 from absl import flags, logging  # noqa: E402
+from candle_tf.files import read_text  # noqa: E402
 from candle_tf.settings import Settings, kind_of  # noqa: E402
 from candle_tf.workdir import FLAG_FILE  # noqa: E402
 
@@ -56,6 +58,7 @@ def settings_of(workdir: str, data_dir: str | None = None) -> Settings:
     path = os.path.join(workdir, FLAG_FILE)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path} does not exist: --workdir names no run of train.py.")
+    read_text(Path(path))  # refuses what is no text of ours
     values = flags.FlagValues()
     define(values)
     moved = [f"--data_dir={data_dir}"] if data_dir else []

@@ -145,3 +145,11 @@ def test_a_broken_flatbuffer_is_refused_by_name(damage, format, exports, tmp_pat
     path.write_bytes(damage(exports[format]))
     with pytest.raises(ValueError, match=f"{path} is not what export writes"):
         Exported(path)
+
+
+def test_names_that_would_unpack_to_gigabytes_are_refused(exports, tmp_path, monkeypatch):
+    bomb = tmp_path / "bomb.tflite"
+    bomb.write_bytes(exports["tflite"].read_bytes())
+    monkeypatch.setattr("candle_tf.exported.LARGEST_TEXT", 10)  # the names here have 20
+    with pytest.raises(ValueError, match=r"class_names.txt in it is over 10 bytes"):
+        Exported(bomb)

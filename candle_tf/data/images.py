@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.files import cache_directory, write_text
+from candle_tf.files import cache_directory, read_json, write_text
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF")
@@ -20,7 +20,7 @@ SIDES = 1, 20_000  # pixels
 MOST_PIXELS = 100_000_000  # more in one image is taken for a decompression bomb
 END_OF_JPEG = b"\xff\xd9"  # found near its end, where it is whole
 FAULTS = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
-RULES = 1  # of `problem_of`: what other rules found is found anew
+RULES = 2  # of `problem_of`: what other rules found is found anew
 
 
 def decode(image: tf.Tensor) -> tf.Tensor:
@@ -115,15 +115,16 @@ def problems_of(paths: Sequence[str], cache: str | os.PathLike | None = None) ->
         state = hashlib.sha256("\0".join((str(RULES), *paths)).encode("utf-8", "surrogateescape"))
         state.update(np.concatenate(list(stamps)).tobytes())
         found = Path(cache or cache_directory()) / f"images_{state.hexdigest()[:16]}.json"
-        with contextlib.suppress(OSError, ValueError):  # not there, or damaged
-            return {int(i): why for i, why in json.loads(found.read_text("utf-8")).items()}
+        with contextlib.suppress(OSError, ValueError, KeyError):  # not there, or damaged
+            why = read_json(found, dict, "delete it")["problems"]
+            return {int(i): str(why[i]) for i in dict(why)}
         every = itertools.chain(*pool.map(lambda part: list(map(problem_of, part)), parts))
         problems = {i: why for i, why in enumerate(every) if why}
     # What could not be opened may be so for a moment.
     if not any(why.startswith(UNREADABLE) for why in problems.values()):
         with contextlib.suppress(OSError):  # a cache that cannot be written is no fault
             found.parent.mkdir(parents=True, exist_ok=True)
-            write_text(found, json.dumps(problems))
+            write_text(found, json.dumps({"problems": problems}))
     return problems
 
 

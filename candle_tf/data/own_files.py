@@ -118,13 +118,16 @@ def measured(splits: Iterable[str]) -> tuple[str, ...]:
 
 def csv_rows(path: str) -> tuple[Files, list[str] | None]:
     reader = csv.DictReader(lines_of(path))
-    columns = reader.fieldnames or []
+    try:
+        columns = reader.fieldnames or []
+        numbered = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: no CSV ({error}).") from error
     if not {"path", "label"} <= set(columns):
         raise ValueError(
             f"{path} has the columns {', '.join(map(str, columns)) or '(none)'}: its first line "
             "must name the columns path and label."
         )
-    numbered = [(reader.line_num, row) for row in reader]
     where, rows = [f"{path}, line {i}" for i, _ in numbered], [row for _, row in numbered]
     refuse(
         [name for name, row in zip(where, rows) if not row["path"] or not row["label"]],
