@@ -47,6 +47,9 @@ class AdversarialBalancer(tf.keras.layers.Layer):
         read = tf.stop_gradient(tf.stack(losses, axis=-1))
         if not self.per_sample:
             read = tf.reduce_mean(read, axis=0, keepdims=True)
+            replica = tf.distribute.get_replica_context()
+            if replica and replica.num_replicas_in_sync > 1:  # the means of the whole batch
+                read = replica.all_reduce(tf.distribute.ReduceOp.MEAN, read)
         weights = self.mlp(read)[:, 0]
         return weights if self.per_sample else weights[0]
 

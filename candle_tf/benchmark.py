@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from candle_tf import training
+from candle_tf import inputs, training
 from candle_tf.data import LongTailedData
 from candle_tf.files import locked, write_text
 from candle_tf.methods import METHODS
@@ -173,7 +173,7 @@ def check_parts(cells: Sequence[Cell]):
             settings = cell.settings
             teacher, student = values(cell, TEACHER), values(cell, STUDENT)
             try:
-                examples = examples or training.load_data(settings)
+                examples = examples or inputs.load_data(settings)
                 if settings.calibrates and teacher not in teachers:
                     teachers.add(teacher)
                     training.build_teacher(settings)
@@ -184,7 +184,7 @@ def check_parts(cells: Sequence[Cell]):
                     StudentModel(network, settings.resolutions)
                 if settings.teacher_views:
                     check_store(settings, examples, stores)
-                training.check_sampler(settings, examples)
+                inputs.check_sampler(settings, examples)
             except (ValueError, OSError) as error:
                 raise ValueError(f"{cell.name}: {error}") from error
 

@@ -10,7 +10,7 @@ from candle_tf import losses
 from candle_tf.balancer import AdversarialBalancer
 from candle_tf.edge import export_flatbuffer
 from candle_tf.export import export_saved_model
-from candle_tf.networks import check_size, split_at_features
+from candle_tf.networks import check_size, split_at_features, synchronizes
 from candle_tf.registry import lookup
 from candle_tf.resolution import RandomResolution, resize
 from candle_tf.teacher import Teacher
@@ -63,6 +63,8 @@ class StudentModel(tf.keras.Model):
             classifier(features, training=training), tf.float32
         )
         self.built = True
+        # Logs are results of metrics, the same on all replicas: Keras would add up the workers'.
+        self.distribute_reduction_method = "first"
 
     def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):
         """As Keras', with cross-entropy of the logits as the default loss."""
@@ -213,7 +215,9 @@ class CandleModel(StudentModel):
                 tf.keras.layers.Dense(
                     teacher.width, kernel_initializer=tf.keras.initializers.GlorotUniform(seed)
                 ),
-                tf.keras.layers.BatchNormalization(momentum=0.9),
+                tf.keras.layers.BatchNormalization(
+                    momentum=0.9, synchronized=synchronizes(student)
+                ),
                 tf.keras.layers.LeakyReLU(),
             ],
             name="adapter",
@@ -227,17 +231,16 @@ class CandleModel(StudentModel):
     def compile(
         self, optimizer="adam", loss=None, metrics=None, *, balancer_optimizer=None, **kwargs
     ):
-        """As Keras', with `balancer_optimizer` for phi (Adam at 1e-3 by default)."""
+        """As Keras', with `balancer_optimizer` for phi (Adam at 1e-3 by default).
+
+        Where Keras has the optimizer scale the loss, as under mixed_float16, both do.
+        """
         super().compile(optimizer, loss, metrics, **kwargs)
-        if isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
-            raise ValueError(
-                "CandleModel does not scale its loss, which mixed_float16 needs: use the policy "
-                "mixed_bfloat16 or float32."
-            )
         self.has_label_term = loss is not None
-        self.balancer_optimizer = tf.keras.optimizers.get(
-            balancer_optimizer or tf.keras.optimizers.Adam(1e-3)
-        )
+        own = tf.keras.optimizers.get(balancer_optimizer or tf.keras.optimizers.Adam(1e-3))
+        if scales_loss(self.optimizer) and not scales_loss(own):
+            own = tf.keras.mixed_precision.LossScaleOptimizer(own)
+        self.balancer_optimizer = own
         create_slots(self.balancer_optimizer, self.phi())
 
     def get_compile_config(self):
@@ -247,7 +250,7 @@ class CandleModel(StudentModel):
     def train_step(self, data):
         x, labels, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         images, size, teacher_features, teacher_logits = self.see(x)
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(persistent=True) as tape:
             features = self.encode(resize(images, size), training=True)
             adapted = self.adapter(features, training=True)
             seen = tf.stop_gradient(features) if self.fixed_lambda == 0.0 else features
@@ -262,12 +265,15 @@ class CandleModel(StudentModel):
             loss /= self.distribute_strategy.num_replicas_in_sync
             if self.has_label_term:
                 loss += self.label_weight * self.compiled_loss(labels, logits, sample_weight)
-        theta = self.theta()
-        phi = self.phi()
-        gradients = tape.gradient(loss, theta + phi)
-        self.optimizer.apply_gradients(zip(gradients[: len(theta)], theta))
+        theta, phi = self.theta(), self.phi()
+        descent = gradients(tape, loss, theta, self.optimizer)
+        ascent = [-gradient for gradient in gradients(tape, loss, phi, self.balancer_optimizer)]
+        if scales_loss(self.optimizer):  # where theta's overflow neither steps: NaN is skipped
+            given = [gradient for gradient in descent if gradient is not None]
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in given])
+            ascent = [tf.where(finite, gradient, float("nan")) for gradient in ascent]
+        self.optimizer.apply_gradients(zip(descent, theta))
         if phi:
-            ascent = [-gradient for gradient in gradients[len(theta) :]]
             self.balancer_optimizer.apply_gradients(zip(ascent, phi))
         loss *= self.distribute_strategy.num_replicas_in_sync
         self.means["objective"].update_state(loss, tf.shape(images)[0])  # a mean over images
@@ -345,6 +351,20 @@ def iterations(optimizer) -> tf.Variable:
     while isinstance(optimizer, lq.optimizers.CaseOptimizer):
         optimizer = optimizer.default
     return optimizer.iterations
+
+
+def scales_loss(optimizer) -> bool:
+    return isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+
+
+def gradients(
+    tape: tf.GradientTape, loss: tf.Tensor, variables: list[tf.Variable], optimizer
+) -> list[tf.Tensor]:
+    """Of the loss; scaled on their way through half precision, where the optimizer does that."""
+    if not scales_loss(optimizer):
+        return tape.gradient(loss, variables)
+    scale = optimizer.get_scaled_loss(tf.ones_like(loss))
+    return optimizer.get_unscaled_gradients(tape.gradient(loss, variables, output_gradients=scale))
 
 
 def batch_mean(values: tf.Tensor, sample_weight: tf.Tensor | None) -> tf.Tensor:

@@ -1,6 +1,6 @@
 """Keras networks taken apart: at any input size, and at the features."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -20,11 +20,20 @@ def rewire(
 
 
 def reconfigured(network: tf.keras.Model, change: Callable[[dict], None]) -> tf.keras.Model:
-    """New layers of the same weights; `change` changes the config of each in place."""
+    """New layers of the same weights; `change` changes the config of each in place.
+
+    Those of a network within the network too.
+    """
+
+    def nested(config: dict) -> Iterator[dict]:
+        yield config
+        for layer in config.get("layers", ()):
+            yield from nested(layer["config"])
 
     def clone(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
         config = layer.get_config()
-        change(config)
+        for each in nested(config):
+            change(each)
         return layer.from_config(config)
 
     again = tf.keras.models.clone_model(network, clone_function=clone)
@@ -42,8 +51,6 @@ def at_policy(network: tf.keras.Model, policy: str) -> tf.keras.Model:
     def change(config: dict):
         if "dtype" in config:
             config["dtype"] = policy
-        for layer in config.get("layers", ()):  # of a network within the network
-            change(layer["config"])
 
     try:
         return reconfigured(network, change)
@@ -52,6 +59,26 @@ def at_policy(network: tf.keras.Model, policy: str) -> tf.keras.Model:
             f"The network {network.name!r} cannot be made again in {policy} ({error}): leave "
             "--precision out."
         ) from error
+
+
+def mirrored(network: tf.keras.Model) -> tf.keras.Model:
+    """New layers of the same weights, in the strategy's scope that this is called in."""
+    return reconfigured(network, lambda config: None)
+
+
+def with_synchronized_batch_norm(network: tf.keras.Model) -> tf.keras.Model:
+    """New layers of the same weights, whose batch norm takes its moments over all replicas."""
+
+    def change(config: dict):
+        if "moving_mean_initializer" in config:
+            config["synchronized"] = True
+
+    return reconfigured(network, change)
+
+
+def synchronizes(network: tf.keras.Model) -> bool:
+    """Whether it has batch norm that takes its moments over all replicas."""
+    return any(getattr(part, "synchronized", False) for part in network.submodules)
 
 
 def any_size(network: tf.keras.Model) -> tf.keras.Model:

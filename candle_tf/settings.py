@@ -6,6 +6,7 @@ import typing
 from dataclasses import dataclass
 
 from candle_tf import data, students
+from candle_tf.distribution import STRATEGIES
 from candle_tf.methods import METHODS, Method
 from candle_tf.optimizers import build_optimizer
 from candle_tf.registry import lookup, parse_spec
@@ -29,7 +30,8 @@ OF_DISTILLATION = (
     "teacher_views",
     "teacher_store",
 )
-PRECISIONS = ("float32", "mixed_bfloat16")
+ON_NAN = ("stop", "skip")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 OF_FEATURES = ("calibration_epochs", "calibration_views")
 
 
@@ -176,6 +178,22 @@ class Settings:
         "Workdir of the run that a method of two stages starts from, made if it is not there; "
         "first_stage in --workdir if not given.",
     )
+    strategy: str | None = setting(
+        None,
+        f"Train on several devices: {', '.join(STRATEGIES)} (docs/scaling.md); on one if not "
+        "given. --batch_size is over all of them, --learning_rate what is used.",
+    )
+    sync_batch_norm: bool = setting(
+        False, "With --strategy: batch norm over all devices' images, not over each one's."
+    )
+    checkpoint_every: int | None = setting(
+        None, "Updates between two checkpoints, beside those at the end of each epoch."
+    )
+    on_nan: str = setting(
+        "stop",
+        "When a loss becomes NaN or Inf: 'stop', or 'skip' to go on from the last checkpoint "
+        "without that batch.",
+    )
     seed: int = setting(0, "Of everything random: the same seed gives the same run.")
 
     def __post_init__(self):
@@ -212,6 +230,7 @@ class Settings:
         students.find(parse_spec(self.student)[0])
         lookup("student_bits", self.student_bits, bits.BITS)
         lookup("on_bad_image", self.on_bad_image, dict.fromkeys(data.ON_BAD_IMAGE))
+        lookup("on_nan", self.on_nan, dict.fromkeys(ON_NAN))
         lookup("precision", self.precision, dict.fromkeys(PRECISIONS))
         build_optimizer(self.binary_optimizer, self.learning_rate)
         lookup("calibration", method.calibration, dict.fromkeys(CALIBRATIONS))
@@ -255,8 +274,8 @@ class Settings:
             "epochs mixup seed teacher_views warmup_epochs".split(), 0
         )
         least |= dict.fromkeys(
-            "batch_size calibration_epochs calibration_views image_size n_max steps_per_epoch "
-            "teacher_image_size".split(),
+            "batch_size calibration_epochs calibration_views checkpoint_every image_size n_max "
+            "steps_per_epoch teacher_image_size".split(),
             1,
         )
         for name, minimum in least.items():

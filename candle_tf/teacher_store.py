@@ -7,7 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import tensorflow as tf
 from candle_tf.data.examples import Examples
-from candle_tf.data.pipeline import training_places
+from candle_tf.data.pipeline import Share, training_places
 from candle_tf.data.samplers import class_probabilities, epoch_length
 from candle_tf.data.views import Augmentation, draw_views, take_views
 from candle_tf.files import Rows, fingerprint, locked
@@ -142,6 +142,7 @@ class TeacherStore:
         num_examples: int | None = None,
         seed: int = 0,
         first_example: int = 0,
+        share: Share = Share(),
     ) -> tf.data.Dataset:
         """As `candle_tf.data.training_batches`, with the teacher's outputs beside the images.
 
@@ -199,9 +200,10 @@ class TeacherStore:
             return {"images": images, **x}, tf.gather(labels, place["index"])
 
         places = training_places(labels, self.sampler, seed, in_turn, num_examples, first_example)
-        seen = places.batch(batch_size).map(of_record).unbatch()
+        places, size = share.of(places, batch_size), share.batch_size(batch_size)
+        seen = places.batch(size).map(of_record).unbatch()
         seen = seen.apply(tf.data.experimental.assert_cardinality(places.cardinality()))
-        return self.take(seen, batch_size).map(batch).prefetch(tf.data.AUTOTUNE)
+        return self.take(seen, size).map(batch).prefetch(tf.data.AUTOTUNE)
 
     def take(self, places: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
         return take_views(places, self.examples, self.image_size, batch_size, self.augmentation)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,17 +14,38 @@ import larq as lq
 import numpy as np
 import tensorflow as tf
 from candle_tf import data, metrics, students
+from candle_tf.checkpoints import Checkpoints, NotFinite, newest_first
 from candle_tf.classifiers import encode_dataset, weight_norms
 from candle_tf.data.samplers import epoch_length
-from candle_tf.files import Rows, check_room, locked, write_text, written_beside
+from candle_tf.distribution import (
+    build_strategy,
+    distributed,
+    mirrored_teacher,
+    share_of,
+    stopping_with_the_others,
+    wait_until,
+)
+from candle_tf.files import Rows, check_room, locked, read_json, write_text, written_beside
+from candle_tf.inputs import (
+    augmentation,
+    check_sampler,
+    evaluation_batches,
+    indices_of,
+    load_data,
+    place_of,
+    resolution_of,
+    steps_per_epoch,
+    training_batches,
+    training_stream,
+    view_size,
+)
 from candle_tf.methods import Method, Setup
 from candle_tf.model import CandleModel, StudentModel
 from candle_tf.model_files import load_model
-from candle_tf.networks import at_policy
+from candle_tf.networks import at_policy, mirrored, with_synchronized_batch_norm
 from candle_tf.optimizers import build_optimizer
 from candle_tf.registry import arguments_of, lookup, parse_spec
 from candle_tf.report import write_report
-from candle_tf.resolution import RandomResolution
 from candle_tf.second_stages import SECOND_STAGES, FirstStage
 from candle_tf.settings import Settings, first_stage, resolve, resolved
 from candle_tf.students import bits
@@ -39,13 +60,16 @@ from candle_tf.workdir import (
     FLAG_FILE,
     HISTORY_FILE,
     METRICS_FILE,
+    NOT_FINITE,
     PREDICTIONS_FILE,
+    SKIPPED_FILE,
     TEACHER_STORE,
     check_workdir,
     claimed_workdir,
     read_results,
 )
 
+MOST_SKIPPED = 10  # batches whose loss was not finite
 LETTERS = Path(__file__).parent / "assets" / "letters.h5"
 
 
@@ -58,8 +82,10 @@ def run(settings: Settings) -> dict:
     Raises:
         ValueError, OSError: one sentence that names cause and remedy.
     """
+    strategy = build_strategy(settings.strategy)  # before TensorFlow runs anything
     settings.check()
     method, settings = resolve(settings), resolved(settings)
+    share_of(strategy).batch_size(settings.batch_size)  # refuses parts of different sizes
     check_workdir(settings)
     first = first_stage(settings) if settings.epochs else None
     if first:
@@ -79,6 +105,9 @@ def run(settings: Settings) -> dict:
         check_store(settings, examples, teacher)
     for each in filter(None, (first, settings)):
         check_sampler(each, examples)
+    if share_of(strategy).worker:
+        follow(settings, method, first, teacher, student, examples)
+        return {}
     with claimed_workdir(settings, examples) as workdir:
         if settings.cache:
             with timed(seconds, "cache"):
@@ -95,13 +124,6 @@ def run(settings: Settings) -> dict:
             except (ImportError, OSError) as error:  # the run itself is done
                 print(f"No report was written: {error}")
     return results
-
-
-def check_sampler(settings: Settings, examples: data.LongTailedData):
-    """Refuses a progressive sampler without a second pass."""
-    method = resolve(settings)
-    if settings.epochs and not method.second_stage:
-        training_stream(settings, method, examples)
 
 
 def check_store(
@@ -139,13 +161,37 @@ def check_store(
     return made_of
 
 
-def resolution_of(settings: Settings) -> RandomResolution:
-    sizes = settings.resolutions or (settings.image_size,)
-    return RandomResolution(sizes, settings.image_size, settings.seed)
+def mirrored_setup(setup: Setup) -> Setup:
+    """The setup with the networks that it brings in new layers."""
+    teacher, first = setup.teacher, setup.first_stage
+    return dataclasses.replace(
+        setup,
+        teacher=teacher and mirrored_teacher(teacher),
+        first_stage=first and StudentModel(mirrored(first.student)),
+    )
 
 
 def store_directory(settings: Settings) -> Path:
     return Path(settings.teacher_store or Path(settings.workdir) / TEACHER_STORE)
+
+
+def follow(
+    settings: Settings,
+    method: Method,
+    first: Settings | None,
+    teacher: Teacher | None,
+    student: tf.keras.Model,
+    examples: data.LongTailedData,
+):
+    """The part of a worker that is not the first: it trains, and writes nothing."""
+    if first:
+        run(first)
+        wait_until(lambda: read_results(first.workdir), "the first stage")
+    if teacher is not None:
+        wait_until((Path(settings.workdir) / CLASSIFIER_FILE).exists, "the calibration")
+        calibrate(teacher, settings, examples)
+    if settings.epochs and not method.second_stage:
+        train(settings, method, student, set_up(settings, examples, teacher, first), examples, {})
 
 
 def execute(
@@ -176,8 +222,8 @@ def execute(
         else:
             setup = set_up(settings, examples, teacher, first)
             model = train(settings, method, student, setup, examples, seconds)
-            if settings.precision != "float32":
-                model, _ = restore(settings)  # in float32, as it is evaluated and exported
+            if settings.precision != "float32" or settings.strategy:
+                model, _ = restore(settings)  # as it is evaluated and exported
         with timed(seconds, "evaluate"):
             results["student"] = {
                 **evaluate(model.predict, settings, examples, workdir / PREDICTIONS_FILE),
@@ -219,17 +265,15 @@ def train(
     """Trains the student, with real-valued weights first where two steps are asked for."""
     half = settings.epochs // 2 if settings.two_step else 0
     setup = dataclasses.replace(setup, epochs=settings.epochs - half)
-    with computing_in(settings.precision):
-        model = build_model(settings, method, student, setup)
     store = None
     if settings.teacher_views:
-        with timed(seconds, "teacher_views"):
-            store = complete_store(settings, model, examples)
+        with timed(seconds, "teacher_views"), computing_in(settings.precision):
+            store = complete_store(settings, method.model(method, student, setup), examples)
+    model = build_model(settings, method, student, setup)
     if half:
         real = bits.requantize(student, kernel_quantizer=None)
         adam = dataclasses.replace(settings, binary_optimizer="adam")  # Bop finds no binary weights
-        with computing_in(settings.precision):
-            first = build_model(adam, method, real, dataclasses.replace(setup, epochs=half))
+        first = build_model(adam, method, real, dataclasses.replace(setup, epochs=half))
         seconds["first_step"] = fit(settings, method, first, examples, store, FIRST_STEP, 0, half)
         parts = model.trained_parts()
         for name, part in first.trained_parts().items():
@@ -254,7 +298,10 @@ def complete_store(
         resolve(settings).sampler,
         settings.seed,
     )
-    store.complete(verbose=1)
+    if share_of(build_strategy(settings.strategy)).worker:
+        wait_until(lambda: len(store.rows) >= len(store), "the teacher store")
+    else:
+        store.complete(verbose=1)
     return store
 
 
@@ -302,42 +349,6 @@ def encode_views(
     return encode_dataset(
         model.embed, batches, examples.class_counts, settings.calibration_views, verbose=0
     )
-
-
-def training_batches(
-    settings: Settings, examples: data.LongTailedData, **stream
-) -> tf.data.Dataset:
-    """Augmented training images; `stream` as in `candle_tf.data.training_batches`."""
-    return data.training_batches(
-        examples.train,
-        view_size(settings, examples),
-        settings.batch_size,
-        **{"augmentation": examples.info.augmentation, **stream},
-    )
-
-
-def augmentation(settings: Settings, examples: data.LongTailedData) -> data.Augmentation:
-    """Of the images that a student trains on; mixed here for one that needs no labels for it."""
-    method = resolve(settings)
-    if not method.distills:
-        return examples.info.augmentation
-    return dataclasses.replace(examples.info.augmentation, mixup=method.mixup)
-
-
-def load_data(settings: Settings) -> data.LongTailedData:
-    examples = data.load(
-        settings.dataset,
-        settings.data_dir,
-        settings.imbalance_ratio,
-        settings.profile,
-        settings.n_max,
-        settings.validation_split,
-        settings.seed,
-        settings.download,
-        settings.on_bad_image,
-    )
-    smoothing = settings.label_smoothing or examples.label_smoothing
-    return dataclasses.replace(examples, label_smoothing=smoothing)
 
 
 def build_student(settings: Settings, num_classes: int) -> tf.keras.Model:
@@ -406,19 +417,12 @@ def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedDat
     shutil.rmtree(features, ignore_errors=True)
 
 
-def view_size(settings: Settings, examples: data.LongTailedData) -> int:
-    """The largest size that student or teacher needs, never above the source's own."""
-    largest = max(settings.resolutions or (settings.image_size,))
-    scale = settings.teacher_image_size / settings.image_size
-    needed = max(largest, settings.image_size, round(scale * largest))
-    return min(needed, examples.image_size or needed)
-
-
 def build_model(
     settings: Settings, method: Method, student: tf.keras.Model, setup: Setup
 ) -> StudentModel:
     """The compiled model that `fit` trains, its learning rate annealed over the setup's epochs."""
-    model = method.model(method, student, setup)
+    if settings.sync_batch_norm:
+        student = with_synchronized_batch_norm(student)
     rate, warmup = settings.learning_rate, settings.warmup_epochs
     schedule = tf.keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else rate,
@@ -426,54 +430,16 @@ def build_model(
         warmup_target=rate,
         warmup_steps=warmup * setup.steps_per_epoch,
     )
-    model.compile(
-        build_optimizer(settings.binary_optimizer, schedule),
-        loss=method.loss and method.loss(setup.class_counts),
-        metrics=["accuracy"],
-    )
-    return model
-
-
-def steps_per_epoch(settings: Settings, examples: data.LongTailedData) -> int:
-    return settings.steps_per_epoch or max(1, len(examples.train) // settings.batch_size)
-
-
-class Checkpoints(tf.keras.callbacks.Callback):
-    """Saves what the next epoch depends on after each one, and takes it up again.
-
-    A checkpoint that cannot be written leaves the one before it as the latest.
-    """
-
-    def __init__(self, model: StudentModel, directory: Path):
-        super().__init__()
-        self.epoch = tf.Variable(0, dtype=tf.int64)
-        self.seconds = tf.Variable(0.0, dtype=tf.float64)  # of training, over all restarts
-        checkpoint = tf.train.Checkpoint(
-            epoch=self.epoch, seconds=self.seconds, **model.trained_parts()
+    with build_strategy(settings.strategy).scope(), computing_in(settings.precision):
+        if settings.strategy:  # in layers whose variables all replicas have
+            student, setup = mirrored(student), mirrored_setup(setup)
+        model = method.model(method, student, setup)
+        model.compile(
+            build_optimizer(settings.binary_optimizer, schedule),
+            loss=method.loss and method.loss(setup.class_counts),
+            metrics=["accuracy"],
         )
-        self.manager = tf.train.CheckpointManager(checkpoint, str(directory), max_to_keep=2)
-        self.manager.restore_or_initialize()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.began = time.monotonic()
-
-    def on_epoch_end(self, epoch, logs=None):
-        last = self.manager.latest_checkpoint or "the beginning"
-        if not np.isfinite(logs["loss"]):
-            raise ValueError(
-                f"The loss became NaN or Inf in epoch {epoch + 1}: lower --learning_rate and give "
-                f"another --workdir; the last good state here is {last}."
-            )
-        self.epoch.assign(epoch + 1)
-        self.seconds.assign_add(time.monotonic() - self.began)
-        try:
-            self.manager.save()
-        except (OSError, tf.errors.OpError) as error:
-            raise OSError(
-                f"The checkpoint of epoch {epoch + 1} cannot be written to "
-                f"{self.manager.directory} ({error}): make room or make it writable, and start "
-                f"the same command again; it goes on from {last}."
-            ) from error
+    return model
 
 
 def fit(
@@ -490,64 +456,100 @@ def fit(
 
     Returns:
         The seconds that it took, over all restarts.
+
+    Raises:
+        NotFinite: which says where the batch is noted, and what is left.
+        SystemExit: after SIGTERM, when the update is saved; or with another worker.
     """
     workdir = Path(settings.workdir)
-    checkpoints = Checkpoints(model, workdir / name)
-    first_epoch = max(first_epoch, int(checkpoints.epoch))
-    if first_epoch == epochs:
-        return float(checkpoints.seconds)
     steps = steps_per_epoch(settings, examples)
-    print(f"Training {settings.student} by {settings.method}: epochs of {steps} updates")
-    model.fit(
-        training_stream(settings, method, examples, first_epoch, store),
-        initial_epoch=first_epoch,
-        epochs=epochs,
-        steps_per_epoch=steps,
-        callbacks=[
-            *method.callbacks(settings.epochs),
-            history_logger(workdir / HISTORY_FILE, first_epoch),
-            checkpoints,
-            tf.keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
-            tf.keras.callbacks.TerminateOnNaN(),
-        ],
-        verbose=1,
-    )
-    return float(checkpoints.seconds)
+    strategy = build_strategy(settings.strategy)
+    share = share_of(strategy)
+    checkpoints = Checkpoints(model, workdir / name, settings.checkpoint_every, strategy)
+    checkpoints.updates = max(checkpoints.updates, first_epoch * steps)
+    skipped_file = workdir / SKIPPED_FILE
+    skipped = []
+    if skipped_file.exists():
+        skipped = read_json(skipped_file, list, "delete it, and what it named is skipped anew")
+    if checkpoints.updates < epochs * steps:
+        print(f"Training {settings.student} by {settings.method}: epochs of {steps} updates")
+    with checkpoints.saving_on_sigterm(), stopping_with_the_others(strategy):
+        if settings.on_nan == "skip" and not newest_first(checkpoints.directory):
+            checkpoints.save("the beginning")
+        while checkpoints.updates < epochs * steps:
+            epoch, into = divmod(checkpoints.updates, steps)
+            try:
+                stream = partial(
+                    training_stream, settings, examples, checkpoints.updates, store, skipped
+                )
+                model.fit(
+                    distributed(strategy, stream),
+                    initial_epoch=epoch,
+                    epochs=epoch + 1 if into else epochs,  # what was begun first
+                    steps_per_epoch=steps - into,
+                    callbacks=[
+                        *method.callbacks(settings.epochs),
+                        *(loggers(workdir, epoch) if share.worker == 0 else ()),
+                        checkpoints,
+                    ],
+                    verbose=int(share.worker == 0),
+                )
+            except NotFinite as error:
+                skipped = leave_out(settings, checkpoints, examples, skipped, error)
+                checkpoints.restore()
+                print(f"Going on from update {checkpoints.updates}.")
+    return checkpoints.seconds
 
 
-def training_stream(
+def leave_out(
     settings: Settings,
-    method: Method,
+    checkpoints: Checkpoints,
     examples: data.LongTailedData,
-    first_epoch: int = 0,
-    store: TeacherStore | None = None,
-) -> tf.data.Dataset:
-    """The batches of all epochs from `first_epoch` on, in pairs for a method of two samplers."""
-    images_per_epoch = steps_per_epoch(settings, examples) * settings.batch_size
-    span = {
-        "num_examples": settings.epochs * images_per_epoch,
-        "first_example": first_epoch * images_per_epoch,
-    }
-    if store:
-        return store.training_batches(settings.batch_size, seed=settings.seed, **span)
-    main = {"sampler": method.sampler, "seed": settings.seed, **span}
-    how = augmentation(settings, examples)
-    stream = training_batches(settings, examples, **main, views=method.views, augmentation=how)
-    if not method.partner_sampler:
-        return stream
-    second = {"sampler": method.partner_sampler, "seed": settings.seed + 3, **span}
-    partner = training_batches(settings, examples, **second)
-    pairs = tf.data.Dataset.zip((stream, partner))
-    return pairs.map(lambda a, b: ((a[0], b[0]), (a[1], b[1])))
+    skipped: Sequence[int],
+    error: NotFinite,
+) -> list[int]:
+    """Notes the batch of an update whose loss was not finite, and the state that it left.
+
+    Returns:
+        The places of the batches to leave out, with its own.
+
+    Raises:
+        NotFinite: where none is to be left out, or no more; says where it is noted.
+    """
+    place = place_of(checkpoints.updates, skipped)
+    workdir, indices = Path(settings.workdir), indices_of(settings, examples, place, skipped)
+    note = {"update": checkpoints.updates + 1, "indices": indices}
+    note["labels"] = examples.train.labels[indices].tolist()
+    if examples.train.on_disk:
+        note["files"] = [os.fsdecode(examples.train.images[i].numpy()) for i in indices]
+    noted = workdir / NOT_FINITE / f"batch_{place}"
+    checkpoints.write(noted / "state")
+    writes = not checkpoints.share.worker
+    if writes:
+        write_text(noted / "batch.json", json.dumps(note, indent=1) + "\n")
+    said = f"{error} Its images and the state are in {noted}"
+    if settings.on_nan == "stop" or len(skipped) == MOST_SKIPPED:
+        raise NotFinite(
+            f"{said}; the last good state is {checkpoints.last}. Lower --learning_rate and give "
+            f"another --workdir; or leave out such batches, up to {MOST_SKIPPED}, by --on_nan=skip."
+        ) from error
+    print(f"\n{said}; it is left out.")
+    if writes:
+        write_text(workdir / SKIPPED_FILE, json.dumps([*skipped, place]) + "\n")
+    return [*skipped, place]
 
 
-def history_logger(path: Path, first_epoch: int) -> tf.keras.callbacks.CSVLogger:
-    """Logs by epoch, and drops the rows from `first_epoch` on, which a killed run may have left."""
+def loggers(workdir: Path, first_epoch: int) -> list[tf.keras.callbacks.Callback]:
+    """Logs by epoch, without the rows from `first_epoch` on, which a killed run may have left."""
+    path = workdir / HISTORY_FILE
     if first_epoch and path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         rows = [line for line in lines[1:] if int(line.partition(",")[0]) < first_epoch]
         write_text(path, "".join(lines[:1] + rows))
-    return tf.keras.callbacks.CSVLogger(path, append=first_epoch > 0)
+    return [
+        tf.keras.callbacks.CSVLogger(path, append=first_epoch > 0),
+        tf.keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
+    ]
 
 
 def restore(settings: Settings) -> tuple[StudentModel, list[str]]:
@@ -556,12 +558,13 @@ def restore(settings: Settings) -> tuple[StudentModel, list[str]]:
     Raises:
         FileNotFoundError: if the run has no checkpoint yet.
     """
-    class_names = json.loads((Path(settings.workdir) / CLASSES_FILE).read_text(encoding="utf-8"))
+    names_file = Path(settings.workdir) / CLASSES_FILE
+    class_names = read_json(names_file, list, "the run's command writes it again")
     student = build_student(settings, len(class_names))
-    latest = tf.train.latest_checkpoint(str(Path(settings.workdir) / CHECKPOINTS))
-    if latest is None:
+    checkpoints = newest_first(Path(settings.workdir) / CHECKPOINTS)
+    if not checkpoints:
         raise FileNotFoundError(f"{settings.workdir} holds no checkpoint yet: let train.py finish.")
-    restored = tf.train.Checkpoint(student=student).restore(latest)
+    restored = tf.train.Checkpoint(student=student).restore(checkpoints[0])
     restored.assert_existing_objects_matched().expect_partial()
     return StudentModel(student), class_names
 
@@ -605,15 +608,6 @@ def save_predictions(path: Path, logits: np.ndarray, labels: np.ndarray):
             confidence=np.max(probabilities, axis=-1),
             true_probability=probabilities[np.arange(len(labels)), labels],
         )
-
-
-def evaluation_batches(
-    settings: Settings, examples: data.LongTailedData, part: data.Examples
-) -> tf.data.Dataset:
-    """A split of the data as the run's student sees it, in batches of (images, labels)."""
-    return data.evaluation_batches(
-        part, view_size(settings, examples), settings.batch_size, examples.info.augmentation
-    )
 
 
 def describe(settings: Settings, examples: data.LongTailedData) -> dict:

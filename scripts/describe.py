@@ -10,7 +10,7 @@ import dataclasses
 
 import run_flags
 from absl import app, flags
-from candle_tf import description, training
+from candle_tf import description, inputs
 from candle_tf.benchmark import DATA
 from candle_tf.settings import Settings
 
@@ -22,7 +22,7 @@ flags.DEFINE_string("output", None, "Directory of the pictures; none are drawn i
 def describe():
     # What cannot be read is said, and does not keep the rest from being described.
     settings = dataclasses.replace(run_flags.settings(), on_bad_image="skip")
-    examples = training.load_data(settings)
+    examples = inputs.load_data(settings)
     print(description.describe(examples))
     if flags.FLAGS.output:
         for path in description.write_pictures(examples, flags.FLAGS.output):

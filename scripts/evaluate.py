@@ -6,7 +6,7 @@ python scripts/evaluate.py --workdir=runs/digits --exported=digits.tflite    # a
 
 import run_flags
 from absl import app, flags
-from candle_tf import training
+from candle_tf import inputs, training
 from candle_tf.exported import Exported, agreement
 from candle_tf.tables import accuracy_table, per_class_table
 
@@ -19,13 +19,13 @@ def evaluate():
     settings = run_flags.settings_of(flags.FLAGS.workdir, flags.FLAGS.data_dir)
     exported = flags.FLAGS.exported and Exported(flags.FLAGS.exported)
     model, class_names = training.restore(settings)
-    examples = training.load_data(settings)
+    examples = inputs.load_data(settings)
     reports = training.evaluate(model.predict, settings, examples)
     for split, report in reports.items():
         print(f"\n{split}\n{accuracy_table({settings.method: report})}\n")
         print(per_class_table({settings.method: report}, class_names))
     if exported:
-        batches = training.evaluation_batches(settings, examples, examples.test)
+        batches = inputs.evaluation_batches(settings, examples, examples.test)
         print(f"\n{flags.FLAGS.exported}: {agreement(exported, model, batches)}")
 
 

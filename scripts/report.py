@@ -8,7 +8,7 @@ The second compares the student's classifier with those of two other runs on the
 
 import run_flags
 from absl import app, flags
-from candle_tf import training
+from candle_tf import inputs, training
 
 flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
 flags.DEFINE_string("from_scratch", None, "A run of the same student, trained alone.")
@@ -20,7 +20,7 @@ def report():
     settings = run_flags.settings_of(flags.FLAGS.workdir, flags.FLAGS.data_dir)
     path = training.report(
         settings,
-        training.load_data(settings),
+        inputs.load_data(settings),
         from_scratch=flags.FLAGS.from_scratch,
         full_precision=flags.FLAGS.full_precision,
     )

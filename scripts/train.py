@@ -6,16 +6,22 @@
 The same command again continues an interrupted run. What the workdir holds afterwards: README.
 """
 
+import signal
+import sys
+
 import run_flags
 from absl import app, flags
 from candle_tf import training
+from candle_tf.checkpoints import INTERRUPTED
 from candle_tf.tables import comparison_table
 
 
 def train():
+    # As clusters end a process; within the training the update is saved first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
     settings = run_flags.settings(flags.FLAGS)
-    training.run(settings)
-    print(comparison_table([settings.workdir]))
+    if training.run(settings):  # of several workers the first one has results
+        print(comparison_table([settings.workdir]))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from candle_tf import training
+from candle_tf import inputs, training
 from candle_tf.report import write_report
 from candle_tf.settings import Settings
 from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ DRAWN = np.array([12, 16, 20, 16, 16, 12])
 
 @pytest.fixture(scope="module")
 def examples():
-    return training.load_data(SETTINGS)
+    return inputs.load_data(SETTINGS)
 
 
 @pytest.fixture(scope="module")

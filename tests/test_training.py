@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf import training
+from candle_tf import inputs, training
 from candle_tf.methods import METHODS
 from candle_tf.settings import Settings, resolve, resolved
 from candle_tf.workdir import claimed_workdir
@@ -201,9 +202,9 @@ def test_predictions_are_those_of_the_metrics(finished):
     right = kept["labels"] == kept["predictions"]
     np.testing.assert_allclose(np.mean(right), results["student"]["test"]["overall"])
     model, _ = training.restore(tiny(workdir))
-    test = training.load_data(TINY).test
+    test = inputs.load_data(TINY).test
     np.testing.assert_array_equal(kept["labels"], test.labels)
-    batches = training.evaluation_batches(tiny(workdir), training.load_data(TINY), test)
+    batches = inputs.evaluation_batches(tiny(workdir), inputs.load_data(TINY), test)
     scores = np.exp(model.predict(batches, verbose=0).astype(np.float64))
     probabilities = scores / scores.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(kept["confidence"], probabilities.max(axis=1), rtol=1e-3)
@@ -216,7 +217,7 @@ def test_the_report_is_told_the_sizes_that_were_drawn(finished, monkeypatch):
     told = []
     monkeypatch.setattr(training, "write_report", lambda workdir, data, drawn: told.append(drawn))
     settings = tiny(workdir, resolutions=(12, 16, 20))
-    training.report(settings, training.load_data(settings))
+    training.report(settings, inputs.load_data(settings))
     header, *rows = (line.split(",") for line in history(workdir))
     means = [float(row[header.index("resolution")]) for row in rows]
     np.testing.assert_allclose(np.reshape(told, (2, 3)).mean(axis=1), means, rtol=1e-6)
@@ -253,7 +254,7 @@ def test_so_does_one_with(practice, tmp_path, monkeypatch):
 def compiled(**changes):
     """(model, student) as `run` builds them, not trained."""
     settings = dataclasses.replace(tiny("x", method="cross_entropy"), **changes)
-    examples = training.load_data(settings)
+    examples = inputs.load_data(settings)
     student = training.build_student(settings, 10)
     method = resolve(settings)
     setup = training.set_up(settings, examples)
@@ -305,7 +306,7 @@ def test_each_step_turns_to_the_second_branch(monkeypatch):
         training, "fit", lambda s, method, model, *args: models.append(model) or 0.0
     )
     settings = tiny("x", method="bbn", two_step=True, epochs=3)
-    examples = training.load_data(settings)
+    examples = inputs.load_data(settings)
     student, setup = training.build_student(settings, 10), training.set_up(settings, examples)
     training.train(settings, resolve(settings), student, setup, examples, {})
     assert [model.total_steps for model in models] == [3, 6]
@@ -317,7 +318,7 @@ def test_the_second_step_goes_on_from_all_that_the_first_learned(tmp_path, monke
         training, "fit", lambda s, method, model, *args: models.append(model) or 0.0
     )
     settings = resolved(tiny(tmp_path, two_step=True, epochs=2))
-    examples = training.load_data(settings)
+    examples = inputs.load_data(settings)
     teacher = training.build_teacher(settings)
     training.calibrate(teacher, settings, examples)
     student = training.build_student(settings, 10)
@@ -342,7 +343,7 @@ def test_factors_of_label_aware_smoothing(given, expected, finished, tmp_path, m
     settings = resolved(tiny(tmp_path, method="mislas", label_smoothing=given))
     method = dataclasses.replace(resolve(settings), batch_norm_shift=False)
     first = tiny(finished[0], resolutions=(12, 16, 20))
-    training.retrain_classifier(settings, method, first, training.load_data(settings))
+    training.retrain_classifier(settings, method, first, inputs.load_data(settings))
     assert told == [expected]
 
 
@@ -353,7 +354,7 @@ def test_a_teacher_is_calibrated_by_the_same_factors(tmp_path, monkeypatch):
     settings = resolved(tiny(tmp_path, **smoothing))
     teacher = training.build_teacher(settings)
     teacher.classifier = training.StudentModel(training.build_student(settings, 10)).student
-    training.calibrate(teacher, settings, training.load_data(settings))
+    training.calibrate(teacher, settings, inputs.load_data(settings))
     assert told[0][4] == (0.3, 0.0)
 
 
@@ -372,14 +373,14 @@ def test_a_finished_run_is_not_made_again(finished):
 
 def test_a_workdir_in_use_is_refused(tmp_path):
     settings = tiny(tmp_path)
-    with claimed_workdir(settings, training.load_data(settings)):
-        with pytest.raises(ValueError, match="Another process is at"):
+    with claimed_workdir(settings, inputs.load_data(settings)):
+        with pytest.raises(ValueError, match=f"Another process is at work.*pid {os.getpid()} on"):
             training.run(settings)
 
 
 def test_a_run_does_not_go_on_with_other_images(tmp_path):
     settings = tiny(tmp_path)
-    examples = training.load_data(settings)
+    examples = inputs.load_data(settings)
     with claimed_workdir(settings, examples) as workdir:
         (workdir / "checkpoints").mkdir()
     with claimed_workdir(settings, examples):
@@ -403,7 +404,7 @@ def test_restore(finished):
     settings = tiny(workdir, resolutions=(12, 16, 20))
     model, class_names = training.restore(settings)
     assert class_names == results["class_names"]
-    report = training.evaluate(model.predict, settings, training.load_data(settings))
+    report = training.evaluate(model.predict, settings, inputs.load_data(settings))
     assert report["test"] == results["student"]["test"]
 
 
@@ -419,7 +420,7 @@ def test_every_method_runs_and_is_restored(method, tmp_path):
     results = training.run(settings)
     assert ("teacher" in results) == METHODS[method].distills
     model, _ = training.restore(settings)
-    report = training.evaluate(model.predict, settings, training.load_data(settings))
+    report = training.evaluate(model.predict, settings, inputs.load_data(settings))
     assert report["test"] == results["student"]["test"]
 
 
@@ -496,7 +497,7 @@ def test_bad_settings_are_refused_before_training(changes, message, tmp_path, mo
 
 
 def test_nan_in_training_names_the_remedy(tmp_path):
-    with pytest.raises(ValueError, match="NaN or Inf in epoch 1: lower --learning_rate"):
+    with pytest.raises(ValueError, match="NaN or Inf in update .*Lower --learning_rate"):
         training.run(tiny(tmp_path, method="cross_entropy", learning_rate=1e38))
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) is None
 
@@ -535,7 +536,7 @@ def test_a_run_in_bfloat16_is_evaluated_and_taken_up_in_float32(tmp_path):
     assert tf.keras.mixed_precision.global_policy().name == "float32"
     model, _ = training.restore(settings)
     assert {layer.compute_dtype for layer in model.student.layers} == {"float32"}
-    examples = training.load_data(settings)
+    examples = inputs.load_data(settings)
     assert (
         training.evaluate(model.predict, settings, examples)["test"] == results["student"]["test"]
     )

@@ -4,7 +4,7 @@ from candle_tf.data.catalog import CATALOG, DatasetInfo, LongTailedData, info_of
 from candle_tf.data.examples import Examples
 from candle_tf.data.long_tail import PROFILES, long_tail_counts, long_tail_subset
 from candle_tf.data.own_files import ON_BAD_IMAGE
-from candle_tf.data.pipeline import evaluation_batches, training_batches
+from candle_tf.data.pipeline import Share, evaluation_batches, training_batches
 from candle_tf.data.samplers import SAMPLERS
 from candle_tf.data.sources import absolute
 from candle_tf.data.views import Augmentation
@@ -18,6 +18,7 @@ __all__ = [
     "DatasetInfo",
     "Examples",
     "LongTailedData",
+    "Share",
     "absolute",
     "evaluation_batches",
     "info_of",

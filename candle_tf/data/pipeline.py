@@ -2,12 +2,55 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 from candle_tf.data.examples import Examples
 from candle_tf.data.samplers import epoch_length, epoch_order
 from candle_tf.data.views import Augmentation, draw_views, resized, take_views
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of each batch that one of several workers reads, for the replicas it has.
+
+    Attributes:
+        worker, workers: which of how many.
+        replicas: of each worker, which take its batches in turn.
+    """
+
+    worker: int = 0
+    workers: int = 1
+    replicas: int = 1
+
+    def batch_size(self, global_batch_size: int) -> int:
+        """Of a replica.
+
+        Raises:
+            ValueError: unless the replicas' parts are equal.
+        """
+        replicas = self.workers * self.replicas
+        if global_batch_size % replicas:
+            raise ValueError(
+                f"batch_size is {global_batch_size}, over all replicas, but must be a multiple of "
+                f"their number, {replicas}."
+            )
+        return global_batch_size // replicas
+
+    def of(self, places: tf.data.Dataset, global_batch_size: int) -> tf.data.Dataset:
+        """The worker's part of each batch of places, one by one; the stream starts at a batch."""
+        if self.workers == 1:
+            return places
+        size = self.batch_size(global_batch_size) * self.replicas
+        start = self.worker * size
+
+        def part(batch):
+            return {name: values[start : start + size] for name, values in batch.items()}
+
+        count = places.cardinality() // self.workers
+        mine = places.batch(global_batch_size).map(part).unbatch()
+        return mine.apply(tf.data.experimental.assert_cardinality(count))
 
 
 def training_batches(
@@ -20,6 +63,7 @@ def training_batches(
     seed: int = 0,
     first_example: int = 0,
     views: int = 1,
+    share: Share = Share(),
 ) -> tf.data.Dataset:
     """Augmented batches; epochs follow each other without a gap, and a batch may span two.
 
@@ -28,11 +72,14 @@ def training_batches(
 
     Args:
         image_size: side of the batch's images in pixels.
+        batch_size: over all replicas.
         num_examples: where the stream ends, counted from 0. None: each time the dataset is read
             it gives the next epoch, as `fit(dataset, epochs=...)` expects.
         sampler: a name of `candle_tf.data.SAMPLERS`; an epoch is one of `epoch_order`.
         first_example: where the stream starts, counted from 0.
         views: independently augmented views of each image.
+        share: what of it is read here; the batches are of one replica. With several workers,
+            `num_examples` and `first_example` are multiples of the batch size.
 
     Returns:
         A finite dataset of (images float32 (batch, image_size, image_size, 3) in [0, 255],
@@ -51,7 +98,8 @@ def training_batches(
             return draw_views(labels, len(order), tf.random.fold_in(key, which), how)
 
         places = training_places(labels, sampler, seed, draw, num_examples, first_example)
-        return take_views(places, examples, image_size, batch_size, how)
+        places = share.of(places, batch_size)
+        return take_views(places, examples, image_size, share.batch_size(batch_size), how)
 
     def batch(*seen):
         (places, images), *others = seen

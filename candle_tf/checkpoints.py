@@ -1,0 +1,184 @@
+"""What a killed run goes on from: saved by epoch and by update, and taken up again."""
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from candle_tf.distribution import agreed, share_of
+from candle_tf.model import StudentModel
+
+INTERRUPTED = 75  # exit code of a run that SIGTERM has ended: the same command goes on
+
+
+AGREE_EVERY = 10  # updates, of several workers, on whether SIGTERM has come to one
+
+
+class NotFinite(ValueError):
+    """The loss became NaN or Inf."""
+
+
+class Checkpoints(tf.keras.callbacks.Callback):
+    """Saves all that the next update depends on, and takes it up again.
+
+    A checkpoint that cannot be written leaves the one before it as the latest, and one that cannot
+    be read the one before it to go on from: a run is a function of its seed, so either ends as if
+    nothing had been.
+
+    Of several workers all read the first one's, and it alone writes.
+
+    Args:
+        model: compiled; its `trained_parts` are saved.
+        directory: of the checkpoints, of which the last two are kept.
+        every: updates between two; those at the end of each epoch are always there.
+        strategy: that the model was made in the scope of.
+
+    Attributes:
+        updates: done so far.
+        seconds: of training so far, over all restarts.
+
+    Raises:
+        ValueError: if there are checkpoints, and none that can be read or that fits the model.
+    """
+
+    def __init__(
+        self,
+        model: StudentModel,
+        directory: str | os.PathLike,
+        every: int | None = None,
+        strategy: tf.distribute.Strategy | None = None,
+    ):
+        super().__init__()
+        self.directory, self.every = Path(directory), every
+        self.strategy = strategy or tf.distribute.get_strategy()
+        self.share = share_of(self.strategy)
+        self.asked = self.stopping = False  # by SIGTERM here; as all workers know
+        self.began = time.monotonic()
+        self.counts = {
+            "updates": tf.Variable(0, dtype=tf.int64),
+            "seconds": tf.Variable(0.0, dtype=tf.float64),
+        }
+        self.checkpoint = tf.train.Checkpoint(**self.counts, **model.trained_parts())
+        where = self.directory
+        if self.share.worker:  # all have a part in reading the variables
+            where = Path(tempfile.mkdtemp())
+            weakref.finalize(self, shutil.rmtree, where, ignore_errors=True)
+        try:
+            self.manager = tf.train.CheckpointManager(self.checkpoint, str(where), max_to_keep=2)
+        except ValueError:  # an empty list of checkpoints
+            (where / "checkpoint").unlink()
+            self.manager = tf.train.CheckpointManager(self.checkpoint, str(where), max_to_keep=2)
+        self.restore()
+
+    @property
+    def seconds(self) -> float:
+        return float(self.counts["seconds"])
+
+    @property
+    def last(self) -> str:
+        """Names the last good state, for messages."""
+        return next(iter(newest_first(self.directory)), "the beginning")
+
+    def restore(self):
+        """Takes up the newest checkpoint that can be read."""
+        for path in newest_first(self.directory):
+            try:
+                self.checkpoint.restore(path).assert_existing_objects_matched()
+                break
+            except (tf.errors.OpError, IndexError) as error:
+                print(f"{path} is damaged ({first_line(error)}): going on from the one before it.")
+            except (AssertionError, ValueError) as error:
+                raise ValueError(
+                    f"{path} is of another version or another network ({first_line(error)}): name "
+                    "another --workdir, or go on with the version that wrote it."
+                ) from error
+        else:
+            if newest_first(self.directory):
+                raise ValueError(
+                    f"No checkpoint in {self.directory} can be read: delete it, and the same "
+                    "command trains from the beginning."
+                )
+        self.updates = int(self.counts["updates"])
+
+    def save(self, what: str):
+        """Writes a checkpoint, and ends the process where SIGTERM has come.
+
+        Args:
+            what: the state is after, for messages.
+
+        Raises:
+            OSError: if it cannot be written.
+            SystemExit: `INTERRUPTED`.
+        """
+        now, last = time.monotonic(), self.last
+        self.counts["updates"].assign(self.updates)
+        self.counts["seconds"].assign_add(now - self.began)
+        self.began = now
+        try:
+            self.manager.save()
+        except (OSError, tf.errors.OpError) as error:
+            raise OSError(
+                f"The checkpoint of {what} cannot be written to {self.directory} ({error}): make "
+                f"room or make it writable, and start the same command again; it goes on from "
+                f"{last}."
+            ) from error
+        if self.stopping:
+            print(f"\nStopped after update {self.updates}: the same command goes on from there.")
+            raise SystemExit(INTERRUPTED)
+
+    def write(self, path: Path):
+        """Writes the present state to a place of its own."""
+        where = Path(self.manager.directory, path.name) if self.share.worker else path
+        where.parent.mkdir(parents=True, exist_ok=True)
+        self.checkpoint.write(str(where))
+
+    def on_train_begin(self, logs=None):
+        self.began = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not np.isfinite(logs["loss"]):
+            raise NotFinite(f"The loss became NaN or Inf in update {self.updates + 1}.")
+        self.updates += 1
+        if self.share.workers == 1 or self.updates % AGREE_EVERY == 0:
+            self.stopping = agreed(self.strategy, self.asked)
+        due = self.stopping or (self.every and self.updates % self.every == 0)
+        if due and batch + 1 < self.params["steps"]:  # the last one is the epoch's
+            self.save(f"update {self.updates}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.stopping = agreed(self.strategy, self.asked)
+        self.save(f"epoch {epoch + 1}")
+
+    @contextlib.contextmanager
+    def saving_on_sigterm(self) -> Iterator[None]:
+        """Within, SIGTERM has the update finished and saved before the process ends."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals are the main thread's
+            return
+        before = signal.signal(signal.SIGTERM, self.stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def stop(self, *_):
+        self.asked = True
+
+
+def newest_first(directory: Path) -> list[str]:
+    """The checkpoints that lie in a directory."""
+    # By their files: a damaged list of checkpoints must not look like a run that never began.
+    paths = [str(path.with_suffix("")) for path in directory.glob("*-*.index")]
+    return sorted(paths, key=lambda path: int(path.rpartition("-")[2]), reverse=True)
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

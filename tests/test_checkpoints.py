@@ -1,0 +1,198 @@
+import json
+import os
+import pathlib
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from candle_tf import data, inputs, training
+from candle_tf.checkpoints import INTERRUPTED, Checkpoints, NotFinite
+from test_training import tiny, weights
+
+ALONE = {"method": "cross_entropy", "epochs": 3}  # of 3 updates
+
+
+class Killed(Exception):
+    """Stands for SIGKILL."""
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    monkeypatch.setattr(training, "write_report", lambda *a, **k: "no report")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "write_report", lambda *a, **k: "no report")
+        training.run(tiny(workdir, **ALONE))
+    return weights(workdir)
+
+
+def after_update(monkeypatch, update, act):
+    """Has `act` called once, when an update is done and saved if it is due."""
+    ours, done = Checkpoints.on_train_batch_end, []
+
+    def then(self, batch, logs=None):
+        ours(self, batch, logs)
+        if self.updates == update and not done:
+            done.append(update)
+            act()
+
+    monkeypatch.setattr(Checkpoints, "on_train_batch_end", then)
+
+
+def kill():
+    raise Killed
+
+
+def newest(workdir) -> pathlib.Path:
+    return max((workdir / "checkpoints").glob("ckpt-*.data*"))
+
+
+def assert_same(workdir, expected):
+    for a, b in zip(weights(workdir), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("update", [1, 4, 5, 6])
+def test_a_kill_between_checkpoints_changes_nothing(update, undisturbed, tmp_path, monkeypatch):
+    settings = tiny(tmp_path, **ALONE, checkpoint_every=2)
+    after_update(monkeypatch, update, kill)
+    with pytest.raises(Killed):
+        training.run(settings)
+    training.run(settings)
+    assert_same(tmp_path, undisturbed)
+    rows = (tmp_path / "history.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", "0", "1", "2"]
+
+
+@pytest.mark.parametrize("update", [4, 6])
+def test_sigterm_saves_and_says_so_by_its_code(update, undisturbed, tmp_path, monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    after_update(monkeypatch, update, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        training.run(tiny(tmp_path, **ALONE))
+    assert ended.value.code == INTERRUPTED
+    saved = {4: 5, 6: 6}[update]  # the update after the signal, or the epoch's end
+    assert f"Stopped after update {saved}: the same command goes on" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == before
+    training.run(tiny(tmp_path, **ALONE))
+    assert_same(tmp_path, undisturbed)
+
+
+def half_trained(workdir, monkeypatch):
+    """A run that was killed with two checkpoints, after updates 2 and 3."""
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        after_update(patch, 4, kill)
+        training.run(tiny(workdir, **ALONE, checkpoint_every=2))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
+    undisturbed, tmp_path, monkeypatch, capsys
+):
+    half_trained(tmp_path, monkeypatch)
+    with open(newest(tmp_path), "r+b") as file:
+        file.truncate(1000)
+    training.run(tiny(tmp_path, **ALONE))
+    out = capsys.readouterr().out
+    assert f"{newest(tmp_path).parent}/ckpt-3 is damaged" in out and "the one before it" in out
+    assert_same(tmp_path, undisturbed)
+
+
+def test_where_none_can_be_read_the_remedy_is_named(tmp_path, monkeypatch):
+    half_trained(tmp_path, monkeypatch)
+    for path in (tmp_path / "checkpoints").glob("ckpt-*.data*"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="No checkpoint in .* can be read: delete it"):
+        training.run(tiny(tmp_path, **ALONE))
+
+
+@pytest.mark.parametrize("text", [None, "", "no protocol buffer"])
+def test_a_damaged_list_of_checkpoints_is_no_new_beginning(
+    text, undisturbed, tmp_path, monkeypatch
+):
+    half_trained(tmp_path, monkeypatch)
+    listed = tmp_path / "checkpoints" / "checkpoint"
+    listed.unlink() if text is None else listed.write_text(text)
+    first = []
+    monkeypatch.setattr(
+        Checkpoints, "on_train_begin", lambda self, logs=None: first.append(self.updates)
+    )
+    training.run(tiny(tmp_path, **ALONE))
+    assert first[0] == 4
+    assert_same(tmp_path, undisturbed)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
+    half_trained(tmp_path, monkeypatch)
+    flags = tmp_path / "flags.cfg"
+    flags.write_text(flags.read_text().replace("width=0.125", "width=0.25"))
+    wider = tiny(tmp_path, **ALONE, student="resnet_e:width=0.25")
+    with pytest.raises(ValueError, match="is of another version or another network"):
+        training.run(wider)
+
+
+def with_nan(monkeypatch, bad):
+    """Has the batches at the places `bad` of a run's stream hold NaN."""
+    ours = data.training_batches
+
+    def batches(examples, size, batch_size, **stream):
+        first = stream.get("first_example", 0) // batch_size
+
+        def spoil(n, batch):
+            spoilt = tf.reduce_any(n == tf.constant(bad, tf.int64))
+            return tf.where(spoilt, np.nan, batch[0]), batch[1]
+
+        return ours(examples, size, batch_size, **stream).enumerate(first).map(spoil)
+
+    monkeypatch.setattr(data, "training_batches", batches)
+
+
+def test_a_batch_with_nan_is_noted_and_left_out_on_demand(tmp_path, monkeypatch, capsys):
+    with_nan(monkeypatch, [4, 5])
+    settings = tiny(tmp_path / "run", **ALONE)
+    with pytest.raises(NotFinite, match=r"in update 5\. .* --on_nan=skip") as raised:
+        training.run(settings)
+    assert str(tmp_path / "run" / "checkpoints" / "ckpt-1") in str(raised.value)
+    noted = tmp_path / "run" / "not_finite" / "batch_4"
+    assert str(noted) in str(raised.value)
+    note = json.loads((noted / "batch.json").read_text())
+    stream = inputs.training_stream(settings, inputs.load_data(settings), 4)
+    assert note["update"] == 5
+    assert note["labels"] == next(iter(stream))[1].numpy().tolist()
+    state = dict(tf.train.list_variables(str(noted / "state")))
+    assert any("student" in name for name in state) and any("optimizer" in n for n in state)
+
+    training.run(tiny(tmp_path / "run", **ALONE, on_nan="skip"))
+    out = capsys.readouterr().out
+    assert "it is left out.\nGoing on from update 3." in out
+    skipped = json.loads((tmp_path / "run" / "skipped_batches.json").read_text())
+    assert skipped == [4, 5]
+    training.run(tiny(tmp_path / "at_once", **ALONE, on_nan="skip", checkpoint_every=2))
+    assert_same(tmp_path / "at_once", weights(tmp_path / "run"))
+    assert all(np.isfinite(value).all() for value in weights(tmp_path / "run"))
+
+
+def test_left_out_batches_are_those_and_no_others():
+    settings = tiny("unused", **ALONE, sampler="class_balanced")
+    examples = inputs.load_data(settings)
+    every = [labels.numpy() for _, labels in inputs.training_stream(settings, examples)]
+    for first in range(3):
+        left = list(inputs.training_stream(settings, examples, first, skipped=[5, 2]))
+        places = [0, 1, 3, 4, 6, 7, 8][first:]
+        assert len(left) == 9 - first
+        for place, (_, labels) in zip(places, left):
+            np.testing.assert_array_equal(labels, every[place])
+            indices = inputs.indices_of(settings, examples, place, [5, 2])
+            np.testing.assert_array_equal(labels, examples.train.labels[indices])
+
+
+def test_skipping_has_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "MOST_SKIPPED", 2)
+    with_nan(monkeypatch, [0, 1, 2])
+    with pytest.raises(NotFinite, match="in update 1.*up to 2, by --on_nan=skip"):
+        training.run(tiny(tmp_path, **ALONE, on_nan="skip"))
+    assert json.loads((tmp_path / "skipped_batches.json").read_text()) == [0, 1]
