@@ -8,18 +8,16 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.distribution import agreed, share_of
+from candle_tf.distribution import agreed, from_first, meet, share_of
 from candle_tf.model import StudentModel
 
 INTERRUPTED = 75  # exit code of a run that SIGTERM has ended: the same command goes on
-
-
-AGREE_EVERY = 10  # updates, of several workers, on whether SIGTERM has come to one
+AGREE_EVERY = 10  # updates of several workers, on whether SIGTERM has come to one: it costs a sum
 
 
 class NotFinite(ValueError):
@@ -40,8 +38,11 @@ class Checkpoints(tf.keras.callbacks.Callback):
         directory: of the checkpoints, of which the last two are kept.
         every: updates between two; those at the end of each epoch are always there.
         strategy: that the model was made in the scope of.
+        watch: look for NaN and Inf in the weights after each update, not only before a save: who
+            leaves out a batch has to know which.
 
     Attributes:
+        last: names the last good state, for messages.
         updates: done so far.
         seconds: of training so far, over all restarts.
 
@@ -55,9 +56,11 @@ class Checkpoints(tf.keras.callbacks.Callback):
         directory: str | os.PathLike,
         every: int | None = None,
         strategy: tf.distribute.Strategy | None = None,
+        watch: bool = False,
     ):
         super().__init__()
-        self.directory, self.every = Path(directory), every
+        self.directory, self.every, self.watch = Path(directory), every, watch
+        self.variables = model.theta() + model.student.non_trainable_variables
         self.strategy = strategy or tf.distribute.get_strategy()
         self.share = share_of(self.strategy)
         self.asked = self.stopping = False  # by SIGTERM here; as all workers know
@@ -71,42 +74,46 @@ class Checkpoints(tf.keras.callbacks.Callback):
         if self.share.worker:  # all have a part in reading the variables
             where = Path(tempfile.mkdtemp())
             weakref.finalize(self, shutil.rmtree, where, ignore_errors=True)
-        try:
-            self.manager = tf.train.CheckpointManager(self.checkpoint, str(where), max_to_keep=2)
-        except ValueError:  # an empty list of checkpoints
-            (where / "checkpoint").unlink()
-            self.manager = tf.train.CheckpointManager(self.checkpoint, str(where), max_to_keep=2)
+        listed = where / "checkpoint"
+        if listed.exists() and not listed.stat().st_size:  # which the manager does not take
+            listed.unlink()
+        self.manager = tf.train.CheckpointManager(self.checkpoint, str(where), max_to_keep=2)
         self.restore()
 
     @property
     def seconds(self) -> float:
         return float(self.counts["seconds"])
 
-    @property
-    def last(self) -> str:
-        """Names the last good state, for messages."""
-        return next(iter(newest_first(self.directory)), "the beginning")
-
     def restore(self):
-        """Takes up the newest checkpoint that can be read."""
-        for path in newest_first(self.directory):
-            try:
-                self.checkpoint.restore(path).assert_existing_objects_matched()
-                break
-            except (tf.errors.OpError, IndexError) as error:
-                print(f"{path} is damaged ({first_line(error)}): going on from the one before it.")
-            except (AssertionError, ValueError) as error:
-                raise ValueError(
-                    f"{path} is of another version or another network ({first_line(error)}): name "
-                    "another --workdir, or go on with the version that wrote it."
-                ) from error
-        else:
-            if newest_first(self.directory):
-                raise ValueError(
-                    f"No checkpoint in {self.directory} can be read: delete it, and the same "
-                    "command trains from the beginning."
-                )
+        """Takes up the newest checkpoint that can be read: of several workers all the same."""
+        there = newest_first(self.directory) if not self.share.worker else []
+        taken = next(filter(self.take_up, there), None)
+        if there and not taken:
+            raise ValueError(
+                f"No checkpoint in {self.directory} can be read: move it away, and the same "
+                "command trains from the beginning."
+            )
+        number = from_first(self.strategy, number_of(taken) if taken else 0)
+        if number and self.share.worker and not self.take_up(f"{self.directory}/ckpt-{number}"):
+            raise ValueError(f"This worker cannot read ckpt-{number}, as the first one does.")
+        self.last = taken or "the beginning"
         self.updates = int(self.counts["updates"])
+
+    def take_up(self, path: str) -> bool:
+        """Whether the checkpoint could be read; if so it is the present state."""
+        for part in Path(path).parent.glob(f"{Path(path).name}.*"):
+            part.open("rb").close()  # where it cannot even be opened, it is not damaged
+        try:
+            self.checkpoint.restore(path).assert_existing_objects_matched()
+            return True
+        except (tf.errors.OpError, IndexError) as error:
+            print(f"{path} is damaged ({first_line(error)}): going on from the one before it.")
+            return False
+        except (AssertionError, ValueError) as error:
+            raise ValueError(
+                f"{path} is of another version or another network ({first_line(error)}): name "
+                "another --workdir, or go on with the version that wrote it."
+            ) from error
 
     def save(self, what: str):
         """Writes a checkpoint, and ends the process where SIGTERM has come.
@@ -115,22 +122,28 @@ class Checkpoints(tf.keras.callbacks.Callback):
             what: the state is after, for messages.
 
         Raises:
+            NotFinite: for weights with NaN or Inf.
             OSError: if it cannot be written.
             SystemExit: `INTERRUPTED`.
         """
-        now, last = time.monotonic(), self.last
+        if not all_finite(self.variables):
+            self.updates -= 1
+            raise NotFinite(f"Weights became NaN or Inf in update {self.updates + 1}.")
+        now = time.monotonic()
         self.counts["updates"].assign(self.updates)
         self.counts["seconds"].assign_add(now - self.began)
         self.began = now
         try:
-            self.manager.save()
+            path = self.manager.save()
         except (OSError, tf.errors.OpError) as error:
             raise OSError(
-                f"The checkpoint of {what} cannot be written to {self.directory} ({error}): make "
-                f"room or make it writable, and start the same command again; it goes on from "
-                f"{last}."
+                f"The checkpoint of {what} cannot be written to {self.manager.directory} "
+                f"({error}): make room or make it writable, and start the same command again; it "
+                f"goes on from {self.last}."
             ) from error
+        self.last = path if not self.share.worker else self.last
         if self.stopping:
+            meet(self.strategy)  # the first one has written
             print(f"\nStopped after update {self.updates}: the same command goes on from there.")
             raise SystemExit(INTERRUPTED)
 
@@ -144,8 +157,8 @@ class Checkpoints(tf.keras.callbacks.Callback):
         self.began = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
-        if not np.isfinite(logs["loss"]):
-            raise NotFinite(f"The loss became NaN or Inf in update {self.updates + 1}.")
+        if not np.isfinite(logs["loss"]) or (self.watch and not all_finite(self.variables)):
+            raise NotFinite(f"Loss or weights became NaN or Inf in update {self.updates + 1}.")
         self.updates += 1
         if self.share.workers == 1 or self.updates % AGREE_EVERY == 0:
             self.stopping = agreed(self.strategy, self.asked)
@@ -168,16 +181,28 @@ class Checkpoints(tf.keras.callbacks.Callback):
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
+        if agreed(self.strategy, self.asked):  # in the last save
+            raise SystemExit(INTERRUPTED)
 
     def stop(self, *_):
         self.asked = True
+
+
+def all_finite(variables: Iterable[tf.Variable]) -> bool:
+    finite = [tf.reduce_all(tf.math.is_finite(v)) for v in variables if v.dtype.is_floating]
+    return bool(tf.reduce_all(finite))
+
+
+def number_of(path: str) -> int:
+    """Of a checkpoint's, what follows its last dash."""
+    return int(path.rpartition("-")[2])
 
 
 def newest_first(directory: Path) -> list[str]:
     """The checkpoints that lie in a directory."""
     # By their files: a damaged list of checkpoints must not look like a run that never began.
     paths = [str(path.with_suffix("")) for path in directory.glob("*-*.index")]
-    return sorted(paths, key=lambda path: int(path.rpartition("-")[2]), reverse=True)
+    return sorted(paths, key=number_of, reverse=True)
 
 
 def first_line(error: Exception) -> str:

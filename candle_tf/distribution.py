@@ -4,7 +4,6 @@ import contextlib
 import functools
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 
 import tensorflow as tf
@@ -29,10 +28,9 @@ def build_strategy(name: str | None) -> tf.distribute.Strategy:
     Raises:
         ValueError: where nothing says which machines.
     """
-    if name is not None:
-        lookup("strategy", name, dict.fromkeys(STRATEGIES))
     if name is None:
         return tf.distribute.get_strategy()
+    lookup("strategy", name, dict.fromkeys(STRATEGIES))
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
@@ -68,7 +66,7 @@ def distributed(
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
     """What `fit` takes: this process's share of a stream, a batch a replica."""
     share = share_of(strategy)
-    if strategy is tf.distribute.get_strategy():
+    if share == Share():
         return stream(share)
     return strategy.distribute_datasets_from_function(lambda _: stream(share))
 
@@ -81,18 +79,9 @@ def mirrored_teacher(teacher: Teacher) -> Teacher:
     return again
 
 
-def wait_until(there: Callable[[], bool], what: str):
-    """Waits for what the first worker makes; says so each minute."""
-    began = time.monotonic()
-    while not there():
-        if (waited := time.monotonic() - began) % 60 < 1:
-            print(f"Waiting for {what} of the first worker ({waited:.0f} s).", flush=True)
-        time.sleep(1)
-
-
 @contextlib.contextmanager
 def stopping_with_the_others(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Within, the loss of another worker ends this one too: it cannot come back.
+    """Within, the loss of another worker ends this one too: a strategy cannot take it back.
 
     Raises:
         SystemExit: `WORKER_LOST`.
@@ -111,17 +100,31 @@ def stopping_with_the_others(strategy: tf.distribute.Strategy) -> Iterator[None]
 
 
 def agreed(strategy: tf.distribute.Strategy, flag: bool) -> bool:
-    """Whether any worker raises its flag; all have to ask."""
-    if share_of(strategy).workers == 1:
-        return flag
-    return bool(summed(strategy)(tf.constant(float(flag))) > 0)
+    """Whether any worker raises its flag; all have to ask, and wait for each other."""
+    return flag if share_of(strategy).workers == 1 else add_up(strategy, flag) > 0
+
+
+def meet(strategy: tf.distribute.Strategy):
+    """Waits until all workers are here."""
+    agreed(strategy, False)
+
+
+def from_first(strategy: tf.distribute.Strategy, number: int) -> int:
+    """The first worker's number, below 2^53; all have to ask."""
+    share = share_of(strategy)
+    if share.workers == 1:
+        return number
+    return int(add_up(strategy, 0 if share.worker else number)) // share.replicas
+
+
+def add_up(strategy: tf.distribute.Strategy, number: float) -> float:
+    """The sum over all replicas."""
+    return float(summed(strategy)(tf.constant(number, tf.float64)))
 
 
 @functools.cache
 def summed(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The sum of a number over all replicas."""
-
-    def add_up(number):
+    def total(number):
         return strategy.reduce("SUM", strategy.run(tf.identity, args=(number,)), axis=None)
 
-    return tf.function(add_up)
+    return tf.function(total)

@@ -34,9 +34,9 @@ def locked(directory: str | os.PathLike) -> Iterator[Path]:
             path.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(open(path / LOCK_FILE, "a+", encoding="utf-8"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lock.truncate(0)
-            lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
-            lock.flush()
+            with contextlib.suppress(OSError):  # a hint: a disk may be full
+                lock.truncate(0)
+                os.write(lock.fileno(), f"pid {os.getpid()} on {socket.gethostname()}".encode())
         except BlockingIOError as error:
             lock.seek(0)
             raise ValueError(

@@ -268,7 +268,7 @@ class CandleModel(StudentModel):
         theta, phi = self.theta(), self.phi()
         descent = gradients(tape, loss, theta, self.optimizer)
         ascent = [-gradient for gradient in gradients(tape, loss, phi, self.balancer_optimizer)]
-        if scales_loss(self.optimizer):  # where theta's overflow neither steps: NaN is skipped
+        if scales_loss(self.optimizer):  # where theta's overflow phi rests too: NaN is skipped
             given = [gradient for gradient in descent if gradient is not None]
             finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in given])
             ascent = [tf.where(finite, gradient, float("nan")) for gradient in ascent]
@@ -347,7 +347,9 @@ def create_slots(optimizer, variables: list[tf.Variable]):
 
 
 def iterations(optimizer) -> tf.Variable:
-    """The updates made so far; Larq's CaseOptimizer counts them in the optimizers it holds."""
+    """The updates made so far, where a wrapped optimizer or one of a CaseOptimizer counts them."""
+    if scales_loss(optimizer):
+        optimizer = optimizer.inner_optimizer
     while isinstance(optimizer, lq.optimizers.CaseOptimizer):
         optimizer = optimizer.default
     return optimizer.iterations

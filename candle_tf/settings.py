@@ -245,6 +245,11 @@ class Settings:
                 f"--lambda_per_sample is of the adversarial lambda; --method={self.method} has a "
                 "fixed one, so leave it out."
             )
+        if self.on_nan == "skip" and method.sampler == "progressively_balanced":
+            raise ValueError(
+                "--on_nan=skip moves what follows up, which changes the batches of the sampler "
+                "progressively_balanced: leave one of the two out."
+            )
         if self.teacher_store and not self.teacher_views:
             raise ValueError(
                 "--teacher_store is where --teacher_views are kept: give their number, such as "

@@ -60,7 +60,7 @@ class TeacherStore:
         made_of = sources(teacher, examples, image_size, augmentation, resolution, sampler, seed)
         made_of["teacher's classifier"] = fingerprint(teacher.classifier.get_weights())
         record = record_of(teacher.width, len(teacher.class_counts), augmentation)
-        self.rows = Rows(directory, record, made_of)
+        self.rows, self.verified = Rows(directory, record, made_of), False
 
     def __len__(self) -> int:
         """How many records are needed: about V n, for n images."""
@@ -161,7 +161,9 @@ class TeacherStore:
                 f"first_example is {first_example} but must be a multiple of the batch size, "
                 f"{batch_size}."
             )
-        self.rows.verify()
+        if not self.verified:  # once: they may be many
+            self.rows.verify()
+            self.verified = True
         records, labels = self.records(), self.examples.labels
         plan, sizes = self.plan, self.model.resolution.sizes
         of_size = np.searchsorted(sizes, plan["size"])

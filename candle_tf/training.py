@@ -14,16 +14,17 @@ import larq as lq
 import numpy as np
 import tensorflow as tf
 from candle_tf import data, metrics, students
-from candle_tf.checkpoints import Checkpoints, NotFinite, newest_first
+from candle_tf.checkpoints import Checkpoints, NotFinite, first_line, newest_first
 from candle_tf.classifiers import encode_dataset, weight_norms
 from candle_tf.data.samplers import epoch_length
 from candle_tf.distribution import (
     build_strategy,
     distributed,
+    from_first,
+    meet,
     mirrored_teacher,
     share_of,
     stopping_with_the_others,
-    wait_until,
 )
 from candle_tf.files import Rows, check_room, locked, read_json, write_text, written_beside
 from candle_tf.inputs import (
@@ -74,15 +75,24 @@ LETTERS = Path(__file__).parent / "assets" / "letters.h5"
 
 
 def run(settings: Settings) -> dict:
-    """Runs the main job and returns what it writes to metrics.json.
+    """Runs the main job and returns what it writes to metrics.json; only the first worker does.
 
-    The same settings again continue an interrupted run in its workdir from its last epoch, and
-    return what a finished one wrote.
+    The same settings again continue an interrupted run in its workdir from its last checkpoint,
+    and return what a finished one wrote.
 
     Raises:
         ValueError, OSError: one sentence that names cause and remedy.
+        SystemExit: `checkpoints.INTERRUPTED` or `distribution.WORKER_LOST`.
     """
     strategy = build_strategy(settings.strategy)  # before TensorFlow runs anything
+    with stopping_with_the_others(strategy):
+        results = run_here(settings, strategy)
+        meet(strategy)
+    return results
+
+
+def run_here(settings: Settings, strategy: tf.distribute.Strategy) -> dict:
+    """This process's part of the run."""
     settings.check()
     method, settings = resolve(settings), resolved(settings)
     share_of(strategy).batch_size(settings.batch_size)  # refuses parts of different sizes
@@ -91,9 +101,10 @@ def run(settings: Settings) -> dict:
     if first:
         first.check()
         check_workdir(resolved(first))
-    if results := read_results(settings.workdir):
+    results = read_results(settings.workdir)
+    if from_first(strategy, bool(results)):
         print(f"{settings.workdir} holds this run, finished.")
-        return results
+        return results or {}
     teacher = build_teacher(settings) if settings.calibrates else None
     seconds: dict[str, float] = {}
     with timed(seconds, "data"):
@@ -101,21 +112,23 @@ def run(settings: Settings) -> dict:
     with computing_in(settings.precision):
         student = build_student(settings, len(examples.class_names))
     StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
-    if settings.epochs and settings.teacher_views:
+    leads = share_of(strategy).worker == 0
+    if settings.epochs and settings.teacher_views and leads:
         check_store(settings, examples, teacher)
     for each in filter(None, (first, settings)):
         check_sampler(each, examples)
-    if share_of(strategy).worker:
-        follow(settings, method, first, teacher, student, examples)
+    same_images(strategy, examples)
+    if not leads:
+        follow(settings, method, first, teacher, student, examples, strategy)
         return {}
     with claimed_workdir(settings, examples) as workdir:
         if settings.cache:
             with timed(seconds, "cache"):
-                train = examples.train.cached(settings.cache)
-            examples = dataclasses.replace(examples, train=train)
+                examples = cached(settings, examples)
+            meet(strategy)
         if first:
             run(first)
-        results = execute(settings, method, first, teacher, student, examples, seconds)
+        results = execute(settings, method, first, teacher, student, examples, seconds, strategy)
         results["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
         write_text(workdir / METRICS_FILE, json.dumps(results, indent=1) + "\n")
         if settings.epochs:
@@ -175,6 +188,19 @@ def store_directory(settings: Settings) -> Path:
     return Path(settings.teacher_store or Path(settings.workdir) / TEACHER_STORE)
 
 
+def same_images(strategy: tf.distribute.Strategy, examples: data.LongTailedData):
+    """Refuses a worker's images where they are not the first one's."""
+    mine = int(examples.fingerprint()[:12], 16)
+    if mine != from_first(strategy, mine):
+        raise ValueError(
+            "This worker reads other images than the first one: give all the same data."
+        )
+
+
+def cached(settings: Settings, examples: data.LongTailedData) -> data.LongTailedData:
+    return dataclasses.replace(examples, train=examples.train.cached(settings.cache))
+
+
 def follow(
     settings: Settings,
     method: Method,
@@ -182,13 +208,16 @@ def follow(
     teacher: Teacher | None,
     student: tf.keras.Model,
     examples: data.LongTailedData,
+    strategy: tf.distribute.Strategy,
 ):
-    """The part of a worker that is not the first: it trains, and writes nothing."""
+    """The part of a worker that is not the first: it trains, and reads what that one makes."""
+    if settings.cache:
+        meet(strategy)
+        examples = cached(settings, examples)
     if first:
         run(first)
-        wait_until(lambda: read_results(first.workdir), "the first stage")
     if teacher is not None:
-        wait_until((Path(settings.workdir) / CLASSIFIER_FILE).exists, "the calibration")
+        meet(strategy)
         calibrate(teacher, settings, examples)
     if settings.epochs and not method.second_stage:
         train(settings, method, student, set_up(settings, examples, teacher, first), examples, {})
@@ -202,6 +231,7 @@ def execute(
     student: tf.keras.Model,
     examples: data.LongTailedData,
     seconds: dict[str, float],
+    strategy: tf.distribute.Strategy,
 ) -> dict:
     """Calibrates, trains, evaluates and exports; notes the seconds of each phase."""
     workdir = Path(settings.workdir)
@@ -209,6 +239,7 @@ def execute(
     if teacher is not None:
         with timed(seconds, "calibrate"):
             calibrate(teacher, settings, examples)
+        meet(strategy)
         with timed(seconds, "evaluate_teacher"):
             results["teacher"] = {
                 **evaluate(lambda x, **kw: teacher.predict(x, **kw)[1], settings, examples),
@@ -298,10 +329,10 @@ def complete_store(
         resolve(settings).sampler,
         settings.seed,
     )
-    if share_of(build_strategy(settings.strategy)).worker:
-        wait_until(lambda: len(store.rows) >= len(store), "the teacher store")
-    else:
+    strategy = build_strategy(settings.strategy)
+    if share_of(strategy).worker == 0:
         store.complete(verbose=1)
+    meet(strategy)
     return store
 
 
@@ -459,13 +490,14 @@ def fit(
 
     Raises:
         NotFinite: which says where the batch is noted, and what is left.
-        SystemExit: after SIGTERM, when the update is saved; or with another worker.
+        SystemExit: after SIGTERM, when the update is saved.
     """
     workdir = Path(settings.workdir)
     steps = steps_per_epoch(settings, examples)
     strategy = build_strategy(settings.strategy)
     share = share_of(strategy)
-    checkpoints = Checkpoints(model, workdir / name, settings.checkpoint_every, strategy)
+    skips = settings.on_nan == "skip"
+    checkpoints = Checkpoints(model, workdir / name, settings.checkpoint_every, strategy, skips)
     checkpoints.updates = max(checkpoints.updates, first_epoch * steps)
     skipped_file = workdir / SKIPPED_FILE
     skipped = []
@@ -473,8 +505,8 @@ def fit(
         skipped = read_json(skipped_file, list, "delete it, and what it named is skipped anew")
     if checkpoints.updates < epochs * steps:
         print(f"Training {settings.student} by {settings.method}: epochs of {steps} updates")
-    with checkpoints.saving_on_sigterm(), stopping_with_the_others(strategy):
-        if settings.on_nan == "skip" and not newest_first(checkpoints.directory):
+    with checkpoints.saving_on_sigterm():
+        if skips and checkpoints.updates == first_epoch * steps:
             checkpoints.save("the beginning")
         while checkpoints.updates < epochs * steps:
             epoch, into = divmod(checkpoints.updates, steps)
@@ -523,15 +555,21 @@ def leave_out(
     if examples.train.on_disk:
         note["files"] = [os.fsdecode(examples.train.images[i].numpy()) for i in indices]
     noted = workdir / NOT_FINITE / f"batch_{place}"
-    checkpoints.write(noted / "state")
-    writes = not checkpoints.share.worker
+    writes = checkpoints.share.worker == 0
     if writes:
+        noted.mkdir(parents=True, exist_ok=True)
         write_text(noted / "batch.json", json.dumps(note, indent=1) + "\n")
-    said = f"{error} Its images and the state are in {noted}"
-    if settings.on_nan == "stop" or len(skipped) == MOST_SKIPPED:
+    checkpoints.write(noted / "state")
+    said = f"{error} Its images and the state after it are in {noted}"
+    if settings.on_nan == "stop":
         raise NotFinite(
             f"{said}; the last good state is {checkpoints.last}. Lower --learning_rate and give "
             f"another --workdir; or leave out such batches, up to {MOST_SKIPPED}, by --on_nan=skip."
+        ) from error
+    if len(skipped) == MOST_SKIPPED:
+        raise NotFinite(
+            f"{said}; {MOST_SKIPPED} are left out already, so it is not the batches: lower "
+            "--learning_rate and give another --workdir."
         ) from error
     print(f"\n{said}; it is left out.")
     if writes:
@@ -564,8 +602,14 @@ def restore(settings: Settings) -> tuple[StudentModel, list[str]]:
     checkpoints = newest_first(Path(settings.workdir) / CHECKPOINTS)
     if not checkpoints:
         raise FileNotFoundError(f"{settings.workdir} holds no checkpoint yet: let train.py finish.")
-    restored = tf.train.Checkpoint(student=student).restore(checkpoints[0])
-    restored.assert_existing_objects_matched().expect_partial()
+    try:
+        restored = tf.train.Checkpoint(student=student).restore(checkpoints[0])
+        restored.assert_existing_objects_matched().expect_partial()
+    except (tf.errors.OpError, IndexError, AssertionError) as error:
+        raise ValueError(
+            f"{checkpoints[0]} is damaged, or of another version ({first_line(error)}): delete "
+            f"{METRICS_FILE} beside it, and the run's command goes on from the one before it."
+        ) from error
     return StudentModel(student), class_names
 
 

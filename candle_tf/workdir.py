@@ -25,8 +25,20 @@ MOVABLE = tuple(
 
 
 def identity(flags: str) -> tuple[str, ...]:
-    """What decides a run of a flag file's text: all but where its sources lie."""
-    return tuple(line for line in flags.splitlines() if not line.startswith(MOVABLE))
+    """What decides a run of a flag file's text: all but defaults, and what may change with time.
+
+    Without the defaults, so that a flag that is new does not make it another run.
+    """
+    defaults = Settings().to_flags().splitlines()
+    lines = (line for line in flags.splitlines() if not line.startswith(MOVABLE))
+    return tuple(line for line in lines if line not in defaults)
+
+
+def filled(flags: str) -> list[str]:
+    """A flag file's lines, with the defaults of the flags that it does not give."""
+    lines = [*Settings().to_flags().splitlines(), *flags.splitlines()]
+    by_name = {line.partition("=")[0]: line for line in lines}
+    return [line for line in by_name.values() if not line.startswith(MOVABLE)]
 
 
 def has_begun(workdir: Path) -> bool:
@@ -45,8 +57,8 @@ def check_workdir(settings: Settings):
             f"{workdir} holds a run without its {FLAG_FILE}: name another directory, or delete it."
         )
     texts = read_text(path), settings.to_flags()
-    old, new = (set(identity(text)) for text in texts)
-    if old != new:
+    if set(identity(texts[0])) != set(identity(texts[1])):
+        old, new = (set(filled(text)) for text in texts)
         there, here = (" ".join(sorted(x)) or "not given" for x in (old - new, new - old))
         raise ValueError(
             f"{settings.workdir} holds another run ({there} there, {here} here): name another "

@@ -106,7 +106,7 @@ def test_where_none_can_be_read_the_remedy_is_named(tmp_path, monkeypatch):
     half_trained(tmp_path, monkeypatch)
     for path in (tmp_path / "checkpoints").glob("ckpt-*.data*"):
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match="No checkpoint in .* can be read: delete it"):
+    with pytest.raises(ValueError, match="No checkpoint in .* can be read: move it away"):
         training.run(tiny(tmp_path, **ALONE))
 
 
@@ -133,6 +133,50 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
     wider = tiny(tmp_path, **ALONE, student="resnet_e:width=0.25")
     with pytest.raises(ValueError, match="is of another version or another network"):
         training.run(wider)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+    settings = tiny(tmp_path, **ALONE)
+
+    def spoil(self, epoch, logs=None):
+        if epoch == 1:
+            self.variables[0].assign(self.variables[0] * np.nan)
+        ours(self, epoch, logs)
+
+    ours = Checkpoints.on_epoch_end
+    monkeypatch.setattr(Checkpoints, "on_epoch_end", spoil)
+    with pytest.raises(NotFinite, match="Weights became NaN or Inf in update 6.*ckpt-1"):
+        training.run(settings)
+    assert [p.name for p in (tmp_path / "checkpoints").glob("*.index")] == ["ckpt-1.index"]
+
+
+def test_sigterm_in_the_last_save_is_heard(tmp_path, monkeypatch):
+    ours = Checkpoints.save
+
+    def save(self, what):
+        if self.updates == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        ours(self, what)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    with pytest.raises(SystemExit) as ended:
+        training.run(tiny(tmp_path, **ALONE))
+    assert ended.value.code == INTERRUPTED
+    assert not (tmp_path / "metrics.json").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "write_report", lambda *a, **k: "no report")
+    assert training.run(tiny(tmp_path, **ALONE))["updates"] == 9
+
+
+def test_a_finished_run_with_a_damaged_checkpoint_says_so(tmp_path):
+    settings = tiny(tmp_path, **ALONE)
+    training.run(settings)
+    newest(tmp_path).write_bytes(b"")
+    with pytest.raises(ValueError, match="ckpt-3 is damaged.*delete metrics.json"):
+        training.restore(settings)
+    (tmp_path / "metrics.json").unlink()
+    training.run(settings)
+    training.restore(settings)
 
 
 def with_nan(monkeypatch, bad):
@@ -193,6 +237,6 @@ def test_left_out_batches_are_those_and_no_others():
 def test_skipping_has_an_end(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "MOST_SKIPPED", 2)
     with_nan(monkeypatch, [0, 1, 2])
-    with pytest.raises(NotFinite, match="in update 1.*up to 2, by --on_nan=skip"):
+    with pytest.raises(NotFinite, match="in update 1.*2 are left out already"):
         training.run(tiny(tmp_path, **ALONE, on_nan="skip"))
     assert json.loads((tmp_path / "skipped_batches.json").read_text()) == [0, 1]

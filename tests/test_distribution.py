@@ -12,11 +12,12 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf import CandleModel, Teacher, data
+from candle_tf import CandleModel, Teacher, data, training
 from candle_tf.checkpoints import INTERRUPTED
 from candle_tf.classifiers import linear
 from candle_tf.distribution import WORKER_LOST, build_strategy, distributed, share_of
 from candle_tf.networks import synchronizes, with_synchronized_batch_norm
+from candle_tf.settings import Settings
 from candle_tf.students import resnet_e
 
 HERE = pathlib.Path(__file__).parent
@@ -198,11 +199,30 @@ def test_two_workers_run_the_main_job_and_the_first_writes(slurm, tmp_path):
     assert not list((tmp_path / "run").glob("checkpoints/*temp*"))
 
 
+def train_on_two_cpus(workdir: str):
+    """The main job under --strategy=mirrored; the CPU is split before TensorFlow starts."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    given = {"dataset": "digits", "imbalance_ratio": 10, "student": "resnet_e:width=0.125"}
+    given |= {"image_size": 16, "epochs": 2, "steps_per_epoch": 5, "calibration_epochs": 2}
+    settings = Settings(workdir=workdir, strategy="mirrored", two_step=True, **given)
+    training.write_report = lambda *a, **k: "no report"
+    assert training.run(settings)["updates"] == 10
+    assert share_of(build_strategy("mirrored")) == data.Share(replicas=2)
+
+
+def test_all_devices_of_a_machine_run_the_main_job(tmp_path):
+    code = f"import test_distribution as t; t.train_on_two_cpus({str(tmp_path / 'run')!r})"
+    finish(start(1, [sys.executable, "-c", code]))
+    assert (tmp_path / "run" / "saved_model").exists()
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize(
     "end, code", [(signal.SIGKILL, WORKER_LOST), (signal.SIGTERM, INTERRUPTED)]
 )
-def test_what_ends_one_worker_ends_all_and_all_resume(end, code, tmp_path):
+def test_what_ends_one_worker_ends_all_and_all_resume(end, code, victim, tmp_path):
     run = tmp_path / "run"
     command = flags(run, epochs=6, checkpoint_every=5)
     with open(tmp_path / "log", "w") as log:
@@ -210,9 +230,9 @@ def test_what_ends_one_worker_ends_all_and_all_resume(end, code, tmp_path):
         while not list(run.glob("checkpoints/ckpt-*.index")):
             assert all(p.poll() is None for p in processes), (tmp_path / "log").read_text()
             time.sleep(0.2)
-        processes[1].send_signal(end)
-        assert processes[0].wait(timeout=200) == code
-        assert processes[1].wait(timeout=200) == (-end if end == signal.SIGKILL else code)
+        processes[victim].send_signal(end)
+        assert processes[1 - victim].wait(timeout=200) == code
+        assert processes[victim].wait(timeout=200) == (-end if end == signal.SIGKILL else code)
     said = "Another worker was lost" if end == signal.SIGKILL else "Stopped after update"
     assert said in (tmp_path / "log").read_text()
     assert not (run / "metrics.json").exists()

@@ -12,6 +12,8 @@ import pytest
 import tensorflow as tf
 from candle_tf import AdversarialBalancer, CandleModel, StudentModel, Teacher
 from candle_tf.metrics import ShotAccuracy
+from candle_tf.model import iterations
+from candle_tf.optimizers import build_optimizer
 from candle_tf.students import resnet_e
 
 layers = tf.keras.layers
@@ -536,6 +538,15 @@ def test_a_step_in_half_precision_is_that_in_float32_but_for_rounding(half):
     for name in logs[0]:
         np.testing.assert_allclose(logs[1][name], logs[0][name], rtol=0.05, err_msg=name)
     assert logs[0]["kl"] != logs[1]["kl"]
+
+
+def test_updates_are_counted_where_the_innermost_optimizer_does():
+    scaled = tf.keras.mixed_precision.LossScaleOptimizer
+    for optimizer in (build_optimizer("adam", 0.1), build_optimizer("bop", 0.1)):
+        model = StudentModel(resnet_e(CLASSES, BASE, width=0.125))
+        model.compile(scaled(optimizer), CROSS_ENTROPY)
+        model.fit(batches(count=3), verbose=0)
+        assert int(iterations(model.optimizer)) == 3
 
 
 @pytest.mark.parametrize("scale, steps", [(2.0**8, True), (2.0**100, False)])

@@ -1,3 +1,4 @@
+import os
 import types
 
 import numpy as np
@@ -53,11 +54,14 @@ def test_what_was_interrupted_is_made_anew(examples, tmp_path):
     np.testing.assert_array_equal(examples.cached(tmp_path).image(3), examples.image(3))
 
 
-def test_a_damaged_file_is_named(examples, tmp_path):
+@pytest.mark.parametrize("of, content", [(PIXELS, None), (SHAPES, b""), (SHAPES, b"no array")])
+def test_a_damaged_file_is_named(of, content, examples, tmp_path):
     examples.cached(tmp_path)
     (where,) = tmp_path.iterdir()
-    with open(where / PIXELS, "r+b") as file:
-        file.truncate(100)
+    if of == PIXELS:
+        os.truncate(where / PIXELS, 100)
+    else:
+        (where / SHAPES).write_bytes(content)
     with pytest.raises(ValueError, match=r"pixels\.bin is damaged: delete .*, and it is made"):
         examples.cached(tmp_path)
 

@@ -115,9 +115,10 @@ def problems_of(paths: Sequence[str], cache: str | os.PathLike | None = None) ->
         state = hashlib.sha256("\0".join((str(RULES), *paths)).encode("utf-8", "surrogateescape"))
         state.update(np.concatenate(list(stamps)).tobytes())
         found = Path(cache or cache_directory()) / f"images_{state.hexdigest()[:16]}.json"
-        with contextlib.suppress(OSError, ValueError, KeyError):  # not there, or damaged
-            why = read_json(found, dict, "delete it")["problems"]
-            return {int(i): str(why[i]) for i in dict(why)}
+        # Not there, or damaged.
+        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
+            there = read_json(found, dict, "delete it")["problems"]
+            return {int(i): str(why) for i, why in there.items()}
         every = itertools.chain(*pool.map(lambda part: list(map(problem_of, part)), parts))
         problems = {i: why for i, why in enumerate(every) if why}
     # What could not be opened may be so for a moment.

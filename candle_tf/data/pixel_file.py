@@ -56,10 +56,15 @@ class PixelFile:
         path = directory / PIXELS
         if not (directory / SHAPES).exists():
             with locked(directory):
-                write(image, count, directory)
-        shapes = np.load(directory / SHAPES)
-        ends = np.cumsum(3 * shapes.prod(axis=1))
-        if not path.exists() or path.stat().st_size != ends[-1] or len(shapes) != count:
+                if not (directory / SHAPES).exists():  # still, as the lock may have been awaited
+                    write(image, count, directory)
+        try:
+            shapes = np.load(directory / SHAPES)
+            ends = np.cumsum(3 * shapes.prod(axis=1))
+            whole = path.stat().st_size == ends[-1] and len(shapes) == count
+        except (EOFError, IndexError, OSError, TypeError, ValueError):
+            whole = False
+        if not whole:
             raise ValueError(f"{path} is damaged: delete {directory}, and it is made again.")
         return cls(np.memmap(path, np.uint8, mode="r"), np.append(0, ends[:-1]), shapes)
 
