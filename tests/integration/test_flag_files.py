@@ -4,6 +4,7 @@ Networks are those of the flag files, with random weights and at small sizes; tw
 """
 
 import dataclasses
+import gc
 import pathlib
 
 import numpy as np
@@ -39,6 +40,14 @@ def settings_of(path, **changes):
     if settings.resolutions:
         settings = dataclasses.replace(settings, resolutions=(24, 32, 40))
     return settings
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_kept():
+    """Keras keeps what was built: seventeen teachers would fill the memory."""
+    yield
+    tf.keras.backend.clear_session()
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
