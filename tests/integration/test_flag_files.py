@@ -37,8 +37,9 @@ def settings_of(path, **changes):
     run_flags.define(values)
     values(["run", f"--flagfile={path}"])
     settings = dataclasses.replace(run_flags.settings(values), **SMALL, **changes)
-    if settings.resolutions:
-        settings = dataclasses.replace(settings, resolutions=(24, 32, 40))
+    if settings.resolutions:  # of which the teacher sees the smallest at 36
+        sizes = {"resolutions": (24, 32, 40), "teacher_image_size": 48}
+        settings = dataclasses.replace(settings, **sizes)
     return settings
 
 
