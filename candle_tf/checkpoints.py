@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.distribution import agreed, from_first, meet, share_of
+from candle_tf.distribution import agreed, first_line, from_first, meet, share_of
 from candle_tf.model import StudentModel
 
 INTERRUPTED = 75  # exit code of a run that SIGTERM has ended: the same command goes on
@@ -203,7 +203,3 @@ def newest_first(directory: Path) -> list[str]:
     # By their files: a damaged list of checkpoints must not look like a run that never began.
     paths = [str(path.with_suffix("")) for path in directory.glob("*-*.index")]
     return sorted(paths, key=number_of, reverse=True)
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

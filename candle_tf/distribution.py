@@ -91,12 +91,15 @@ def stopping_with_the_others(strategy: tf.distribute.Strategy) -> Iterator[None]
     except LOST as error:
         if share_of(strategy).workers == 1:
             raise
-        reason = str(error).strip().partition("\n")[0]
         print(
-            f"\nAnother worker was lost ({reason}): start the command on all again; they go on "
-            "from the last checkpoint."
+            f"\nAnother worker was lost ({first_line(error)}): start the command on all again; "
+            "they go on from the last checkpoint."
         )
         raise SystemExit(WORKER_LOST) from error
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def agreed(strategy: tf.distribute.Strategy, flag: bool) -> bool:

@@ -61,8 +61,8 @@ def at_policy(network: tf.keras.Model, policy: str) -> tf.keras.Model:
         ) from error
 
 
-def mirrored(network: tf.keras.Model) -> tf.keras.Model:
-    """New layers of the same weights, in the strategy's scope that this is called in."""
+def renewed(network: tf.keras.Model) -> tf.keras.Model:
+    """The same network and weights in new layers, which are in no other network."""
     return reconfigured(network, lambda config: None)
 
 
@@ -163,7 +163,7 @@ def fold_batch_norm(network: tf.keras.Model) -> tf.keras.Model:
     whose layers cannot be made again from their configs stays as it is.
     """
     try:
-        fresh = reconfigured(network, lambda config: None)  # whose layers are in no other network
+        fresh = renewed(network)
     except (NotImplementedError, TypeError, ValueError):
         return network
     norms = {}  # by the name of the convolution

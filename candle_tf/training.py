@@ -14,12 +14,13 @@ import larq as lq
 import numpy as np
 import tensorflow as tf
 from candle_tf import data, metrics, students
-from candle_tf.checkpoints import Checkpoints, NotFinite, first_line, newest_first
+from candle_tf.checkpoints import Checkpoints, NotFinite, newest_first
 from candle_tf.classifiers import encode_dataset, weight_norms
 from candle_tf.data.samplers import epoch_length
 from candle_tf.distribution import (
     build_strategy,
     distributed,
+    first_line,
     from_first,
     meet,
     mirrored_teacher,
@@ -43,7 +44,7 @@ from candle_tf.inputs import (
 from candle_tf.methods import Method, Setup
 from candle_tf.model import CandleModel, StudentModel
 from candle_tf.model_files import load_model
-from candle_tf.networks import at_policy, mirrored, with_synchronized_batch_norm
+from candle_tf.networks import at_policy, renewed, with_synchronized_batch_norm
 from candle_tf.optimizers import build_optimizer
 from candle_tf.registry import arguments_of, lookup, parse_spec
 from candle_tf.report import write_report
@@ -119,7 +120,7 @@ def run_here(settings: Settings, strategy: tf.distribute.Strategy) -> dict:
         check_sampler(each, examples)
     same_images(strategy, examples)
     if not leads:
-        follow(settings, method, first, teacher, student, examples, strategy)
+        follow(settings, method, first, teacher, student, examples)
         return {}
     with claimed_workdir(settings, examples) as workdir:
         if settings.cache:
@@ -128,7 +129,7 @@ def run_here(settings: Settings, strategy: tf.distribute.Strategy) -> dict:
             meet(strategy)
         if first:
             run(first)
-        results = execute(settings, method, first, teacher, student, examples, seconds, strategy)
+        results = execute(settings, method, first, teacher, student, examples, seconds)
         results["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
         write_text(workdir / METRICS_FILE, json.dumps(results, indent=1) + "\n")
         if settings.epochs:
@@ -180,7 +181,7 @@ def mirrored_setup(setup: Setup) -> Setup:
     return dataclasses.replace(
         setup,
         teacher=teacher and mirrored_teacher(teacher),
-        first_stage=first and StudentModel(mirrored(first.student)),
+        first_stage=first and StudentModel(renewed(first.student)),
     )
 
 
@@ -190,6 +191,8 @@ def store_directory(settings: Settings) -> Path:
 
 def same_images(strategy: tf.distribute.Strategy, examples: data.LongTailedData):
     """Refuses a worker's images where they are not the first one's."""
+    if share_of(strategy).workers == 1:
+        return  # the digest asks for every file
     mine = int(examples.fingerprint()[:12], 16)
     if mine != from_first(strategy, mine):
         raise ValueError(
@@ -208,9 +211,9 @@ def follow(
     teacher: Teacher | None,
     student: tf.keras.Model,
     examples: data.LongTailedData,
-    strategy: tf.distribute.Strategy,
 ):
     """The part of a worker that is not the first: it trains, and reads what that one makes."""
+    strategy = build_strategy(settings.strategy)
     if settings.cache:
         meet(strategy)
         examples = cached(settings, examples)
@@ -231,7 +234,6 @@ def execute(
     student: tf.keras.Model,
     examples: data.LongTailedData,
     seconds: dict[str, float],
-    strategy: tf.distribute.Strategy,
 ) -> dict:
     """Calibrates, trains, evaluates and exports; notes the seconds of each phase."""
     workdir = Path(settings.workdir)
@@ -239,7 +241,7 @@ def execute(
     if teacher is not None:
         with timed(seconds, "calibrate"):
             calibrate(teacher, settings, examples)
-        meet(strategy)
+        meet(build_strategy(settings.strategy))
         with timed(seconds, "evaluate_teacher"):
             results["teacher"] = {
                 **evaluate(lambda x, **kw: teacher.predict(x, **kw)[1], settings, examples),
@@ -296,11 +298,13 @@ def train(
     """Trains the student, with real-valued weights first where two steps are asked for."""
     half = settings.epochs // 2 if settings.two_step else 0
     setup = dataclasses.replace(setup, epochs=settings.epochs - half)
+    model = build_model(settings, method, student, setup)
     store = None
     if settings.teacher_views:
         with timed(seconds, "teacher_views"), computing_in(settings.precision):
-            store = complete_store(settings, method.model(method, student, setup), examples)
-    model = build_model(settings, method, student, setup)
+            # One worker runs this teacher, so it is none of a strategy's.
+            plain = method.model(method, student, setup) if settings.strategy else model
+            store = complete_store(settings, plain, examples)
     if half:
         real = bits.requantize(student, kernel_quantizer=None)
         adam = dataclasses.replace(settings, binary_optimizer="adam")  # Bop finds no binary weights
@@ -463,7 +467,7 @@ def build_model(
     )
     with build_strategy(settings.strategy).scope(), computing_in(settings.precision):
         if settings.strategy:  # in layers whose variables all replicas have
-            student, setup = mirrored(student), mirrored_setup(setup)
+            student, setup = renewed(student), mirrored_setup(setup)
         model = method.model(method, student, setup)
         model.compile(
             build_optimizer(settings.binary_optimizer, schedule),

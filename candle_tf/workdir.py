@@ -56,9 +56,8 @@ def check_workdir(settings: Settings):
         raise ValueError(
             f"{workdir} holds a run without its {FLAG_FILE}: name another directory, or delete it."
         )
-    texts = read_text(path), settings.to_flags()
-    if set(identity(texts[0])) != set(identity(texts[1])):
-        old, new = (set(filled(text)) for text in texts)
+    old, new = (set(filled(text)) for text in (read_text(path), settings.to_flags()))
+    if old != new:
         there, here = (" ".join(sorted(x)) or "not given" for x in (old - new, new - old))
         raise ValueError(
             f"{settings.workdir} holds another run ({there} there, {here} here): name another "

@@ -56,7 +56,7 @@ class PixelFile:
         path = directory / PIXELS
         if not (directory / SHAPES).exists():
             with locked(directory):
-                if not (directory / SHAPES).exists():  # still, as the lock may have been awaited
+                if not (directory / SHAPES).exists():  # still: another may have made it since
                     write(image, count, directory)
         try:
             shapes = np.load(directory / SHAPES)
