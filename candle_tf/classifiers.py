@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.data.samplers import epoch_length, epoch_order
 from candle_tf.data.sources import check_labels
+from candle_tf.distribution import ALONE, from_first, leads, on_all_replicas
 from candle_tf.files import Rows, locked
 
 
@@ -83,18 +84,22 @@ def encode_dataset(
     verbose="auto",
     directory: str | os.PathLike | None = None,
     made_of: Mapping = MappingProxyType({}),
+    strategy: tf.distribute.Strategy = ALONE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What `fit_on_features` wants: the features of a data set and its labels.
 
-    The features lie in a file that is mapped into memory, so that they need not fit there.
+    The features lie in a file that is mapped into memory, so that they need not fit there. Of
+    several workers the first writes it and alone gets them; the others get none.
 
     Args:
         embed: images float32 (batch, height, width, 3) -> features (batch, width).
-        dataset: batches of (images, labels), read `views` times.
+        dataset: batches of (images, labels), read `views` times; for a strategy with several
+            replicas, what `candle_tf.distribution.distributed` gives.
         class_counts: images per class that it holds, (classes,).
         directory: where the features stay; a temporary one where None. The same call, with a data
             set that gives the same images again, takes up those that are there.
         made_of: what the features follow from, as in `candle_tf.files.Rows`.
+        strategy: whose replicas each encode their part.
 
     Returns:
         Features float32 (n * views, width) and labels int64 (n * views,).
@@ -103,53 +108,55 @@ def encode_dataset(
         ValueError: for counts that do not match the labels, a label out of range or an image with
             NaN or Inf (named by its index); for a directory that holds other features.
     """
-    embed = tf.function(embed, reduce_retracing=True)
-    rows, seen = None, 0
+    look = on_all_replicas(strategy, look_at)
+    encode = on_all_replicas(strategy, lambda images: embed(tf.cast(images, tf.float32)))
+    writes = leads(strategy)
+    rows, earlier, done, seen = None, np.zeros(0), 0, 0
+    found = np.zeros(len(class_counts), int)
     progress = tf.keras.utils.Progbar(None, verbose=int(verbose != 0), unit_name="batch")
     with contextlib.ExitStack() as stack:  # what is unlinked stays there as long as it is mapped
         directory = directory or stack.enter_context(tempfile.TemporaryDirectory())
-        stack.enter_context(locked(directory))
+        if writes:
+            stack.enter_context(locked(directory))
         for batch in itertools.chain.from_iterable(itertools.repeat(dataset, views)):
             images, labels, _ = tf.keras.utils.unpack_x_y_sample_weight(batch)
-            images = tf.cast(images, tf.float32)
-            labels = np.asarray(labels).reshape(-1).astype(np.int64)
-            if len(labels) != len(images):
-                raise ValueError("Labels must be class numbers, one an image, not one-hot.")
-            check_images(images, seen)
+            labels, checks, finite = (x.numpy() for x in look(images, labels))
+            check_images(finite, seen)
             check_labels(labels, len(class_counts), "the stream", seen)
-            if rows is None:
-                width = embed.get_concrete_function(images).output_shapes[-1]
-                rows = Rows(directory, feature_record(width), made_of)
-                rows.claim(views * int(np.sum(class_counts)))
-                earlier = rows.read()
-            records = np.zeros(len(labels), rows.dtype)
-            records["label"] = labels
-            records["image"] = [zlib.crc32(image) for image in images.numpy()]
-            there = earlier[seen : seen + len(labels)]
-            for name in ("label", "image"):
-                if (there[name] != records[name][: len(there)]).any():
+            end = seen + len(labels)
+            features = encode(images) if end > done else None
+            if not seen:
+                if writes:
+                    rows = Rows(directory, feature_record(features.shape[1]), made_of)
+                    rows.claim(views * int(np.sum(class_counts)))
+                    earlier = rows.read()
+                done = from_first(strategy, len(earlier))
+            if writes:
+                records = np.zeros(len(labels), rows.dtype)
+                records["label"], records["image"] = labels, checks
+                there = earlier[seen:end]
+                if any((there[x] != records[x][: len(there)]).any() for x in ("label", "image")):
                     raise ValueError(
                         f"{directory} holds features of other images: delete it, or give data "
                         "that come in the same order each time."
                     )
-            if len(there) < len(records):
-                records["features"] = embed(images)
-                rows.append(records[len(there) :])
-            seen += len(labels)
+                if end > done:
+                    records["features"] = features
+                    rows.append(records[len(there) :])
+            found += np.bincount(labels, minlength=len(class_counts))
+            seen = end
             progress.add(1)
         if rows:
             rows.verify()
         records = rows.read()[:seen] if rows else np.zeros(0, feature_record(0))
-    labels = np.array(records["label"])
-    found = np.bincount(labels, minlength=len(class_counts))
-    times = views * max(1, round(len(labels) / (views * np.sum(class_counts))))
+    times = views * max(1, round(seen / (views * np.sum(class_counts))))
     if (found != times * np.asarray(class_counts)).any():
         c = np.flatnonzero(found != times * np.asarray(class_counts))[0]
         raise ValueError(
             f"class_counts says {class_counts[c]} images of class {c} but the data holds "
             f"{found[c] / times:g}: count the labels of the very data set that is passed."
         )
-    return records["features"], labels
+    return records["features"], np.array(records["label"])
 
 
 def feature_record(width: int) -> np.dtype:
@@ -157,9 +164,22 @@ def feature_record(width: int) -> np.dtype:
     return np.dtype([("features", np.float32, width), ("label", np.int64), ("image", np.uint32)])
 
 
-def check_images(images: tf.Tensor, first: int):
+def look_at(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Of each image its label, its checksum and whether it is finite, int64 (batch,) each."""
+    if labels.shape[1:].num_elements() not in (1, None):
+        raise ValueError("Labels must be class numbers, one an image, not one-hot.")
+    images, labels = tf.cast(images, tf.float32), tf.cast(tf.reshape(labels, [-1]), tf.int64)
+
+    def checksums(pixels):
+        return np.array([zlib.crc32(image) for image in pixels], np.int64)
+
+    finite = tf.reduce_all(tf.math.is_finite(images), axis=(1, 2, 3))
+    checks = tf.ensure_shape(tf.numpy_function(checksums, [images], tf.int64), (None,))
+    return labels, checks, tf.cast(finite, tf.int64)
+
+
+def check_images(finite: np.ndarray, first: int):
     """Refuses NaN and Inf, naming the first such image by its index in the stream."""
-    finite = tf.reduce_all(tf.math.is_finite(images), axis=(1, 2, 3)).numpy()
     if not finite.all():
         raise ValueError(
             f"Image {first + int(np.argmin(finite))} of the stream holds NaN or Inf: images are "

@@ -6,11 +6,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import tensorflow as tf
 from candle_tf.data import Share
 from candle_tf.registry import lookup
-from candle_tf.teacher import Teacher
+from numpy.typing import ArrayLike
 
+ALONE = tf.distribute.get_strategy()  # TensorFlow's default: one device of one process
 STRATEGIES = ("mirrored", "multiworker")
 WORKER_LOST = 76  # exit code of the workers that are left when one is lost
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
@@ -29,7 +31,7 @@ def build_strategy(name: str | None) -> tf.distribute.Strategy:
         ValueError: where nothing says which machines.
     """
     if name is None:
-        return tf.distribute.get_strategy()
+        return ALONE
     lookup("strategy", name, dict.fromkeys(STRATEGIES))
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
@@ -61,6 +63,11 @@ def share_of(strategy: tf.distribute.Strategy) -> Share:
     return Share(mine, len(workers), replicas // len(workers))
 
 
+def leads(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this is the first worker, which alone writes."""
+    return share_of(strategy).worker == 0
+
+
 def distributed(
     strategy: tf.distribute.Strategy, stream: Callable[[Share], tf.data.Dataset]
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
@@ -71,12 +78,30 @@ def distributed(
     return strategy.distribute_datasets_from_function(lambda _: stream(share))
 
 
-def mirrored_teacher(teacher: Teacher) -> Teacher:
-    """The same teacher in new layers, within the scope that it is called in."""
-    again = Teacher.from_config(teacher.get_config())
-    again.encoder.set_weights(teacher.encoder.get_weights())
-    again.classifier.set_weights(teacher.classifier.get_weights())
-    return again
+def on_all_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callable:
+    """A function of a batch, computed by all replicas at once, each of the part it was dealt.
+
+    Args:
+        function: images (batch, height, width, 3), and maybe more -> nested tensors (batch, ...).
+
+    Returns:
+        The function of what `distributed` gives. Its results are those of the whole batch, in
+        order, on each worker; all have to ask.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return tf.function(function, reduce_retracing=True)
+
+    def part(images, *others):
+        count = tf.shape(images)[0]
+        lacking = tf.maximum(1 - count, 0)  # layers cannot do with none, as the last batch may be
+        images = tf.pad(images, [[0, lacking], [0, 0], [0, 0], [0, 0]])
+        return tf.nest.map_structure(lambda x: x[:count], function(images, *others))
+
+    def whole(*batch):
+        parts = strategy.run(part, batch)
+        return tf.nest.map_structure(lambda x: strategy.gather(x, axis=0), parts)
+
+    return tf.function(whole, reduce_retracing=True)
 
 
 @contextlib.contextmanager
@@ -112,17 +137,19 @@ def meet(strategy: tf.distribute.Strategy):
     agreed(strategy, False)
 
 
-def from_first(strategy: tf.distribute.Strategy, number: int) -> int:
-    """The first worker's number, below 2^53; all have to ask."""
+def from_first(strategy: tf.distribute.Strategy, value: ArrayLike) -> ArrayLike:
+    """The first worker's value, of a type that float64 holds; all have to ask, with one shape."""
     share = share_of(strategy)
     if share.workers == 1:
-        return number
-    return int(add_up(strategy, 0 if share.worker else number)) // share.replicas
+        return value
+    value = np.asarray(value)
+    total = add_up(strategy, np.zeros_like(value) if share.worker else value)
+    return (total / share.replicas).astype(value.dtype)
 
 
-def add_up(strategy: tf.distribute.Strategy, number: float) -> float:
-    """The sum over all replicas."""
-    return float(summed(strategy)(tf.constant(number, tf.float64)))
+def add_up(strategy: tf.distribute.Strategy, value: ArrayLike) -> np.ndarray:
+    """The sum over all replicas, in float64."""
+    return summed(strategy)(tf.constant(np.float64(value))).numpy()
 
 
 @functools.cache
@@ -130,4 +157,4 @@ def summed(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]
     def total(number):
         return strategy.reduce("SUM", strategy.run(tf.identity, args=(number,)), axis=None)
 
-    return tf.function(total)
+    return tf.function(total, [tf.TensorSpec(None, tf.float64)])

@@ -65,11 +65,14 @@ def training_batches(
 
 
 def evaluation_batches(
-    settings: Settings, examples: data.LongTailedData, part: data.Examples
+    settings: Settings,
+    examples: data.LongTailedData,
+    part: data.Examples,
+    share: data.Share = data.Share(),
 ) -> tf.data.Dataset:
     """A split of the data as the run's student sees it, in batches of (images, labels)."""
     return data.evaluation_batches(
-        part, view_size(settings, examples), settings.batch_size, examples.info.augmentation
+        part, view_size(settings, examples), settings.batch_size, examples.info.augmentation, share
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 from candle_tf import classifiers, losses
+from candle_tf.distribution import ALONE, from_first, leads
 from candle_tf.files import fingerprint
 from candle_tf.model_files import load_model
 from candle_tf.networks import any_size, check_size, fold_batch_norm
@@ -172,12 +173,14 @@ class Teacher(tf.keras.Model):
         seed: int = 0,
         verbose="auto",
         directory: str | os.PathLike | None = None,
-    ) -> tf.keras.callbacks.History:
+        strategy: tf.distribute.Strategy = ALONE,
+    ) -> tf.keras.callbacks.History | None:
         """Trains a new classifier on the frozen encoder's features, computed once.
 
         Args:
             train: batches of (images, labels), each training image once (or the same number of
-                times, as augmented views). Read `views` times.
+                times, as augmented views). Read `views` times. For a strategy with several
+                replicas, what `candle_tf.distribution.distributed` gives.
             class_counts: training images per class, (classes,).
             epochs: passes over the images, each in one of its views.
             loss: "balanced_softmax" (BALMS) on instance-balanced batches, or
@@ -189,9 +192,11 @@ class Teacher(tf.keras.Model):
             seed: of the classifier's initial weights and the order of the features.
             directory: where the features stay, to be taken up by the same call, as in
                 `candle_tf.classifiers.encode_dataset`; a temporary one where None.
+            strategy: whose replicas each encode their part; the first worker then trains the
+                classifier for all.
 
         Returns:
-            The classifier's training history.
+            The classifier's training history, on the first worker.
 
         Raises:
             ValueError: for an empty class, counts that do not match the labels, a label out of
@@ -215,25 +220,28 @@ class Teacher(tf.keras.Model):
             verbose,
             directory,
             self.identity(),
+            strategy,
         )
         new_classifier = classifiers.scaled_linear if smoothed else classifiers.linear
         classifier = new_classifier(self.width, len(class_counts), seed)
-        history = classifiers.fit_on_features(
-            classifier,
-            features,
-            labels,
-            objective,
-            "class_balanced" if smoothed else "instance_balanced",
-            epochs,
-            batch_size,
-            learning_rate,
-            seed,
-            verbose,
-            views,
-        )
+        history = None
+        if leads(strategy):
+            history = classifiers.fit_on_features(
+                classifier,
+                features,
+                labels,
+                objective,
+                "class_balanced" if smoothed else "instance_balanced",
+                epochs,
+                batch_size,
+                learning_rate,
+                seed,
+                verbose,
+                views,
+            )
         # A fresh one without optimizer and metrics, which would be saved with the teacher.
         self.classifier = new_classifier(self.width, len(class_counts))
-        self.classifier.set_weights(classifier.get_weights())
+        self.classifier.set_weights([from_first(strategy, w) for w in classifier.get_weights()])
         self.classifier.trainable = False
         self.class_counts = [int(n) for n in class_counts]
         return history

@@ -1,8 +1,10 @@
 """What a teacher makes of fixed views of the training images, kept on disk."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +12,14 @@ from candle_tf.data.examples import Examples
 from candle_tf.data.pipeline import Share, training_places
 from candle_tf.data.samplers import class_probabilities, epoch_length
 from candle_tf.data.views import Augmentation, draw_views, take_views
+from candle_tf.distribution import (
+    ALONE,
+    distributed,
+    from_first,
+    leads,
+    meet,
+    on_all_replicas,
+)
 from candle_tf.files import Rows, fingerprint, locked
 from candle_tf.model import CandleModel
 from candle_tf.resolution import RandomResolution
@@ -71,28 +81,41 @@ class TeacherStore:
         """The size of the records on disk."""
         return len(self) * self.rows.dtype.itemsize
 
-    def complete(self, batch_size: int = 128, verbose="auto"):
+    def complete(
+        self,
+        batch_size: int = 128,
+        verbose="auto",
+        strategy: tf.distribute.Strategy = ALONE,
+    ):
         """Has the teacher see the views that are not there yet.
+
+        Args:
+            batch_size: of a replica.
+            strategy: whose replicas each show it their part; the first worker writes.
 
         Raises:
             ValueError: if another process is at it, or the features exceed half precision.
             OSError: if there is no room for them.
         """
-        teacher = tf.function(self.model.teacher, reduce_retracing=True)
         self.rows.check()
-        if len(self.rows) >= len(self):
+        if from_first(strategy, len(self.rows)) >= len(self):
             return
-        with locked(self.rows.directory):
-            self.rows.claim(len(self))
-            done = len(self.rows)
+        teacher = on_all_replicas(strategy, self.model.teacher)
+        writes = leads(strategy)
+        with locked(self.rows.directory) if writes else contextlib.nullcontext():
+            if writes:
+                self.rows.claim(len(self))
+            done = from_first(strategy, len(self.rows))
             progress = tf.keras.utils.Progbar(
                 len(self) - done, verbose=int(verbose != 0), unit_name="view"
             )
+            batch_size *= strategy.num_replicas_in_sync
             for places, size in self.places(done):
                 teacher_size = self.model.teacher_size(size)
-                for place, images in self.take(places, batch_size).prefetch(tf.data.AUTOTUNE):
-                    features, logits = teacher(images, teacher_size)
-                    records = np.zeros(len(images), self.rows.dtype)
+                images = distributed(strategy, partial(self.images, places, batch_size))
+                for place, batch in zip(places.batch(batch_size), images):
+                    features, logits = teacher(batch, teacher_size)
+                    records = np.zeros(len(features), self.rows.dtype)
                     records["features"], records["logits"] = features, logits
                     records["size"] = size
                     for name in place.keys() - {"index"}:
@@ -102,8 +125,15 @@ class TeacherStore:
                             "The teacher's features exceed half precision (65,504): do without "
                             "the store (--teacher_views=0)."
                         )
-                    self.rows.append(records)
-                    progress.add(len(images))
+                    if writes:
+                        self.rows.append(records)
+                    progress.add(len(records))
+        meet(strategy)  # all records are there
+
+    def images(self, places: tf.data.Dataset, batch_size: int, share: Share) -> tf.data.Dataset:
+        """The views at a worker's part of the places, in batches of a replica."""
+        seen = self.take(share.of(places, batch_size), share.batch_size(batch_size))
+        return seen.map(lambda _, images: images).prefetch(tf.data.AUTOTUNE)
 
     def places(self, first: int) -> Iterator[tuple[tf.data.Dataset, int]]:
         """The views from record `first` on, in parts of one size: (places, size)."""

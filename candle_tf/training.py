@@ -18,12 +18,14 @@ from candle_tf.checkpoints import Checkpoints, NotFinite, newest_first
 from candle_tf.classifiers import encode_dataset, weight_norms
 from candle_tf.data.samplers import epoch_length
 from candle_tf.distribution import (
+    ALONE,
     build_strategy,
     distributed,
     first_line,
     from_first,
+    leads,
     meet,
-    mirrored_teacher,
+    on_all_replicas,
     share_of,
     stopping_with_the_others,
 )
@@ -113,25 +115,24 @@ def run_here(settings: Settings, strategy: tf.distribute.Strategy) -> dict:
     with computing_in(settings.precision):
         student = build_student(settings, len(examples.class_names))
     StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
-    leads = share_of(strategy).worker == 0
-    if settings.epochs and settings.teacher_views and leads:
+    writes = leads(strategy)
+    if settings.epochs and settings.teacher_views and writes:
         check_store(settings, examples, teacher)
     for each in filter(None, (first, settings)):
         check_sampler(each, examples)
     same_images(strategy, examples)
-    if not leads:
-        follow(settings, method, first, teacher, student, examples)
-        return {}
-    with claimed_workdir(settings, examples) as workdir:
+    with claimed_workdir(settings, examples) if writes else contextlib.nullcontext():
         if settings.cache:
             with timed(seconds, "cache"):
-                examples = cached(settings, examples)
-            meet(strategy)
+                examples = cached(settings, examples, strategy)
         if first:
             run(first)
         results = execute(settings, method, first, teacher, student, examples, seconds)
+        if not writes:
+            return {}
         results["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
-        write_text(workdir / METRICS_FILE, json.dumps(results, indent=1) + "\n")
+        metrics_file = Path(settings.workdir) / METRICS_FILE
+        write_text(metrics_file, json.dumps(results, indent=1) + "\n")
         if settings.epochs:
             try:
                 print(f"Wrote {report(settings, examples)}")
@@ -175,6 +176,14 @@ def check_store(
     return made_of
 
 
+def mirrored_teacher(teacher: Teacher) -> Teacher:
+    """The same teacher in new layers, within the scope that it is called in."""
+    again = Teacher.from_config(teacher.get_config())
+    again.encoder.set_weights(teacher.encoder.get_weights())
+    again.classifier.set_weights(teacher.classifier.get_weights())
+    return again
+
+
 def mirrored_setup(setup: Setup) -> Setup:
     """The setup with the networks that it brings in new layers."""
     teacher, first = setup.teacher, setup.first_stage
@@ -200,30 +209,16 @@ def same_images(strategy: tf.distribute.Strategy, examples: data.LongTailedData)
         )
 
 
-def cached(settings: Settings, examples: data.LongTailedData) -> data.LongTailedData:
-    return dataclasses.replace(examples, train=examples.train.cached(settings.cache))
-
-
-def follow(
-    settings: Settings,
-    method: Method,
-    first: Settings | None,
-    teacher: Teacher | None,
-    student: tf.keras.Model,
-    examples: data.LongTailedData,
-):
-    """The part of a worker that is not the first: it trains, and reads what that one makes."""
-    strategy = build_strategy(settings.strategy)
-    if settings.cache:
+def cached(
+    settings: Settings, examples: data.LongTailedData, strategy: tf.distribute.Strategy
+) -> data.LongTailedData:
+    """With the training images in a file, which the first worker makes before others read it."""
+    if not leads(strategy):
         meet(strategy)
-        examples = cached(settings, examples)
-    if first:
-        run(first)
-    if teacher is not None:
+    train = examples.train.cached(settings.cache)
+    if leads(strategy):
         meet(strategy)
-        calibrate(teacher, settings, examples)
-    if settings.epochs and not method.second_stage:
-        train(settings, method, student, set_up(settings, examples, teacher, first), examples, {})
+    return dataclasses.replace(examples, train=train)
 
 
 def execute(
@@ -235,37 +230,54 @@ def execute(
     examples: data.LongTailedData,
     seconds: dict[str, float],
 ) -> dict:
-    """Calibrates, trains, evaluates and exports; notes the seconds of each phase."""
-    workdir = Path(settings.workdir)
+    """Calibrates, trains, evaluates and exports; notes the seconds of each phase.
+
+    All workers have a part in it; the first one alone writes.
+    """
+    workdir, strategy = Path(settings.workdir), build_strategy(settings.strategy)
+    writes = leads(strategy)
     results = describe(settings, examples)
     if teacher is not None:
         with timed(seconds, "calibrate"):
             calibrate(teacher, settings, examples)
-        meet(build_strategy(settings.strategy))
         with timed(seconds, "evaluate_teacher"):
             results["teacher"] = {
-                **evaluate(lambda x, **kw: teacher.predict(x, **kw)[1], settings, examples),
+                **evaluate(lambda x: teacher(x)[1], settings, examples, strategy=strategy),
                 "kilobytes": 4 * teacher.count_params() / 1000,
                 **classifier_norms(teacher.classifier),
             }
     if settings.epochs:
-        if method.second_stage:
-            with timed(seconds, "second_stage"):
-                model = retrain_classifier(settings, method, first, examples)
-        else:
+        if not method.second_stage:
             setup = set_up(settings, examples, teacher, first)
             model = train(settings, method, student, setup, examples, seconds)
-            if settings.precision != "float32" or settings.strategy:
-                model, _ = restore(settings)  # as it is evaluated and exported
+        elif writes:
+            with timed(seconds, "second_stage"):
+                model = retrain_classifier(settings, method, first, examples)
+        if settings.precision != "float32" or settings.strategy:
+            model = as_shipped(settings, examples)
         with timed(seconds, "evaluate"):
+            predictions_file = workdir / PREDICTIONS_FILE if writes else None
             results["student"] = {
-                **evaluate(model.predict, settings, examples, workdir / PREDICTIONS_FILE),
+                **evaluate(model, settings, examples, predictions_file, strategy),
                 **student_size(model.student),
                 **classifier_norms(model.student),
             }
-        with timed(seconds, "export"):
-            model.export(str(workdir / "saved_model"), examples.class_names)
+        if writes:
+            with timed(seconds, "export"):
+                model.export(str(workdir / "saved_model"), examples.class_names)
     return results
+
+
+def as_shipped(settings: Settings, examples: data.LongTailedData) -> StudentModel:
+    """The student as it is evaluated and exported: in float32, and none of a strategy's."""
+    strategy = build_strategy(settings.strategy)
+    if leads(strategy):
+        model, _ = restore(settings)
+    else:
+        model = StudentModel(build_student(settings, len(examples.class_names)))
+    weights = [from_first(strategy, w) for w in model.student.get_weights()]
+    model.student.set_weights(weights)
+    return model
 
 
 def set_up(
@@ -301,10 +313,8 @@ def train(
     model = build_model(settings, method, student, setup)
     store = None
     if settings.teacher_views:
-        with timed(seconds, "teacher_views"), computing_in(settings.precision):
-            # One worker runs this teacher, so it is none of a strategy's.
-            plain = method.model(method, student, setup) if settings.strategy else model
-            store = complete_store(settings, plain, examples)
+        with timed(seconds, "teacher_views"):
+            store = complete_store(settings, model, examples)
     if half:
         real = bits.requantize(student, kernel_quantizer=None)
         adam = dataclasses.replace(settings, binary_optimizer="adam")  # Bop finds no binary weights
@@ -334,9 +344,7 @@ def complete_store(
         settings.seed,
     )
     strategy = build_strategy(settings.strategy)
-    if share_of(strategy).worker == 0:
-        store.complete(verbose=1)
-    meet(strategy)
+    store.complete(verbose=int(leads(strategy)), strategy=strategy)
     return store
 
 
@@ -427,29 +435,43 @@ def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedDat
     """Calibrates the teacher, or takes up the classifier of an interrupted run."""
     classifier_file = Path(settings.workdir) / CLASSIFIER_FILE
     features = Path(settings.workdir) / CALIBRATION
-    if classifier_file.exists():
+    strategy = build_strategy(settings.strategy)
+    if from_first(strategy, classifier_file.exists()):
         teacher.classifier = load_model(classifier_file)
         teacher.classifier.trainable = False
         teacher.class_counts = examples.class_counts.tolist()
-        shutil.rmtree(features, ignore_errors=True)
+        if leads(strategy):
+            shutil.rmtree(features, ignore_errors=True)
         return
-    batches = training_batches(settings, examples, seed=settings.seed + 1)
+    wide = widened(settings, strategy)
+
+    def batches(share):
+        return training_batches(wide, examples, seed=settings.seed + 1, share=share)
+
     views = settings.calibration_views
     print(f"Calibrating {settings.teacher} on {len(examples.train)} images, {views} views each")
     teacher.calibrate(
-        batches,
+        distributed(strategy, batches),
         examples.class_counts,
         settings.calibration_epochs,
         settings.calibration,
         examples.label_smoothing,
         views,
         seed=settings.seed,
-        verbose=1,
+        verbose=int(leads(strategy)),
         directory=features,
+        strategy=strategy,
     )
-    with written_beside(classifier_file) as beside:
-        teacher.classifier.save(beside)
-    shutil.rmtree(features, ignore_errors=True)
+    if leads(strategy):
+        with written_beside(classifier_file) as beside:
+            teacher.classifier.save(beside)
+        shutil.rmtree(features, ignore_errors=True)
+
+
+def widened(settings: Settings, strategy: tf.distribute.Strategy) -> Settings:
+    """With a whole batch for each replica, where nothing is trained on it."""
+    batch_size = settings.batch_size * strategy.num_replicas_in_sync
+    return dataclasses.replace(settings, batch_size=batch_size)
 
 
 def build_model(
@@ -618,24 +640,27 @@ def restore(settings: Settings) -> tuple[StudentModel, list[str]]:
 
 
 def evaluate(
-    predict: Callable,
+    network: Callable[[tf.Tensor], tf.Tensor],
     settings: Settings,
     examples: data.LongTailedData,
     predictions_file: Path | None = None,
+    strategy: tf.distribute.Strategy = ALONE,
 ) -> dict:
     """Accuracy on the test set, and on the validation split where there is one.
 
     Args:
-        predict: batches -> logits.
+        network: images -> logits.
         predictions_file: where to save what is predicted of the test set, if anywhere.
+        strategy: whose replicas each predict their part.
     """
-    reports = {}
+    reports, predict = {}, on_all_replicas(strategy, network)
+    wide = widened(settings, strategy)
     for split in ("validation", "test"):
         part = getattr(examples, split)
         if part is None:
             continue
-        batches = evaluation_batches(settings, examples, part)
-        logits = predict(batches, verbose=0)
+        batches = distributed(strategy, partial(evaluation_batches, wide, examples, part))
+        logits = np.concatenate([predict(images).numpy() for images, _ in batches])
         if predictions_file and split == "test":
             save_predictions(predictions_file, logits, part.labels)
         predictions = np.argmax(logits, axis=-1)

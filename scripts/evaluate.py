@@ -20,7 +20,7 @@ def evaluate():
     exported = flags.FLAGS.exported and Exported(flags.FLAGS.exported)
     model, class_names = training.restore(settings)
     examples = inputs.load_data(settings)
-    reports = training.evaluate(model.predict, settings, examples)
+    reports = training.evaluate(model, settings, examples)
     for split, report in reports.items():
         print(f"\n{split}\n{accuracy_table({settings.method: report})}\n")
         print(per_class_table({settings.method: report}, class_names))

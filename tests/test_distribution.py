@@ -1,8 +1,10 @@
 """Several workers, real processes on the loopback, against one."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,17 +14,20 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf import CandleModel, Teacher, data, training
+from candle_tf import CandleModel, Teacher, TeacherStore, data, training
 from candle_tf.checkpoints import INTERRUPTED
-from candle_tf.classifiers import linear
+from candle_tf.classifiers import feature_record, linear
 from candle_tf.distribution import WORKER_LOST, build_strategy, distributed, share_of
+from candle_tf.files import Rows
 from candle_tf.networks import synchronizes, with_synchronized_batch_norm
 from candle_tf.settings import Settings
 from candle_tf.students import resnet_e
+from candle_tf.teacher_store import record_of
 
 HERE = pathlib.Path(__file__).parent
 TRAIN = [sys.executable, str(HERE.parent / "scripts" / "train.py")]
 SIZE, BATCH = 16, 32
+PAD = data.Augmentation("pad")
 layers = tf.keras.layers
 
 
@@ -132,10 +137,6 @@ def finish(processes, timeout=400) -> list[str]:
     return outputs
 
 
-def call_train(*arguments):
-    return [sys.executable, "-c", f"import test_distribution as t; t.train{arguments!r}"]
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """(kind, workers) -> what `train` saves."""
@@ -145,7 +146,7 @@ def trained(tmp_path_factory):
         if (kind, workers) not in found:
             output = str(directory / f"{kind}_{workers}.npz")
             name = "multiworker" if workers > 1 else ""
-            finish(start(workers, call_train(name, output, kind)))
+            finish(start(workers, call("train", name, output, kind)))
             found[kind, workers] = dict(np.load(output))
         return found[kind, workers]
 
@@ -199,10 +200,15 @@ def test_two_workers_run_the_main_job_and_the_first_writes(slurm, tmp_path):
     assert not list((tmp_path / "run").glob("checkpoints/*temp*"))
 
 
-def train_on_two_cpus(workdir: str):
-    """The main job under --strategy=mirrored; the CPU is split before TensorFlow starts."""
+def split_cpu():
+    """Before TensorFlow starts."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def train_on_two_cpus(workdir: str):
+    """The main job under --strategy=mirrored."""
+    split_cpu()
     given = {"dataset": "digits", "imbalance_ratio": 10, "student": "resnet_e:width=0.125"}
     given |= {"image_size": 16, "epochs": 2, "steps_per_epoch": 5, "calibration_epochs": 2}
     settings = Settings(workdir=workdir, strategy="mirrored", two_step=True, **given)
@@ -212,9 +218,95 @@ def train_on_two_cpus(workdir: str):
 
 
 def test_all_devices_of_a_machine_run_the_main_job(tmp_path):
-    code = f"import test_distribution as t; t.train_on_two_cpus({str(tmp_path / 'run')!r})"
-    finish(start(1, [sys.executable, "-c", code]))
+    finish(start(1, call("train_on_two_cpus", str(tmp_path / "run"))))
     assert (tmp_path / "run" / "saved_model").exists()
+
+
+def show(strategy_name: str, directory: str):
+    """Shows images to a teacher in every way there is; of the last batch not all replicas get any.
+
+    Takes up the calibration's features and the store that are there. Each worker saves its
+    classifier.
+    """
+    if strategy_name == "mirrored":
+        split_cpu()
+    strategy, directory = build_strategy(strategy_name or None), pathlib.Path(directory)
+    settings = Settings(dataset="digits", image_size=SIZE, batch_size=8)
+    examples = data.load("digits", imbalance_ratio=10)
+    few = examples.train.take(range(117))
+    model = make_candle(binary=False)
+
+    def batches(share):
+        size = 8 * strategy.num_replicas_in_sync
+        return data.training_batches(few, SIZE, size, augmentation=PAD, share=share)
+
+    model.teacher.calibrate(
+        distributed(strategy, batches),
+        np.bincount(few.labels),
+        epochs=2,
+        views=2,
+        verbose=0,
+        directory=directory / "calibration",
+        strategy=strategy,
+    )
+    store = TeacherStore(directory / "store", model, few, SIZE, 3, PAD, "class_balanced")
+    store.complete(8, 0, strategy)
+    tested = dataclasses.replace(examples, test=few)
+    predictions = directory / f"predictions_{share_of(strategy).worker}.npz"
+    training.evaluate(lambda x: model.teacher(x)[1], settings, tested, predictions, strategy)
+    np.savez(
+        directory / f"classifier_{share_of(strategy).worker}.npz",
+        *model.teacher.classifier.get_weights(),
+    )
+
+
+def call(function: str, *arguments):
+    return [sys.executable, "-c", f"import test_distribution as t; t.{function}{arguments!r}"]
+
+
+def rows_in(directory, width=12) -> np.ndarray:
+    kind = feature_record(12) if directory.name == "calibration" else record_of(width, 10, PAD)
+    return Rows(directory, kind, {}).read()
+
+
+def assert_same_rows(found, expected):
+    """But for the rounding of what the teacher makes."""
+    assert len(found) == len(expected)
+    for name in set(found.dtype.names) - {"checksum"}:
+        a, b = (rows[name].astype(float) for rows in (found, expected))
+        loose = {"rtol": 1e-3, "atol": 1e-4} if name in ("features", "logits") else {"rtol": 0}
+        np.testing.assert_allclose(a, b, **loose, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("shown")
+    finish(start(1, call("show", "", str(directory))))
+    return directory
+
+
+@pytest.mark.parametrize(
+    "strategy, workers",
+    [pytest.param("mirrored", 1, marks=pytest.mark.slow), ("multiworker", 2)],
+)
+def test_all_replicas_show_their_part_to_the_teacher(strategy, workers, shown, tmp_path):
+    """Here they go on from what one alone had done of it."""
+    done = {"calibration": 50, "store": 130}
+    for name, count in done.items():
+        shutil.copytree(shown / name, tmp_path / name)
+        rows = rows_in(tmp_path / name)
+        with open(tmp_path / name / "rows.bin", "r+b") as file:
+            file.truncate(count * rows.itemsize + 5)  # and torn
+    finish(start(workers, call("show", strategy, str(tmp_path))))
+    for name, count in done.items():
+        assert len(rows_in(shown / name)) > count + 32
+        assert_same_rows(rows_in(tmp_path / name), rows_in(shown / name))
+    for kind in ("classifier", "predictions"):
+        expected = np.load(shown / f"{kind}_0.npz")
+        for worker in range(workers):
+            found = np.load(tmp_path / f"{kind}_{worker}.npz")
+            for name in expected:
+                np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -255,6 +347,16 @@ def test_every_worker_has_its_part_of_each_batch():
         mine = [part[2 * i + replica] for part in parts for replica in (0, 1)]
         np.testing.assert_array_equal(np.concatenate([x for x, _ in mine]), images)
         np.testing.assert_array_equal(np.concatenate([y for _, y in mine]), labels)
+
+
+def test_of_a_last_batch_that_is_not_whole_workers_have_what_there_is():
+    digits = data.load("digits", imbalance_ratio=10).train.take(range(29))
+    for workers in (2, 3, 6):
+        shares = [data.Share(worker, workers) for worker in range(workers)]
+        parts = [list(data.evaluation_batches(digits, SIZE, 12, PAD, share)) for share in shares]
+        labels = [part[i][1] for i in range(3) for part in parts if i < len(part)]
+        assert max(len(part) for part in labels) == 12 // workers
+        np.testing.assert_array_equal(np.concatenate(labels), digits.labels)
 
 
 def test_parts_of_different_sizes_are_refused():

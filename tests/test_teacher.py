@@ -296,6 +296,12 @@ def test_an_interrupted_calibration_goes_on(tmp_path, monkeypatch):
         teacher.calibrate(tiny_data(labels), [2, 2, 2], **given)
 
 
+def test_one_hot_labels_are_refused():
+    one_hot = tf.data.Dataset.from_tensors((np.zeros((2, 8, 8, 3), np.float32), np.eye(2)))
+    with pytest.raises(ValueError, match="Labels must be class numbers, one an image"):
+        tiny_teacher().calibrate(one_hot, [1, 1], verbose=0)
+
+
 def test_features_are_mapped_into_memory():
     features, _ = encode_dataset(tiny_teacher().embed, tiny_data([0, 1]), [1, 1], verbose=0)
     assert isinstance(features, np.memmap) and features.dtype == np.float32

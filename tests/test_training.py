@@ -404,7 +404,7 @@ def test_restore(finished):
     settings = tiny(workdir, resolutions=(12, 16, 20))
     model, class_names = training.restore(settings)
     assert class_names == results["class_names"]
-    report = training.evaluate(model.predict, settings, inputs.load_data(settings))
+    report = training.evaluate(model, settings, inputs.load_data(settings))
     assert report["test"] == results["student"]["test"]
 
 
@@ -420,7 +420,7 @@ def test_every_method_runs_and_is_restored(method, tmp_path):
     results = training.run(settings)
     assert ("teacher" in results) == METHODS[method].distills
     model, _ = training.restore(settings)
-    report = training.evaluate(model.predict, settings, inputs.load_data(settings))
+    report = training.evaluate(model, settings, inputs.load_data(settings))
     assert report["test"] == results["student"]["test"]
 
 
@@ -537,9 +537,7 @@ def test_a_run_in_bfloat16_is_evaluated_and_taken_up_in_float32(tmp_path):
     model, _ = training.restore(settings)
     assert {layer.compute_dtype for layer in model.student.layers} == {"float32"}
     examples = inputs.load_data(settings)
-    assert (
-        training.evaluate(model.predict, settings, examples)["test"] == results["student"]["test"]
-    )
+    assert training.evaluate(model, settings, examples)["test"] == results["student"]["test"]
     kernels = [w for w in weights(tmp_path) if w.ndim == 4]
     assert {w.dtype for w in kernels} == {np.dtype("float32")}
     assert results["student"]["macs"]["1"] > 0

@@ -44,11 +44,12 @@ class Share:
             return places
         size = self.batch_size(global_batch_size) * self.replicas
         start = self.worker * size
+        batches, rest = divmod(int(places.cardinality()), global_batch_size)
+        count = batches * size + min(max(rest - start, 0), size)
 
         def part(batch):
             return {name: values[start : start + size] for name, values in batch.items()}
 
-        count = places.cardinality() // self.workers
         mine = places.batch(global_batch_size).map(part).unbatch()
         return mine.apply(tf.data.experimental.assert_cardinality(count))
 
@@ -79,7 +80,7 @@ def training_batches(
         first_example: where the stream starts, counted from 0.
         views: independently augmented views of each image.
         share: what of it is read here; the batches are of one replica. With several workers,
-            `num_examples` and `first_example` are multiples of the batch size.
+            `first_example` is a multiple of the batch size.
 
     Returns:
         A finite dataset of (images float32 (batch, image_size, image_size, 3) in [0, 255],
@@ -163,20 +164,25 @@ def evaluation_batches(
     image_size: int,
     batch_size: int,
     augmentation: Augmentation = Augmentation(),
+    share: Share = Share(),
 ) -> tf.data.Dataset:
-    """Each example once, in order: resized; photographs by 8/7, then centre-cropped."""
+    """Each example once, in order: resized; photographs by 8/7, then centre-cropped.
 
-    def example(index, label):
-        image = examples.image(index)
+    Args:
+        batch_size, share: as in `training_batches`.
+    """
+
+    def example(place):
+        image = examples.image(place["index"])
         if augmentation.crop == "resized":
             image = centre_square(image, 7 / 8)
-        return resized(image, image_size), label
+        return resized(image, image_size), place["label"]
 
-    numbers = np.arange(len(examples))
-    dataset = tf.data.Dataset.from_tensor_slices((numbers, examples.labels))
+    places = {"index": np.arange(len(examples)), "label": examples.labels}
+    mine = share.of(tf.data.Dataset.from_tensor_slices(places), batch_size)
     return (
-        dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(batch_size)
+        mine.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(share.batch_size(batch_size))
         .prefetch(tf.data.AUTOTUNE)
     )
 
