@@ -1,6 +1,7 @@
 """What a killed run goes on from: saved by epoch and by update, and taken up again."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -8,7 +9,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from candle_tf.distribution import agreed, first_line, from_first, meet, share_o
 from candle_tf.model import StudentModel
 
 INTERRUPTED = 75  # exit code of a run that SIGTERM has ended: the same command goes on
+NOT_BEGUN = "[0, {}]"  # an epoch, as `Checkpoints.of_epoch` sums it up
 AGREE_EVERY = 10  # updates of several workers, on whether SIGTERM has come to one: it costs a sum
 
 
@@ -68,6 +70,7 @@ class Checkpoints(tf.keras.callbacks.Callback):
         self.counts = {
             "updates": tf.Variable(0, dtype=tf.int64),
             "seconds": tf.Variable(0.0, dtype=tf.float64),
+            "begun": tf.Variable(NOT_BEGUN),
         }
         self.checkpoint = tf.train.Checkpoint(**self.counts, **model.trained_parts())
         where = self.directory
@@ -98,6 +101,7 @@ class Checkpoints(tf.keras.callbacks.Callback):
             raise ValueError(f"This worker cannot read ckpt-{number}, as the first one does.")
         self.last = taken or "the beginning"
         self.updates = int(self.counts["updates"])
+        self.begun = json.loads(self.counts["begun"].numpy())
 
     def take_up(self, path: str) -> bool:
         """Whether the checkpoint could be read; if so it is the present state."""
@@ -153,6 +157,25 @@ class Checkpoints(tf.keras.callbacks.Callback):
         where.parent.mkdir(parents=True, exist_ok=True)
         self.checkpoint.write(str(where))
 
+    def of_epoch(self, logs: Mapping[str, float], updates: int) -> tuple[int, dict[str, float]]:
+        """How many updates the epoch has had, and the means of its logs over them.
+
+        Args:
+            logs: means over those since it was taken up.
+            updates: the number of these.
+        """
+        before, earlier = self.begun
+        total = before + updates
+
+        def mean(name, value):
+            return (before * earlier.get(name, 0.0) + updates * float(value)) / total
+
+        return total, {name: mean(name, value) for name, value in logs.items()}
+
+    def complete(self, epoch: int, logs: dict[str, float]):
+        """Has the logs of an epoch be those of all its updates, for the callbacks that follow."""
+        logs.update(self.of_epoch(logs, self.params["steps"])[1])
+
     def on_train_begin(self, logs=None):
         self.began = time.monotonic()
 
@@ -164,10 +187,13 @@ class Checkpoints(tf.keras.callbacks.Callback):
             self.stopping = agreed(self.strategy, self.asked)
         due = self.stopping or (self.every and self.updates % self.every == 0)
         if due and batch + 1 < self.params["steps"]:  # the last one is the epoch's
+            self.counts["begun"].assign(json.dumps(self.of_epoch(logs, batch + 1)))
             self.save(f"update {self.updates}")
 
     def on_epoch_end(self, epoch, logs=None):
         self.stopping = agreed(self.strategy, self.asked)
+        self.counts["begun"].assign(NOT_BEGUN)
+        self.begun = json.loads(NOT_BEGUN)
         self.save(f"epoch {epoch + 1}")
 
     @contextlib.contextmanager

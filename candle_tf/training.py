@@ -546,6 +546,7 @@ def fit(
                     epochs=epoch + 1 if into else epochs,  # what was begun first
                     steps_per_epoch=steps - into,
                     callbacks=[
+                        tf.keras.callbacks.LambdaCallback(on_epoch_end=checkpoints.complete),
                         *method.callbacks(settings.epochs),
                         *(loggers(workdir, epoch) if share.worker == 0 else ()),
                         checkpoints,

@@ -28,7 +28,7 @@ def undisturbed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "write_report", lambda *a, **k: "no report")
         training.run(tiny(workdir, **ALONE))
-    return weights(workdir)
+    return workdir
 
 
 def after_update(monkeypatch, update, act):
@@ -53,8 +53,12 @@ def newest(workdir) -> pathlib.Path:
 
 
 def assert_same(workdir, expected):
-    for a, b in zip(weights(workdir), expected, strict=True):
+    for a, b in zip(weights(workdir), weights(expected), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def history(workdir) -> np.ndarray:
+    return np.genfromtxt(workdir / "history.csv", delimiter=",", skip_header=1)
 
 
 @pytest.mark.parametrize("update", [1, 4, 5, 6])
@@ -65,8 +69,23 @@ def test_a_kill_between_checkpoints_changes_nothing(update, undisturbed, tmp_pat
         training.run(settings)
     training.run(settings)
     assert_same(tmp_path, undisturbed)
-    rows = (tmp_path / "history.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows] == ["epoch", "0", "1", "2"]
+    np.testing.assert_allclose(history(tmp_path), history(undisturbed), rtol=1e-6)
+
+
+def test_the_logs_of_an_epoch_interrupted_again_and_again_are_those_of_all_of_it(
+    tmp_path, monkeypatch
+):
+    """With CANDLE's means, in the last update of the epoch too."""
+    runs = [tiny(tmp_path / name, checkpoint_every=1) for name in ("whole", "killed")]
+    training.run(runs[0])
+    for update in (1, 2, 4):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            after_update(patch, update, kill)
+            training.run(runs[1])
+    training.run(runs[1])
+    whole, killed = (history(tmp_path / name) for name in ("whole", "killed"))
+    assert whole.shape[1] > 5 and (whole[0] != whole[1]).any()
+    np.testing.assert_allclose(killed, whole, rtol=1e-6)
 
 
 @pytest.mark.parametrize("update", [4, 6])
@@ -216,7 +235,7 @@ def test_a_batch_with_nan_is_noted_and_left_out_on_demand(tmp_path, monkeypatch,
     skipped = json.loads((tmp_path / "run" / "skipped_batches.json").read_text())
     assert skipped == [4, 5]
     training.run(tiny(tmp_path / "at_once", **ALONE, on_nan="skip", checkpoint_every=2))
-    assert_same(tmp_path / "at_once", weights(tmp_path / "run"))
+    assert_same(tmp_path / "at_once", tmp_path / "run")
     assert all(np.isfinite(value).all() for value in weights(tmp_path / "run"))
 
 
