@@ -23,6 +23,7 @@ from candle_tf.networks import synchronizes, with_synchronized_batch_norm
 from candle_tf.settings import Settings
 from candle_tf.students import resnet_e
 from candle_tf.teacher_store import record_of
+from test_training import tiny
 
 HERE = pathlib.Path(__file__).parent
 TRAIN = [sys.executable, str(HERE.parent / "scripts" / "train.py")]
@@ -307,6 +308,40 @@ def test_all_replicas_show_their_part_to_the_teacher(strategy, workers, shown, t
             found = np.load(tmp_path / f"{kind}_{worker}.npz")
             for name in expected:
                 np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6)
+
+
+def train_with_nan(workdir: str):
+    """The main job, where what the last worker reads of the batches 4 and 5 is NaN."""
+    ours = data.training_batches
+
+    def batches(*examples, share=data.Share(), **stream):
+        first = stream.get("first_example", 0) // BATCH * share.replicas
+        bad = [4, 5] if share.worker == share.workers - 1 else []
+
+        def spoil(n, batch):
+            spoilt = tf.reduce_any(n // share.replicas == tf.constant(bad, tf.int64))
+            return tf.where(spoilt, np.nan, batch[0]), batch[1]
+
+        return ours(*examples, share=share, **stream).enumerate(first).map(spoil)
+
+    data.training_batches = batches
+    training.write_report = lambda *a, **k: "no report"
+    training.run(
+        tiny(workdir, method="cross_entropy", epochs=3, on_nan="skip", strategy="multiworker")
+    )
+
+
+@pytest.mark.slow
+def test_workers_leave_out_a_batch_that_is_not_finite_for_one(tmp_path):
+    first, second = finish(start(2, call("train_with_nan", str(tmp_path))))
+    for output in (first, second):
+        assert output.count("it is left out.\nGoing on from update") == 2
+    assert json.loads((tmp_path / "skipped_batches.json").read_text()) == [4, 5]
+    assert json.loads((tmp_path / "not_finite" / "batch_5" / "batch.json").read_text())
+    assert list((tmp_path / "not_finite" / "batch_4").glob("state*"))
+    assert json.loads((tmp_path / "metrics.json").read_text())["updates"] == 9
+    rows = (tmp_path / "history.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == list("012") and "nan" not in str(rows)
 
 
 @pytest.mark.slow
