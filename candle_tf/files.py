@@ -56,10 +56,20 @@ def cache_directory() -> Path:
 
 @contextlib.contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """A path to write to, renamed to `path` in the end: a reader never sees half of it."""
+    """A path to write to, renamed to `path` in the end: a reader never sees half of it.
+
+    Raises:
+        OSError: if it cannot be written, which says what to do.
+    """
     beside = path.with_name(f"{os.getpid()}_{path.name}")  # with its suffix, which NumPy looks at
-    yield beside
-    os.replace(beside, path)
+    try:
+        yield beside
+        os.replace(beside, path)
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error}): make room or make it writable, and start the "
+            "same command again."
+        ) from error
 
 
 def write_text(path: Path, text: str):

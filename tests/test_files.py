@@ -91,17 +91,24 @@ def test_a_damaged_record_is_named(tmp_path):
 def test_a_full_disk_says_how_to_go_on(tmp_path):
     """A file-size limit stands for the full disk."""
     code = f"""
-import resource
+import pathlib, resource
 import numpy as np
-from candle_tf.files import Rows
+from candle_tf.files import Rows, write_text
+text = pathlib.Path({str(tmp_path)!r}, "a.json")
+write_text(text, "before")
 rows = Rows({str(tmp_path)!r}, np.dtype([("x", np.float32)]), {{}})
 rows.claim(200)
 rows.append(np.zeros(100, rows.dtype))
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_text(text, "x" * 2000)
+except OSError as error:
+    print(error, text.read_text())
 rows.append(np.zeros(100, rows.dtype))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "make room, and start the same command again; it goes on from record 100" in done.stderr
+    assert "a.json cannot be written" in done.stdout and done.stdout.endswith("again. before\n")
 
 
 def test_a_damaged_note_is_refused(tmp_path):
