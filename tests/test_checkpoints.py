@@ -1,7 +1,9 @@
+import contextlib
 import json
 import os
 import pathlib
 import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -143,6 +145,77 @@ def test_a_damaged_list_of_checkpoints_is_no_new_beginning(
     training.run(tiny(tmp_path, **ALONE))
     assert first[0] == 4
     assert_same(tmp_path, undisturbed)
+
+
+def test_half_of_a_checkpoint_that_a_slow_disk_left_is_passed_over(
+    undisturbed, tmp_path, monkeypatch
+):
+    half_trained(tmp_path, monkeypatch)
+    newest(tmp_path).with_name("ckpt-4.data-00000-of-00001").write_bytes(b"half")
+    (tmp_path / "checkpoints" / "ckpt-4_temp").mkdir()
+    training.run(tiny(tmp_path, **ALONE))
+    assert_same(tmp_path, undisturbed)
+
+
+def test_a_checkpoint_of_another_version_is_refused_and_left_alone(tmp_path, monkeypatch):
+    settings = tiny(tmp_path, **ALONE)
+    half_trained(tmp_path, monkeypatch)
+    before = newest(tmp_path).read_bytes()
+    ours = Checkpoints.__init__
+
+    def newer(self, model, *args):  # which keeps more
+        model.more = tf.Variable(0.0)
+        parts = {**model.trained_parts(), "more": model.more}
+        model.trained_parts = lambda: parts
+        ours(self, model, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "__init__", newer)
+        with pytest.raises(ValueError, match="is of another version .* go on with the version"):
+            training.run(settings)
+    assert newest(tmp_path).read_bytes() == before
+    training.restore(settings)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """(A disk of its own, the same one where nobody can write.)"""
+    places = [tmp_path / name for name in ("disk", "read_only")]
+    with contextlib.ExitStack() as stack:
+        for place, how in zip(places, ("-t tmpfs -o size=32m tmpfs", f"-o bind,ro {places[0]}")):
+            place.mkdir()
+            if subprocess.run(["mount", *how.split(), place]).returncode:
+                pytest.skip("needs the right to mount a file system")
+            stack.callback(subprocess.run, ["umount", "--lazy", place], check=True)
+        yield places
+
+
+def fill(directory):
+    with open(directory / "filling", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def test_a_full_and_a_read_only_disk_are_named_and_leave_what_is_there(
+    small_disk, undisturbed, monkeypatch
+):
+    disk, read_only = small_disk
+    settings = tiny(disk / "run", **ALONE, checkpoint_every=5)
+    after_update(monkeypatch, 4, lambda: fill(disk))
+    with pytest.raises(
+        OSError, match="(?s)checkpoint of update 5 .* make room .* goes on from .*1"
+    ):
+        training.run(settings)
+    fill(disk)  # what the failed write has freed
+    with pytest.raises(OSError, match="cannot be written .*No space left.* make room"):
+        training.run(settings)
+    seen = tiny(read_only / "run", **ALONE, checkpoint_every=5)
+    with pytest.raises(OSError, match="cannot be written .*Read-only.*: name another directory"):
+        training.run(seen)
+    training.restore(seen)
+    (disk / "filling").unlink()
+    training.run(settings)
+    assert_same(disk / "run", undisturbed)
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
