@@ -346,6 +346,27 @@ def test_workers_leave_out_a_batch_that_is_not_finite_for_one(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
+def test_a_store_that_one_worker_is_killed_in_is_completed_by_another_number(victim, tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    many = {"teacher_views": 60, "epochs": 1}
+    finish(start(1, flags(whole, **many)))
+    with open(tmp_path / "log", "w") as log:
+        processes = start(2, flags(run, **many), log)
+        while not (run / "teacher_store" / "rows.bin").exists():
+            assert all(p.poll() is None for p in processes), (tmp_path / "log").read_text()
+            time.sleep(0.01)
+        processes[victim].kill()
+        assert processes[1 - victim].wait(timeout=200) == WORKER_LOST
+    width = training.named_teacher(Settings(teacher="letters")).width
+    whole, part = (rows_in(each / "teacher_store", width) for each in (whole, run))
+    assert 0 < len(part) < len(whole)
+    finish(start(1, flags(run, **many)))
+    assert_same_rows(rows_in(run / "teacher_store", width), whole)
+    assert (run / "metrics.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize(
     "end, code", [(signal.SIGKILL, WORKER_LOST), (signal.SIGTERM, INTERRUPTED)]
 )
