@@ -18,7 +18,7 @@ from candle_tf.distribution import agreed, first_line, from_first, meet, share_o
 from candle_tf.model import StudentModel
 
 INTERRUPTED = 75  # exit code of a run that SIGTERM has ended: the same command goes on
-NOT_BEGUN = "[0, {}]"  # an epoch, as `Checkpoints.of_epoch` sums it up
+NOT_BEGUN = 0, {}  # an epoch, as `Checkpoints.of_epoch` sums it up
 AGREE_EVERY = 10  # updates of several workers, on whether SIGTERM has come to one: it costs a sum
 
 
@@ -70,7 +70,7 @@ class Checkpoints(tf.keras.callbacks.Callback):
         self.counts = {
             "updates": tf.Variable(0, dtype=tf.int64),
             "seconds": tf.Variable(0.0, dtype=tf.float64),
-            "begun": tf.Variable(NOT_BEGUN),
+            "begun": tf.Variable(json.dumps(NOT_BEGUN)),
         }
         self.checkpoint = tf.train.Checkpoint(**self.counts, **model.trained_parts())
         where = self.directory
@@ -192,8 +192,8 @@ class Checkpoints(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.stopping = agreed(self.strategy, self.asked)
-        self.counts["begun"].assign(NOT_BEGUN)
-        self.begun = json.loads(NOT_BEGUN)
+        self.counts["begun"].assign(json.dumps(NOT_BEGUN))
+        self.begun = NOT_BEGUN
         self.save(f"epoch {epoch + 1}")
 
     @contextlib.contextmanager

@@ -521,7 +521,7 @@ def fit(
     workdir = Path(settings.workdir)
     steps = steps_per_epoch(settings, examples)
     strategy = build_strategy(settings.strategy)
-    share = share_of(strategy)
+    leader = leads(strategy)
     skips = settings.on_nan == "skip"
     checkpoints = Checkpoints(model, workdir / name, settings.checkpoint_every, strategy, skips)
     checkpoints.updates = max(checkpoints.updates, first_epoch * steps)
@@ -548,10 +548,10 @@ def fit(
                     callbacks=[
                         tf.keras.callbacks.LambdaCallback(on_epoch_end=checkpoints.complete),
                         *method.callbacks(settings.epochs),
-                        *(loggers(workdir, epoch) if share.worker == 0 else ()),
+                        *(loggers(workdir, epoch) if leader else ()),
                         checkpoints,
                     ],
-                    verbose=int(share.worker == 0),
+                    verbose=int(leader),
                 )
             except NotFinite as error:
                 skipped = leave_out(settings, checkpoints, examples, skipped, error)
@@ -582,7 +582,7 @@ def leave_out(
     if examples.train.on_disk:
         note["files"] = [os.fsdecode(examples.train.images[i].numpy()) for i in indices]
     noted = workdir / NOT_FINITE / f"batch_{place}"
-    writes = checkpoints.share.worker == 0
+    writes = leads(checkpoints.strategy)
     if writes:
         noted.mkdir(parents=True, exist_ok=True)
         write_text(noted / "batch.json", json.dumps(note, indent=1) + "\n")
