@@ -32,9 +32,10 @@ def joined(encoders: Mapping[tf.keras.Model, int]) -> tf.keras.Model:
     """
     images = tf.keras.Input((None, None, 3))
     features = []
-    for encoder, size in encoders.items():
-        x = tf.keras.layers.Resizing(size, size)(images)
-        x = any_size(fold_batch_norm(encoder))(x)
+    for i, (encoder, size) in enumerate(encoders.items()):
+        encoder = any_size(fold_batch_norm(encoder))
+        encoder = tf.keras.Model(encoder.input, encoder.output, name=f"encoder_{i}")
+        x = encoder(tf.keras.layers.Resizing(size, size)(images))
         features.append(tf.keras.layers.GlobalAveragePooling2D()(x) if x.shape.rank == 4 else x)
     return tf.keras.Model(images, tf.keras.layers.Concatenate()(features), name="joined")
 

@@ -13,7 +13,7 @@ def network(channels: int, pooled: bool) -> tf.keras.Model:
     ]
     if pooled:
         layers.append(tf.keras.layers.GlobalAveragePooling2D())
-    return tf.keras.Sequential(layers)
+    return tf.keras.Sequential(layers, name="network")  # as those of one architecture are
 
 
 def test_a_teacher_of_two_has_the_features_of_each_at_its_size(tmp_path):
