@@ -5,8 +5,8 @@
     python scripts/train.py --teacher=joined.keras --teacher_image_size=192 ...
 
 Each encoder comes with the side in pixels of the images it sees, and takes pixels in [-1, 1]
-(preprocessing mode 'tf'). Give --teacher_image_size the largest: for the others it
-is reduced, by bilinear interpolation.
+(preprocessing mode 'tf'). Give --teacher_image_size the largest: for the others it is reduced, by
+bilinear interpolation.
 """
 
 import candle_tf  # noqa: F401  # isort: skip  # Before TensorFlow, which it switches to Keras 2.

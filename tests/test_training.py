@@ -156,7 +156,8 @@ def test_a_run_from_a_teacher_store_shows_each_view_once(with_views, tmp_path, m
 
 def test_an_interrupted_run_from_a_teacher_store_ends_the_same(with_views, tmp_path, monkeypatch):
     settings = tiny(tmp_path, **VIEWS)
-    kill(settings, monkeypatch, 0)
+    for epoch in range(settings.epochs):
+        kill(settings, monkeypatch, epoch)
     training.run(settings)
     for a, b in zip(weights(with_views[0].workdir), weights(tmp_path)):
         np.testing.assert_array_equal(a, b)
@@ -233,7 +234,8 @@ def test_so_does_one_with(practice, tmp_path, monkeypatch):
     practice = {"method": "cross_entropy", "resolutions": (12, 16, 20), **practice}
     training.run(tiny(tmp_path / "whole", **practice))
     parts = tiny(tmp_path / "parts", **practice)
-    kill(parts, monkeypatch, 0)
+    for epoch in range(parts.epochs):
+        kill(parts, monkeypatch, epoch)
     training.run(parts)
     for a, b in zip(weights(tmp_path / "whole"), weights(tmp_path / "parts")):
         np.testing.assert_array_equal(a, b)
