@@ -7,7 +7,7 @@ import tensorflow as tf
 from candle_tf import data
 from candle_tf.data.pipeline import training_places
 from candle_tf.resolution import RandomResolution
-from candle_tf.settings import Settings, resolve
+from candle_tf.settings import OF_VIEWS, Settings, resolve
 from candle_tf.teacher_store import TeacherStore
 
 
@@ -44,12 +44,15 @@ def view_size(settings: Settings, examples: data.LongTailedData) -> int:
     return min(needed, examples.image_size or needed)
 
 
+def unmixed(settings: Settings, examples: data.LongTailedData) -> data.Augmentation:
+    """The set's, with what the settings change of it."""
+    return dataclasses.replace(examples.info.augmentation, **settings.given(OF_VIEWS))
+
+
 def augmentation(settings: Settings, examples: data.LongTailedData) -> data.Augmentation:
     """Of the images that a student trains on; mixed here for one that needs no labels for it."""
-    method = resolve(settings)
-    if not method.distills:
-        return examples.info.augmentation
-    return dataclasses.replace(examples.info.augmentation, mixup=method.mixup)
+    method, how = resolve(settings), unmixed(settings, examples)
+    return dataclasses.replace(how, mixup=method.mixup) if method.distills else how
 
 
 def training_batches(
@@ -60,7 +63,7 @@ def training_batches(
         examples.train,
         view_size(settings, examples),
         settings.batch_size,
-        **{"augmentation": examples.info.augmentation, **stream},
+        **{"augmentation": unmixed(settings, examples), **stream},
     )
 
 
@@ -72,7 +75,7 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """A split of the data as the run's student sees it, in batches of (images, labels)."""
     return data.evaluation_batches(
-        part, view_size(settings, examples), settings.batch_size, examples.info.augmentation, share
+        part, view_size(settings, examples), settings.batch_size, unmixed(settings, examples), share
     )
 
 

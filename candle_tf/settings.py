@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from candle_tf import data, students
@@ -20,6 +21,7 @@ OWN = (
     "temperature",
     "calibration",
 )  # a method's, unless given
+OF_VIEWS = ("crop", "flip", "color_jitter")  # a data set's, unless given
 # What only a run with a teacher reads, and what one on a first stage's features reads too.
 OF_TEACHER = ("teacher", "teacher_weights", "teacher_preprocessing", "allow_custom_code")
 OF_DISTILLATION = (
@@ -88,6 +90,19 @@ class Settings:
         None,
         f"What enters the batches: {', '.join(data.SAMPLERS)}; the method's own if not given. A "
         "second stage passes it on to its first.",
+    )
+    crop: str | None = setting(
+        None,
+        "How training images are cropped: 'pad', after padding by an eighth; 'resized', to 25 to "
+        "100 % of the area, for photographs; as the set's are if not given.",
+    )
+    flip: bool | None = setting(
+        None, "Mirror half of the training images; as the set's are if not given."
+    )
+    color_jitter: float | None = setting(
+        None,
+        "Largest relative change of training images' brightness, contrast and saturation; as the "
+        "set's are if not given.",
     )
     prior_adjusted: bool | None = setting(
         None, "Add the log prior to both sides of the KL; as the method does if not given."
@@ -205,6 +220,11 @@ class Settings:
         """Whether the run has a teacher: to distill, or, where nothing is trained, to measure."""
         return lookup("method", self.method, METHODS).distills or not self.epochs
 
+    def given(self, names: Sequence[str]) -> dict:
+        """Those of the settings that are not left to what they belong to."""
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
     def to_flags(self) -> str:
         """A flag file that makes the same run in another workdir."""
         lines = []
@@ -229,6 +249,7 @@ class Settings:
         lookup("sampler", method.sampler, data.SAMPLERS)
         students.find(parse_spec(self.student)[0])
         lookup("student_bits", self.student_bits, bits.BITS)
+        data.Augmentation(**self.given(OF_VIEWS))
         lookup("on_bad_image", self.on_bad_image, dict.fromkeys(data.ON_BAD_IMAGE))
         lookup("on_nan", self.on_nan, dict.fromkeys(ON_NAN))
         lookup("precision", self.precision, dict.fromkeys(PRECISIONS))
@@ -332,8 +353,7 @@ class Settings:
 def resolve(settings: Settings) -> Method:
     """The method's row, with what the settings change of it."""
     method = lookup("method", settings.method, METHODS)
-    given = {name: getattr(settings, name) for name in OWN if getattr(settings, name) is not None}
-    return dataclasses.replace(method, **given)
+    return dataclasses.replace(method, **settings.given(OWN))
 
 
 def resolved(settings: Settings) -> Settings:

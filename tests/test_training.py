@@ -447,6 +447,8 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"sampler": "progressively_balanced"}, "train for more updates"),
         ({"method": "crt", "sampler": "progressively_balanced"}, "train for more updates"),
         ({"calibration": "softmax"}, "balanced_softmax"),
+        ({"crop": "padded"}, "did you mean 'pad'"),
+        ({"color_jitter": 1.5}, "color_jitter is 1.5"),
         ({"imbalance_ratio": 0.5}, "imbalance_ratio is 0.5"),
         ({"profile": "exp"}, "exponential"),
         ({"resolutions": (4, 16, 20)}, "smaller than the student can downsample"),

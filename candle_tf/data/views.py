@@ -7,8 +7,10 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.data.examples import Examples
 from candle_tf.data.samplers import class_probabilities, independent_draws
+from candle_tf.registry import lookup
 
 uniform = tf.random.stateless_uniform
+CROPS = ("pad", "resized")
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,20 @@ class Augmentation:
         mixup: alpha of mixup (Zhang et al., ICLR 2018): each image meets another, drawn
             class-balanced, at a share ~ Beta(alpha, alpha) of its own. 0 mixes nothing. The label
             stays the image's: for distillation, where a teacher judges what is seen.
+
+    Raises:
+        ValueError: for another crop, or a color_jitter that is not from 0 to 1.
     """
 
     crop: str = "resized"
     flip: bool = True
     color_jitter: float = 0.0
     mixup: float = 0.0
+
+    def __post_init__(self):
+        lookup("crop", self.crop, dict.fromkeys(CROPS))
+        if not 0 <= self.color_jitter <= 1:
+            raise ValueError(f"color_jitter is {self.color_jitter} but must be from 0 to 1.")
 
 
 def draw_views(
