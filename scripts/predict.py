@@ -5,27 +5,16 @@ python scripts/predict.py --model=student.tflite --top=3 *.jpg
 """
 
 import run_flags
-import tensorflow as tf
 from absl import app, flags
+from candle_tf.data.images import open_image
 from candle_tf.exported import Exported
 
 flags.DEFINE_string("model", None, "SavedModel directory or .tflite file.", required=True)
 flags.DEFINE_integer("top", 3, "How many classes to print, the most probable first.", 1)
 
 
-def read_image(path: str) -> tf.Tensor:
-    """uint8 (height, width, 3)."""
-    try:
-        return tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
-    except tf.errors.OpError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{path} cannot be read as an image (JPEG, PNG, BMP, GIF): {reason}"
-        ) from error
-
-
 def predict(paths: list[str]):
-    images = {path: read_image(path) for path in paths}  # all, before the model is loaded
+    images = {path: open_image(path) for path in paths}  # all, before the model is loaded
     model = Exported(flags.FLAGS.model)
     for path, image in images.items():
         probabilities = model.predict(image[None])[0]

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import ExifTags, Image
 from sklearn.datasets import load_digits
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -77,15 +78,21 @@ def test_predict_prints_the_same_from_every_export(run, tmp_path):
     workdir, _ = run
     tf.io.write_file(f"{tmp_path}/a.png", tf.io.encode_png(tf.cast(DIGIT, tf.uint8)))
     tf.io.write_file(f"{tmp_path}/b.jpg", tf.io.encode_jpeg(tf.cast(255 - DIGIT, tf.uint8)))
+    lying = Image.fromarray(np.rot90(DIGIT).astype(np.uint8))
+    turn = Image.Exif()
+    turn[ExifTags.Base.Orientation] = 6  # to be shown a quarter turn clockwise, as in training
+    lying.save(tmp_path / "c.png", exif=turn)
     printed = []
     for format, output in (("saved_model", tmp_path / "model"), ("lce", tmp_path / "lce.tflite")):
         done = script("export", f"--workdir={workdir}", f"--format={format}", f"--output={output}")
         assert done.returncode == 0, done.stderr[-3000:]
-        done = script("predict", f"--model={output}", f"{tmp_path}/a.png", f"{tmp_path}/b.jpg")
+        names = (f"{tmp_path}/{name}" for name in ("a.png", "b.jpg", "c.png"))
+        done = script("predict", f"--model={output}", *names)
         assert done.returncode == 0, done.stderr[-3000:]
         printed.append(re.findall(r"(\d) (\d+\.\d) %", done.stdout))
     saved, binary = (np.array(lines, float) for lines in printed)  # (class, percent), best first
-    assert saved.shape == (6, 2)
+    assert saved.shape == (9, 2)
+    np.testing.assert_array_equal(saved[:3], saved[6:])
     np.testing.assert_allclose(saved, binary, atol=0.2)
     done = script("evaluate", f"--workdir={workdir}", f"--exported={tmp_path}/lce.tflite")
     same, images = map(int, re.search(r"(\d+) of (\d+) classes equal", done.stdout).groups())
@@ -152,7 +159,7 @@ def test_a_killed_benchmark_goes_on(end, tmp_path):
         ("report", ["--workdir=/nowhere"], "names no run of train.py"),
         ("compare", ["/nowhere"], "/nowhere holds no finished run"),
         ("predict", ["--model=/nowhere"], "give IMAGE... after the flags"),
-        ("predict", ["--model=/nowhere", DOCUMENT], "README.md cannot be read as an image"),
+        ("predict", ["--model=/nowhere", DOCUMENT], "README.md cannot be decoded"),
     ],
 )
 def test_a_mistake_is_one_sentence(name, arguments, message):
