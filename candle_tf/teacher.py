@@ -57,8 +57,9 @@ class Teacher(tf.keras.Model):
     def __init__(
         self, encoder: tf.keras.Model, image_size: int, preprocessing: str = "tf", **kwargs
     ):
-        super().__init__(**kwargs)
-        self.preprocessing = Preprocessing(preprocessing)
+        # Images keep their pixels' precision whatever the policy: the encoder has its own.
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.preprocessing = Preprocessing(preprocessing, dtype="float32")
         encoder = fold_batch_norm(encoder)
         self.encoder = encoder if encoder.input_shape[1] is None else any_size(encoder)
         self.encoder.trainable = False

@@ -9,6 +9,7 @@ from candle_tf import Teacher
 from candle_tf.classifiers import LearnableWeightScaling, encode_dataset, linear
 from candle_tf.files import Rows
 from candle_tf.teacher import preprocessing_of
+from candle_tf.training import LETTERS, computing_in, mirrored_teacher
 
 applications = tf.keras.applications
 COUNTS = [80, 62, 48, 37, 29, 22, 17, 13, 10, 8]
@@ -175,6 +176,15 @@ def test_a_larq_zoo_network_works_at_other_sizes(noise):
     assert features[0].shape == features[1].shape == (2, teacher.width)
     assert not np.allclose(*features)
     assert not teacher.trainable_variables
+
+
+def test_images_keep_their_precision_under_a_mixed_policy(noise):
+    plain = Teacher.from_file(LETTERS, 32)
+    plain.classifier = linear(plain.width, 3, seed=0)
+    with computing_in("mixed_bfloat16"):
+        mixed = mirrored_teacher(plain)
+    for mine, expected in zip(mixed(noise), plain(noise)):
+        np.testing.assert_array_equal(mine, expected)
 
 
 @pytest.fixture(scope="module", params=LOSSES)
