@@ -10,7 +10,7 @@ from candle_tf.exported import Exported
 from candle_tf.model_files import load_model
 from candle_tf.networks import any_size
 from candle_tf.pretrained import zoo_networks
-from candle_tf.training import LETTERS
+from candle_tf.training import LETTERS, computing_in
 
 OURS = {"resnet_e": (32, {}), "reactnet_a": (32, {"width": 0.125})}
 LARGER = {
@@ -121,6 +121,14 @@ def test_a_zoo_student_computes_what_larq_zoo_does(quicknet):
     x = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
     scaled = tf.keras.applications.imagenet_utils.preprocess_input(x.copy(), mode="torch")
     np.testing.assert_allclose(tf.nn.softmax(quicknet(x)), original(scaled), atol=1e-5)
+
+
+def test_a_zoo_student_takes_pixels_and_gives_logits_in_float32_at_any_precision():
+    with computing_in("mixed_bfloat16"):
+        student = students.find("larq_zoo:QuickNetSmall")(7, 64)
+    first, last = student.layers[1], student.layers[-1]
+    assert first.compute_dtype == last.compute_dtype == student.output.dtype == "float32"
+    assert {layer.compute_dtype for layer in student.layers} == {"float32", "bfloat16"}
 
 
 def test_a_zoo_student_works_at_other_sizes(quicknet):

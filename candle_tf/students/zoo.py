@@ -3,6 +3,7 @@
 import tensorflow as tf
 from candle_tf.pretrained import build_encoder, zoo_networks
 from candle_tf.registry import lookup
+from candle_tf.students.inputs import standardize
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -39,10 +40,7 @@ def larq_zoo(
     try:
         encoder = build_encoder(network, weights, (size, size, 3), {})
         images = tf.keras.Input((image_size, image_size, 3), name="images")
-        x = tf.keras.layers.Rescaling(
-            [1 / (255 * s) for s in IMAGENET_STD],
-            [-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD)],
-        )(images)
+        x = standardize(images, IMAGENET_MEAN, IMAGENET_STD)
         for layer in encoder.layers:
             if isinstance(layer, tf.keras.layers.Lambda):
                 layer.__class__ = _Inlined
@@ -56,4 +54,5 @@ def larq_zoo(
     if name.startswith("QuickNet"):
         x = tf.keras.layers.Activation("relu")(x)  # which larq-zoo counts as part of the top
     x = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
-    return tf.keras.Model(images, tf.keras.layers.Dense(num_classes, name="logits")(x), name=name)
+    logits = tf.keras.layers.Dense(num_classes, name="logits", dtype="float32")(x)
+    return tf.keras.Model(images, logits, name=name)
