@@ -10,6 +10,7 @@ from candle_tf import classifiers, losses, schemes
 from candle_tf.balancer import AdversarialBalancer
 from candle_tf.model import CandleModel, StudentModel
 from candle_tf.networks import reconfigured
+from candle_tf.students import bits
 from candle_tf.teacher import Teacher
 
 
@@ -127,8 +128,9 @@ def with_weight_decay(student: tf.keras.Model, decay: float = 5e-3) -> tf.keras.
     """decay / 2 ||w||^2 on every real-valued kernel: a binary one has no norm to keep small."""
 
     def change(config: dict):
-        if "kernel_regularizer" in config and config.get("kernel_quantizer") is None:
-            config["kernel_regularizer"] = tf.keras.regularizers.L2(decay / 2)
+        for role in bits.KERNELS:
+            if f"{role}_regularizer" in config and config.get(f"{role}_quantizer") is None:
+                config[f"{role}_regularizer"] = tf.keras.regularizers.L2(decay / 2)
 
     return reconfigured(student, change)
 

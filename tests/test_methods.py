@@ -71,11 +71,13 @@ def test_a_cosine_classifier_bounds_the_logits():
 def test_weight_decay_is_half_the_squared_norm_of_what_is_not_binary():
     student = resnet_e(3, 16, width=0.125)
     decayed = with_weight_decay(student, decay=0.5)
-    real = [
-        layer.kernel
+    kernels = [
+        (getattr(layer, name), getattr(layer, "kernel_quantizer", None))
         for layer in student.layers
-        if hasattr(layer, "kernel") and getattr(layer, "kernel_quantizer", None) is None
+        for name in ("kernel", "depthwise_kernel")
+        if hasattr(layer, name)
     ]
-    assert 1 < len(real) < sum(hasattr(layer, "kernel") for layer in student.layers)
+    real = [kernel for kernel, quantizer in kernels if quantizer is None]
+    assert len(real) == 4 < len(kernels)  # the stem's three and the classifier's
     squares = sum(np.sum(np.square(kernel)) for kernel in real)
     np.testing.assert_allclose(sum(decayed.losses), 0.25 * squares, rtol=1e-5)
