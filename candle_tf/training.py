@@ -354,8 +354,14 @@ def retrain_classifier(
     """The first stage's student with the classifier that the second stage makes of its features."""
     model, _ = restore(first)
     if method.batch_norm_shift:
+        size = settings.batch_size
+        whole = -(-len(examples.train) // size) * size  # a short last batch would weigh most
         balanced = training_batches(
-            settings, examples, sampler="class_balanced", seed=settings.seed + 1
+            settings,
+            examples,
+            sampler="class_balanced",
+            seed=settings.seed + 1,
+            num_examples=whole,
         )
         for images, _ in balanced:
             model.embed(images, training=True)
