@@ -1,7 +1,5 @@
 """Metric learning beside the classification loss."""
 
-from collections.abc import Sequence
-
 import tensorflow as tf
 from candle_tf import losses
 from candle_tf.model import StudentModel
@@ -22,23 +20,14 @@ class AuxiliaryModel(StudentModel):
         term: "range", the range loss (Zhang et al., ICCV 2017), or "lifted_structured", the lifted
             structured loss (Oh Song et al., CVPR 2016).
         weight: of the term.
-        resolutions, image_size, seed: as in `StudentModel`.
+        **kwargs: resolutions, image_size and seed, as in `StudentModel`.
 
     Raises:
         ValueError: as `StudentModel`, or for an unknown term.
     """
 
-    def __init__(
-        self,
-        student: tf.keras.Model,
-        term: str,
-        weight: float,
-        resolutions: Sequence[int] | None = None,
-        image_size: int | None = None,
-        seed: int = 0,
-        **kwargs,
-    ):
-        super().__init__(student, resolutions, image_size, seed, **kwargs)
+    def __init__(self, student: tf.keras.Model, term: str, weight: float, **kwargs):
+        super().__init__(student, **kwargs)
         self.auxiliary = lookup("auxiliary term", term, TERMS)
         self.term, self.weight = term, weight
 

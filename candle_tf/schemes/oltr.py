@@ -6,8 +6,6 @@ full-precision convolutions alone take seven times the memory of a whole binary 
 spatial part works at one image size only.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import tensorflow as tf
 from candle_tf.classifiers import CosineClassifier
@@ -139,24 +137,15 @@ class OltrModel(StudentModel):
 
     Args:
         student: from `with_meta_embedding`.
-        resolutions: as in `StudentModel`.
         weight: of the large-margin loss.
-        image_size, seed: as in `StudentModel`.
+        **kwargs: resolutions, image_size and seed, as in `StudentModel`.
 
     Raises:
         ValueError: as `StudentModel`, or if the student has no meta-embedding.
     """
 
-    def __init__(
-        self,
-        student: tf.keras.Model,
-        resolutions: Sequence[int] | None = None,
-        weight: float = 0.01,
-        image_size: int | None = None,
-        seed: int = 0,
-        **kwargs,
-    ):
-        super().__init__(student, resolutions, image_size, seed, **kwargs)
+    def __init__(self, student: tf.keras.Model, weight: float = 0.01, **kwargs):
+        super().__init__(student, **kwargs)
         embeddings = [layer for layer in student.layers if isinstance(layer, MetaEmbedding)]
         if not embeddings:
             raise ValueError(

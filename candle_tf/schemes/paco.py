@@ -93,15 +93,14 @@ class PacoModel(StudentModel):
     Args:
         student: as in `StudentModel`.
         class_counts: training images per class (classes,), for the log prior on the centers.
-        resolutions: as in `StudentModel`; both views of a batch have the same size.
         alpha: weight of a positive sample, where its class center has 1.
         temperature: of the contrast between samples.
         momentum: m of the key encoder's average, k = m k + (1 - m) q.
         queue_size: keys to wait. This and the other defaults are those of the authors' commands
             for CIFAR-100-LT; their ImageNet's queue holds 8192.
         projection_width: of queries and keys.
-        image_size: as in `StudentModel`.
-        seed: of the projection's initial weights and the drawn resolutions.
+        **kwargs: resolutions, image_size and seed, as in `StudentModel`; both views of a batch have
+            the same size, and the seed is also of the projection's initial weights.
 
     Raises:
         ValueError: as `StudentModel`, or if class_counts do not fit the student's classes.
@@ -111,17 +110,14 @@ class PacoModel(StudentModel):
         self,
         student: tf.keras.Model,
         class_counts: Sequence[int],
-        resolutions: Sequence[int] | None = None,
         alpha: float = 0.02,
         temperature: float = 0.05,
         momentum: float = 0.999,
         queue_size: int = 1024,
         projection_width: int = 64,
-        image_size: int | None = None,
-        seed: int = 0,
         **kwargs,
     ):
-        super().__init__(student, resolutions, image_size, seed, **kwargs)
+        super().__init__(student, **kwargs)
         if len(class_counts) != student.output_shape[-1]:
             raise ValueError(
                 f"class_counts has {len(class_counts)} classes but the student has "
@@ -138,7 +134,7 @@ class PacoModel(StudentModel):
         self.key_model = StudentModel(copy, sizes, base, name="key_model")
         width = student.get_layer("features").output_shape[-1]
         self.projection, self.key_projection = (
-            projection(name, width, projection_width, seed)
+            projection(name, width, projection_width, self.resolution.seed)
             for name in ("projection", "key_projection")
         )
         self.queue = KeyQueue(queue_size, name="queue")

@@ -124,7 +124,7 @@ def test_training_lowers_the_loss_of_its_formula():
 
 @pytest.fixture(scope="module")
 def trained():
-    model = OltrModel(oltr_student(), (12, 16, 20), weight=0.2, seed=3)
+    model = OltrModel(oltr_student(), resolutions=(12, 16, 20), weight=0.2, seed=3)
     model.compile("adam")
     model.fit(IMAGES, LABELS, epochs=3, verbose=0)
     return model
@@ -135,7 +135,7 @@ def test_what_is_saved_or_checkpointed_has_the_same_logits(trained, tmp_path):
     path = tf.train.Checkpoint(**trained.trained_parts()).save(str(tmp_path / "checkpoint"))
     loaded = tf.keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded) is OltrModel and loaded.weight == 0.2
-    resumed = OltrModel(oltr_student(), (12, 16, 20), weight=0.2, seed=3)
+    resumed = OltrModel(oltr_student(), resolutions=(12, 16, 20), weight=0.2, seed=3)
     resumed.compile("adam")
     tf.train.Checkpoint(**resumed.trained_parts()).restore(path).assert_consumed()
     for other in (loaded, resumed):
