@@ -22,6 +22,7 @@ from candle_tf.model import StudentModel
 from candle_tf.registry import lookup, parse_spec
 from candle_tf.settings import OF_TEACHER, Settings, first_stage, resolved
 from candle_tf.tables import markdown, shares
+from candle_tf.teacher import Teacher
 from candle_tf.workdir import HISTORY_FILE, identity, read_results
 
 LOG_FILE = "log.txt"
@@ -165,7 +166,7 @@ def check_parts(cells: Sequence[Cell]):
     def values(cell: Cell, names: Sequence[str]) -> tuple:
         return tuple(getattr(cell.settings, name) for name in names)
 
-    teachers, students, stores = set(), set(), {}
+    teachers, students, stores = {}, set(), {}
     unfinished = [cell for cell in cells if not cell.results]
     for _, group in itertools.groupby(unfinished, lambda cell: values(cell, (*DATA, "seed"))):
         examples = None  # of one data set at a time: they may be large
@@ -175,23 +176,24 @@ def check_parts(cells: Sequence[Cell]):
             try:
                 examples = examples or inputs.load_data(settings)
                 if settings.calibrates and teacher not in teachers:
-                    teachers.add(teacher)
-                    training.build_teacher(settings)
+                    teachers[teacher] = training.build_teacher(settings)
                 if student not in students:
                     students.add(student)
                     with training.computing_in(settings.precision):
                         network = training.build_student(settings, len(examples.class_names))
                     StudentModel(network, settings.resolutions)
                 if settings.teacher_views:
-                    check_store(settings, examples, stores)
+                    check_store(settings, examples, teachers[teacher], stores)
                 inputs.check_sampler(settings, examples)
             except (ValueError, OSError) as error:
                 raise ValueError(f"{cell.name}: {error}") from error
 
 
-def check_store(settings: Settings, examples: LongTailedData, stores: dict[Path, dict]):
+def check_store(
+    settings: Settings, examples: LongTailedData, teacher: Teacher, stores: dict[Path, dict]
+):
     """Refuses a teacher store that holds, or is to hold for another cell, something else."""
-    made_of = training.check_store(settings, examples, training.build_teacher(settings))
+    made_of = training.check_store(settings, examples, teacher)
     directory = training.store_directory(settings)
     if stores.setdefault(directory, made_of) != made_of:
         raise ValueError(
