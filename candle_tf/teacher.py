@@ -296,6 +296,8 @@ def nameless(layer: tf.keras.layers.Layer):
     """A layer's config without the names that Keras counts up within a process."""
 
     def stripped(value):
+        if isinstance(value, dict) and value.get("class_name") == "Policy":
+            return value["config"]["name"]  # which is all that there is of it
         if isinstance(value, dict):
             return {key: stripped(v) for key, v in value.items() if key != "name"}
         return [stripped(v) for v in value] if isinstance(value, (list, tuple)) else value
