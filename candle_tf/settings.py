@@ -94,7 +94,8 @@ class Settings:
     crop: str | None = setting(
         None,
         "How training images are cropped: 'pad', after padding by an eighth; 'resized', to 25 to "
-        "100 % of the area, for photographs; as the set's are if not given.",
+        "100 % of the area, for photographs, of which evaluation takes the central 7/8; as the "
+        "set's are if not given.",
     )
     flip: bool | None = setting(
         None, "Mirror half of the training images; as the set's are if not given."
@@ -178,7 +179,7 @@ class Settings:
         None, "Updates an epoch; one pass over the images if not given."
     )
     batch_size: int = setting(128, "Images an update.")
-    learning_rate: float = setting(2.5e-3, "Adam's, annealed by cosine to 0.")
+    learning_rate: float = setting(1e-2, "Adam's, annealed by cosine to 0.")
     warmup_epochs: int = setting(0, "Epochs in which the learning rate rises from 0 first.")
     binary_optimizer: str = setting(
         "adam",
