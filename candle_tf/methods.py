@@ -202,8 +202,8 @@ LDAM = "Cao et al., LDAM, NeurIPS 2019"
 BALANCING = "Alshammari et al., Weight Balancing, CVPR 2022"
 
 METHODS = {
-    # The variant that measures best on held-out training images (docs/results.md): without mixup,
-    # a balanced teacher makes the student balanced only where balanced batches show it the tail.
+    # The variant that measures best on held-out images (docs/results_small_student.md): without
+    # mixup, a balanced teacher makes the student balanced only where batches show it the tail.
     "candle": Method(CANDLE, None, "class_balanced", model=candle),
     "candle_uncalibrated": Method(
         CANDLE, None, "class_balanced", model=candle, calibration="cross_entropy"
