@@ -13,6 +13,7 @@ from candle_tf.checkpoints import INTERRUPTED, Checkpoints, NotFinite
 from test_training import tiny, weights
 
 ALONE = {"method": "cross_entropy", "epochs": 3}  # of 3 updates
+SLOW = pytest.mark.slow
 
 
 class Killed(Exception):
@@ -63,7 +64,7 @@ def history(workdir) -> np.ndarray:
     return np.genfromtxt(workdir / "history.csv", delimiter=",", skip_header=1)
 
 
-@pytest.mark.parametrize("update", [1, 4, 5, 6])
+@pytest.mark.parametrize("update", [pytest.param(1, marks=SLOW), 4, pytest.param(5, marks=SLOW), 6])
 def test_a_kill_between_checkpoints_changes_nothing(update, undisturbed, tmp_path, monkeypatch):
     settings = tiny(tmp_path, **ALONE, checkpoint_every=2)
     after_update(monkeypatch, update, kill)
@@ -74,6 +75,7 @@ def test_a_kill_between_checkpoints_changes_nothing(update, undisturbed, tmp_pat
     np.testing.assert_allclose(history(tmp_path), history(undisturbed), rtol=1e-6)
 
 
+@SLOW
 def test_the_logs_of_an_epoch_interrupted_again_and_again_are_those_of_all_of_it(
     tmp_path, monkeypatch
 ):

@@ -223,12 +223,9 @@ def test_a_run_does_not_fail_for_want_of_a_report(finished, monkeypatch, capsys)
     assert "No report was written: matplotlib is not installed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "practice",
-    [
-        {"binary_optimizer": "bop:gamma=1e-2,threshold=1e-6"},
-        pytest.param({"two_step": True}, marks=pytest.mark.slow),
-    ],
+    "practice", [{"binary_optimizer": "bop:gamma=1e-2,threshold=1e-6"}, {"two_step": True}]
 )
 def test_so_does_one_with(practice, tmp_path, monkeypatch):
     practice = {"method": "cross_entropy", "resolutions": (12, 16, 20), **practice}
@@ -398,7 +395,7 @@ def test_restore(finished):
     assert report["test"] == results["student"]["test"]
 
 
-ONE_A_KIND = ("candle", "ldam_drw", "over_sampling", "mislas", "bbn", "paco", "oltr")
+ONE_A_KIND = ("candle", "ldam_drw", "mislas", "bbn", "paco", "oltr")
 
 
 @pytest.mark.parametrize(
