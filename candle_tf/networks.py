@@ -28,7 +28,8 @@ def reconfigured(network: tf.keras.Model, change: Callable[[dict], None]) -> tf.
     def nested(config: dict) -> Iterator[dict]:
         yield config
         for layer in config.get("layers", ()):
-            yield from nested(layer["config"])
+            if layer["class_name"] != "InputLayer":  # a placeholder, which computes nothing
+                yield from nested(layer["config"])
 
     def clone(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
         config = layer.get_config()

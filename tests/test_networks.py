@@ -32,6 +32,16 @@ def sequential():
     )
 
 
+def test_at_policy_reaches_a_network_in_the_network():
+    whole = tf.keras.Sequential([tf.keras.Input((16, 16, 3)), network()])
+    rounded = at_policy(whole, "mixed_bfloat16")
+    inner = rounded.layers[0]
+    assert {layer.compute_dtype for layer in inner.layers[1:]} == {"bfloat16"}
+    assert inner.input.dtype == tf.float32
+    batch = images()
+    np.testing.assert_allclose(rounded(batch), whole(batch), rtol=0.1, atol=1.0)
+
+
 def test_at_policy_changes_how_a_network_computes_not_what():
     model = network()
     batch = tf.constant(np.random.default_rng(1).uniform(0, 255, (2, 16, 16, 3)), tf.float32)
@@ -195,4 +205,5 @@ def test_applications_fold(name, left):
     assert norms(folded) == left
     batch = tf.constant(RNG.uniform(-1, 1, (2, 64, 64, 3)), tf.float32)
     expected = model(batch).numpy()
-    np.testing.assert_allclose(folded(batch), expected, atol=1e-5 * np.abs(expected).max())
+    # Float32 through as many as 270 layers.
+    np.testing.assert_allclose(folded(batch), expected, atol=1e-4 * np.abs(expected).max())
