@@ -403,7 +403,8 @@ ONE_A_KIND = ("candle", "ldam_drw", "mislas", "bbn", "paco", "oltr")
     [m if m in ONE_A_KIND else pytest.param(m, marks=pytest.mark.slow) for m in METHODS],
 )
 def test_every_method_runs_and_is_restored(method, tmp_path):
-    settings = tiny(tmp_path, method=method, epochs=1, validation_split=0.2)
+    half = {"precision": "mixed_bfloat16"}  # in which layers of another precision show
+    settings = tiny(tmp_path, method=method, epochs=1, validation_split=0.2, **half)
     results = training.run(settings)
     assert ("teacher" in results) == METHODS[method].distills
     model, _ = training.restore(settings)
@@ -455,8 +456,9 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"steps_per_epoch": 0}, "--steps_per_epoch is 0"),
         ({"calibration_epochs": 0}, "--calibration_epochs is 0"),
         ({"temperature": 0.0}, "--temperature is 0"),
-        ({"mixup": -0.1}, "--mixup is -0.1 but must be finite and at least 0"),
-        ({"mixup": float("nan")}, "--mixup is nan"),
+        ({"mixup": -0.1}, "mixup is -0.1 but must be 0, or finite and at least 0.05"),
+        ({"mixup": float("nan")}, "mixup is nan"),
+        ({"mixup": 0.01}, "mixup is 0.01"),
         ({"teacher_views": -1}, "--teacher_views is -1"),
         (
             {"teacher_views": 2, "resolutions": (12, 16, 20)},

@@ -3,8 +3,7 @@
 from functools import partial
 
 import tensorflow as tf
-from candle_tf.networks import split_at_features
-from candle_tf.students.bits import requantize
+from candle_tf.networks import renewed, split_at_features
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -21,7 +20,7 @@ class Experts(tf.keras.layers.Layer):
     def __init__(self, n: int, num_classes: int, **kwargs):
         super().__init__(**kwargs)
         self.n, self.num_classes = n, num_classes
-        self.heads = [tf.keras.layers.Dense(num_classes) for _ in range(n)]
+        self.heads = [tf.keras.layers.Dense(num_classes, dtype=self.dtype_policy) for _ in range(n)]
 
     def build(self, input_shape):
         for head in self.heads:
@@ -58,14 +57,14 @@ def branch(student: tf.keras.Model, n: int) -> tf.keras.Model:
     Raises:
         ValueError: for a student without a layer `features` or without a convolution before it.
     """
-    encoder, _ = split_at_features(requantize(student), own_size_only=True)
+    encoder, _ = split_at_features(renewed(student), own_size_only=True)
     trunk, block = split_before_last_block(encoder)
     copies = (
-        tf.keras.models.clone_model(block, clone_function=partial(renewed, i)) for i in range(n)
+        tf.keras.models.clone_model(block, clone_function=partial(reseeded, i)) for i in range(n)
     )
     # Not copy(trunk): its layers, not itself, are to be the student's.
     features = tf.keras.layers.Concatenate(name="features")([copy.call(trunk) for copy in copies])
-    logits = Experts(n, student.output_shape[-1], name="logits")(features)
+    logits = Experts(n, student.output_shape[-1], name="logits", dtype="float32")(features)
     return tf.keras.Model(encoder.input, logits, name=student.name)
 
 
@@ -85,7 +84,7 @@ def split_before_last_block(encoder: tf.keras.Model) -> tuple[tf.Tensor, tf.kera
             continue
 
 
-def renewed(number: int, layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
+def reseeded(number: int, layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
     """A layer of the same configuration for branch `number`, with random weights of its own."""
     config = {**layer.get_config(), "name": f"branch_{number}_{layer.name}"}
     for value in config.values():

@@ -56,12 +56,16 @@ class MetaEmbedding(tf.keras.layers.Layer):
     def __init__(self, num_classes: int, **kwargs):
         super().__init__(**kwargs)
         self.num_classes = num_classes
-        self.hallucinator = tf.keras.layers.Dense(num_classes, name="hallucinator")
+        self.hallucinator = tf.keras.layers.Dense(
+            num_classes, name="hallucinator", dtype=self.dtype_policy
+        )
 
     def build(self, input_shape):
         width = input_shape[-1]
         self.centroids = self.add_weight("centroids", (self.num_classes, width))
-        self.selector = tf.keras.layers.Dense(width, "tanh", name="selector")
+        self.selector = tf.keras.layers.Dense(
+            width, "tanh", name="selector", dtype=self.dtype_policy
+        )
         self.hallucinator.build(input_shape)
         self.selector.build(input_shape)
         super().build(input_shape)
