@@ -250,7 +250,7 @@ class Settings:
         lookup("sampler", method.sampler, data.SAMPLERS)
         students.find(parse_spec(self.student)[0])
         lookup("student_bits", self.student_bits, bits.BITS)
-        data.Augmentation(**self.given(OF_VIEWS))
+        data.Augmentation(**self.given(OF_VIEWS), mixup=method.mixup)
         lookup("on_bad_image", self.on_bad_image, dict.fromkeys(data.ON_BAD_IMAGE))
         lookup("on_nan", self.on_nan, dict.fromkeys(ON_NAN))
         lookup("precision", self.precision, dict.fromkeys(PRECISIONS))
@@ -298,7 +298,7 @@ class Settings:
                 "trains otherwise: leave it out."
             )
         least = {"imbalance_ratio": 1} | dict.fromkeys(
-            "epochs mixup seed teacher_views warmup_epochs".split(), 0
+            "epochs seed teacher_views warmup_epochs".split(), 0
         )
         least |= dict.fromkeys(
             "batch_size calibration_epochs calibration_views checkpoint_every image_size n_max "

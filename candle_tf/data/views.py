@@ -11,6 +11,7 @@ from candle_tf.registry import lookup
 
 uniform = tf.random.stateless_uniform
 CROPS = ("pad", "resized")
+LEAST_ALPHA = 0.05  # of smaller ones both gammas of a share may be 0
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Augmentation:
             stays the image's: for distillation, where a teacher judges what is seen.
 
     Raises:
-        ValueError: for another crop, or a color_jitter that is not from 0 to 1.
+        ValueError: for another crop, a color_jitter that is not from 0 to 1, or a mixup that is
+            neither 0 nor, finite, from 0.05 on.
     """
 
     crop: str = "resized"
@@ -40,6 +42,10 @@ class Augmentation:
         lookup("crop", self.crop, dict.fromkeys(CROPS))
         if not 0 <= self.color_jitter <= 1:
             raise ValueError(f"color_jitter is {self.color_jitter} but must be from 0 to 1.")
+        if self.mixup and not LEAST_ALPHA <= self.mixup < float("inf"):
+            raise ValueError(
+                f"mixup is {self.mixup} but must be 0, or finite and at least {LEAST_ALPHA}."
+            )
 
 
 def draw_views(

@@ -1,7 +1,7 @@
 """Mixup: students trained on convex combinations of images."""
 
 import tensorflow as tf
-from candle_tf.data.views import beta
+from candle_tf.data.views import LEAST_ALPHA, beta
 from candle_tf.model import StudentModel, iterations
 from candle_tf.schemes.weighting import stack
 
@@ -25,14 +25,15 @@ class MixupModel(StudentModel):
         **kwargs: resolutions, image_size and seed, as in `StudentModel`.
 
     Raises:
-        ValueError: as `StudentModel`, and unless alpha is positive.
+        ValueError: as `StudentModel`, and for an alpha below 0.05.
     """
 
     def __init__(self, student: tf.keras.Model, alpha: float = 1.0, **kwargs):
         super().__init__(student, **kwargs)
-        if alpha <= 0:
+        if not LEAST_ALPHA <= alpha < float("inf"):
             raise ValueError(
-                f"alpha of mixup must be positive, not {alpha}: to mix nothing use StudentModel."
+                f"alpha of mixup must be finite and at least {LEAST_ALPHA}, not {alpha}: to mix "
+                "nothing use StudentModel."
             )
         self.alpha = float(alpha)
 

@@ -66,7 +66,7 @@ def test_draws_depend_on_seed_and_step_alone(smooth_student):
     assert all(sorted(partners) == list(range(8)) for _, *partners in listed(3))
 
 
-@pytest.mark.parametrize("alpha", [0.0, -1.0])
-def test_an_alpha_that_is_not_positive_is_refused(alpha, smooth_student):
-    with pytest.raises(ValueError, match="must be positive.*use StudentModel"):
+@pytest.mark.parametrize("alpha", [0.0, -1.0, 0.01, float("nan")])
+def test_an_alpha_without_shares_is_refused(alpha, smooth_student):
+    with pytest.raises(ValueError, match="at least 0.05.*use StudentModel"):
         MixupModel(smooth_student(), alpha)
