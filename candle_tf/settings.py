@@ -366,6 +366,9 @@ def resolved(settings: Settings) -> Settings:
     directories = ("cache", "data_dir", "first_stage", "teacher_store")
     paths = {name: absolute(getattr(settings, name)) for name in directories}
     paths["dataset"] = data.absolute(settings.dataset)
+    for name in ("teacher", "teacher_weights"):  # may name a file
+        if os.path.isfile(file := absolute(getattr(settings, name)) or ""):
+            paths[name] = file
     own = {name: getattr(method, name) for name in OWN}
     unread = () if settings.calibrates else (*OF_TEACHER, *OF_DISTILLATION)
     if not settings.calibrates and method.first_stage is None:

@@ -121,6 +121,14 @@ def test_a_home_directory_is_the_same_place_throughout(monkeypatch):
         Settings(workdir="/home/someone/first", method="crt", first_stage="~/first").check()
 
 
+def test_a_teachers_file_is_the_same_one_from_everywhere(tmp_path, monkeypatch):
+    (tmp_path / "teacher.h5").touch()
+    monkeypatch.chdir(tmp_path)
+    settings = resolved(of("candle", teacher="teacher.h5", teacher_weights="imagenet"))
+    assert settings.teacher == str(tmp_path / "teacher.h5")
+    assert settings.teacher_weights == "imagenet"
+
+
 def test_no_first_stage():
     assert first_stage(of("candle")) is None
 
