@@ -210,7 +210,7 @@ class Settings:
         "When a loss becomes NaN or Inf: 'stop', or 'skip' to go on from the last checkpoint "
         "without that batch.",
     )
-    seed: int = setting(0, "Of everything random: the same seed gives the same run.")
+    seed: int = setting(0, "Of everything random: on a processor the same seed gives the same run.")
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
