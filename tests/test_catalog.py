@@ -151,6 +151,13 @@ def test_what_is_to_be_placed_by_hand_is_said(name, missing, tmp_path):
         data.load(name, str(tmp_path))
 
 
+def test_a_set_in_the_working_directory_is_not_that_of_data_dir(tmp_path, monkeypatch):
+    (tmp_path / "fruits-360").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is to hold"):
+        data.load("fruits", str(tmp_path / "data"))
+
+
 def test_a_set_that_is_not_whole_is_refused(tmp_path):
     for split in ("Training", "Test"):
         for name in "ab":

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 from candle_tf.data.examples import Examples
 from candle_tf.data.long_tail import draw_per_class, long_tail_subset
-from candle_tf.data.sources import known, read
+from candle_tf.data.sources import below, known, read
 from candle_tf.data.views import Augmentation
 from candle_tf.files import fingerprint
 from candle_tf.registry import lookup
@@ -184,7 +184,10 @@ class LongTailedData:
         parts = [np.array("\0".join(self.class_names).encode())]
         for split in (self.train, self.validation, self.test):
             if split is not None:
-                parts += [split.labels, *(split.files() if split.on_disk else ())]
+                parts.append(split.labels)
+                if split.on_disk:
+                    names, stamps = split.files()
+                    parts += [names, stamps[:, 0]]  # a copy's times are others
         return fingerprint(parts)
 
 
@@ -229,13 +232,13 @@ def load(
     if info is OTHER and ":" not in dataset:
         lookup("dataset", dataset, dict.fromkeys([*CATALOG, *known()]))
     try:
-        source = read(info.source or dataset, data_dir, download, on_bad_image)
+        name = info.source and below(info.source, data_dir)
+        source = read(name or dataset, data_dir, download, on_bad_image)
     except FileNotFoundError as error:
         if not info.where:
             raise
-        raise FileNotFoundError(
-            f"{error} --data_dir={data_dir} is to hold {info.where}."
-        ) from error
+        where = f"--data_dir={data_dir}" if data_dir else "--data_dir=DIR"
+        raise FileNotFoundError(f"{error} {where} is to hold {info.where}.") from error
     if info.classes and len(source.class_names) != info.classes:
         raise ValueError(
             f"{dataset} has {len(source.class_names)} classes here but {info.classes} as "

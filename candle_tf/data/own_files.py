@@ -332,7 +332,7 @@ def found(name: str, root: str | None) -> str:
     for path in (name, root and os.path.join(root, name)):
         if path and os.path.isfile(path):
             return path
-    below = f" nor in {root}" if root else ""
+    below = f" nor in {root}" if root and not os.path.isabs(name) else ""
     raise FileNotFoundError(f"{name} is not there{below}: give the path of the file.")
 
 

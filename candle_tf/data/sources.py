@@ -86,6 +86,12 @@ def absolute(dataset: str) -> str:
     return f"{kind}:{','.join(names)}"
 
 
+def below(dataset: str, data_dir: str | None) -> str:
+    """The same set, its files named where they lie in `data_dir`."""
+    kind, _, names = dataset.partition(":")
+    return f"{kind}:{','.join(os.path.join(data_dir or '', name) for name in names.split(','))}"
+
+
 def read_digits() -> Source:
     """scikit-learn's 1,797 scans of 8x8 pixels; 40 of each digit, drawn once, are the test set."""
     from sklearn.datasets import load_digits
