@@ -36,6 +36,13 @@ DATA = (  # a run's images
 )
 STUDENT = ("dataset", "student", "student_bits", "image_size", "resolutions", "method", "precision")
 TEACHER = (*OF_TEACHER, "teacher_image_size", "precision")
+OF_CALIBRATION = (
+    "calibration",
+    "calibration_epochs",
+    "calibration_views",
+    "label_smoothing",
+    "batch_size",
+)
 PLANNED = ("workdir", "first_stage", "method", "seed")  # what the benchmark itself decides
 
 
@@ -119,14 +126,15 @@ def placed(name: str, settings: Settings, output: str) -> Settings:
         ValueError: for settings that cannot be run; says whose they are.
     """
     try:
-        settings.check()
+        made = resolved(settings)
+        digest = hashlib.sha1("\n".join(identity(made.to_flags())).encode()).hexdigest()[:8]
+        workdir = str(Path(output, f"{made.method}_{digest}"))
+        dataclasses.replace(settings, workdir=workdir).check()
         if not settings.epochs:
             raise ValueError("A benchmark compares students: --epochs must be at least 1.")
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    settings = resolved(settings)
-    digest = hashlib.sha1("\n".join(identity(settings.to_flags())).encode()).hexdigest()[:8]
-    return dataclasses.replace(settings, workdir=str(Path(output, f"{settings.method}_{digest}")))
+    return dataclasses.replace(made, workdir=workdir)
 
 
 def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Settings]:
@@ -194,11 +202,12 @@ def check_store(
 ):
     """Refuses a teacher store that holds, or is to hold for another cell, something else."""
     made_of = training.check_store(settings, examples, teacher)
+    made_of |= {name: getattr(settings, name) for name in OF_CALIBRATION}
     directory = training.store_directory(settings)
     if stores.setdefault(directory, made_of) != made_of:
         raise ValueError(
-            f"--teacher_store={directory} is to serve cells of other images, samplers, seeds or "
-            "teachers too: leave it out, so that each has its own."
+            f"--teacher_store={directory} is to serve cells of other images, samplers, seeds, "
+            "teachers or calibrations too: leave it out, so that each has its own."
         )
 
 

@@ -116,6 +116,16 @@ def test_what_cannot_be_made_is_named_before_anything_runs(change, problem, tmp_
         benchmark.check_parts([good, bad])
 
 
+def test_a_store_beside_the_cells_serves_those_of_one_calibration(tmp_path):
+    base = dataclasses.replace(BASE, teacher_views=2, teacher_store=str(tmp_path / "store"))
+    candle, kl, other = benchmark.plan(
+        base, ["candle", "candle_kl", "candle_uncalibrated"], ["digits"], [0], str(tmp_path)
+    )
+    benchmark.check_parts([candle, kl])
+    with pytest.raises(ValueError, match="candle_uncalibrated, seed 0: .*or calibrations too"):
+        benchmark.check_parts([candle, other])
+
+
 @pytest.mark.parametrize(
     "methods, problem",
     [
