@@ -293,13 +293,17 @@ class Teacher(tf.keras.Model):
 
 
 def nameless(layer: tf.keras.layers.Layer):
-    """A layer's config without the names that Keras counts up within a process."""
+    """A layer's config without the names that Keras counts up within a process, and what has them.
+
+    So that how layers are wired is not in it, neither here nor in a network within the network.
+    """
+    named = ("name", "inbound_nodes", "input_layers", "output_layers")
 
     def stripped(value):
         if isinstance(value, dict) and value.get("class_name") == "Policy":
             return value["config"]["name"]  # which is all that there is of it
         if isinstance(value, dict):
-            return {key: stripped(v) for key, v in value.items() if key != "name"}
+            return {key: stripped(v) for key, v in value.items() if key not in named}
         return [stripped(v) for v in value] if isinstance(value, (list, tuple)) else value
 
     return stripped(layer.get_config())
