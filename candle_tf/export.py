@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 
 import tensorflow as tf
+from candle_tf.files import replace_directory
 from candle_tf.resolution import resize
 
 NAMES_FILE = "class_names.txt"
@@ -20,20 +21,6 @@ def writing(path: str | os.PathLike):
         raise OSError(
             f"{path} cannot be written ({error}): make room or export elsewhere."
         ) from error
-
-
-def replace_directory(written: str, path: str):
-    """Renames the finished directory `written` to `path`; what stood there goes only then."""
-    old = f"{written}.old"
-    if os.path.isdir(path):
-        os.replace(path, old)
-    try:
-        os.replace(written, path)
-    except OSError:
-        if os.path.isdir(old):
-            os.replace(old, path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def names_text(student: tf.keras.Model, class_names: Sequence[str] | None) -> str:

@@ -70,12 +70,28 @@ def written_beside(path: Path) -> Iterator[Path]:
             f"{path} cannot be written ({error}): make room or make it writable, and start the "
             "same command again."
         ) from error
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str):
     """Writes a file `written_beside` it."""
     with written_beside(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def replace_directory(written: str | os.PathLike, path: str | os.PathLike):
+    """Renames the finished directory `written` to `path`; what stood there goes only then."""
+    old = f"{written}.old"
+    if os.path.isdir(path):
+        os.replace(path, old)
+    try:
+        os.replace(written, path)
+    except OSError:
+        if os.path.isdir(old):
+            os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_text(path: Path) -> str:

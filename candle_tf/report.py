@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from candle_tf import data, figures, metrics
+from candle_tf.files import replace_directory
 from candle_tf.tables import accuracy_columns, read_metrics
-from candle_tf.workdir import FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE
+from candle_tf.workdir import FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE, REPORT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -209,8 +210,8 @@ def write_page(
     workdir: Path, run: dict, table: str, sections: Mapping[str, "Figure | str"]
 ) -> Path:
     """Writes WORKDIR/report beside itself and then in its place: no reader sees half of it."""
-    directory, written = workdir / "report", workdir / "report.tmp"
-    shutil.rmtree(written, ignore_errors=True)
+    directory, written = workdir / REPORT, workdir / f"{REPORT}.{os.getpid()}.tmp"
+    shutil.rmtree(written, ignore_errors=True)  # left by a killed process of the same number
     written.mkdir()
     parts = []
     for title, section in sections.items():
@@ -238,6 +239,5 @@ def write_page(
         flags=html.escape((workdir / FLAG_FILE).read_text(encoding="utf-8")),
     )
     (written / "report.html").write_text(page, encoding="utf-8")
-    shutil.rmtree(directory, ignore_errors=True)
-    os.replace(written, directory)
+    replace_directory(written, directory)
     return directory / "report.html"

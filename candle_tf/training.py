@@ -66,6 +66,7 @@ from candle_tf.workdir import (
     METRICS_FILE,
     NOT_FINITE,
     PREDICTIONS_FILE,
+    REPORT,
     SKIPPED_FILE,
     TEACHER_STORE,
     check_workdir,
@@ -107,6 +108,8 @@ def run_here(settings: Settings, strategy: tf.distribute.Strategy) -> dict:
     results = read_results(settings.workdir)
     if from_first(strategy, bool(results)):
         print(f"{settings.workdir} holds this run, finished.")
+        if leads(strategy) and settings.epochs and not (Path(settings.workdir) / REPORT).exists():
+            try_report(settings, load_data(settings))  # it was killed before that
         return results or {}
     teacher = build_teacher(settings) if settings.calibrates else None
     seconds: dict[str, float] = {}
@@ -134,10 +137,7 @@ def run_here(settings: Settings, strategy: tf.distribute.Strategy) -> dict:
         metrics_file = Path(settings.workdir) / METRICS_FILE
         write_text(metrics_file, json.dumps(results, indent=1) + "\n")
         if settings.epochs:
-            try:
-                print(f"Wrote {report(settings, examples)}")
-            except (ImportError, OSError) as error:  # the run itself is done
-                print(f"No report was written: {error}")
+            try_report(settings, examples)
     return results
 
 
@@ -708,7 +708,7 @@ def describe(settings: Settings, examples: data.LongTailedData) -> dict:
 def student_size(student: tf.keras.Model) -> dict:
     """Weights in kB at their own widths, and multiply-accumulates by width, as Larq counts them."""
     # A copy: Larq cannot tell the shapes of layers that serve several input sizes.
-    profile = lq.models.ModelProfile(bits.requantize(student))
+    profile = lq.models.ModelProfile(renewed(student))
     return {
         "kilobytes": profile.memory / 8 / 1000,
         "kilobytes_float": profile.fp_equivalent_memory / 8 / 1000,
@@ -720,6 +720,14 @@ def classifier_norms(network: tf.keras.Model) -> dict:
     """Weight norm of each class, in their order, where the network ends in a linear classifier."""
     norms = weight_norms(network)
     return {} if norms is None else {"classifier_norms": norms.tolist()}
+
+
+def try_report(settings: Settings, examples: data.LongTailedData):
+    """Writes the report of a finished run, or says why not."""
+    try:
+        print(f"Wrote {report(settings, examples)}")
+    except (ImportError, OSError) as error:
+        print(f"No report was written: {error}")
 
 
 def report(settings: Settings, examples: data.LongTailedData, **compared) -> Path:

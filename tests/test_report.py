@@ -135,6 +135,14 @@ def test_a_second_report_leaves_nothing_of_the_first(copy, examples):
     assert first - figures_of(write_report(run, examples, DRAWN)) == {"course_of_training.png"}
 
 
+def test_the_same_command_writes_a_report_that_is_not_there(copy, examples, capsys):
+    run = copy("run")
+    for _ in range(2):
+        training.run(dataclasses.replace(SETTINGS, workdir=str(run)))
+    assert (run / "report" / "report.html").exists()
+    assert capsys.readouterr().out.count("Wrote") == 1
+
+
 def test_names_are_escaped(copy, examples):
     names = [f"<img src=x> {c}" for c in range(10)]
     run = copy("run", class_names=names, method="<b>", dataset="<script>")
