@@ -25,7 +25,7 @@ import larq as lq
 import tensorflow as tf
 from candle_tf import CandleModel, StudentModel, Teacher, TeacherStore, data, students
 from candle_tf.classifiers import linear
-from candle_tf.networks import reconfigured, rewire
+from candle_tf.networks import renewed, rewire
 from candle_tf.tables import markdown
 
 BATCH, SIZE, SIZES, CLASSES = 128, 32, (24, 32, 40), 10
@@ -209,7 +209,7 @@ class Bench:
 
 def work_of(network: tf.keras.Model) -> np.ndarray:
     """An image's multiply-accumulates, as Larq counts them, and elements of all outputs."""
-    network = reconfigured(network, lambda config: None)  # whose layers serve one size
+    network = renewed(network)  # whose layers serve one size
     outputs = sum(int(np.prod(layer.output_shape[1:])) for layer in network.layers[1:])
     return np.array([lq.models.ModelProfile(network).op_count("mac"), outputs])
 
@@ -231,14 +231,18 @@ def worker(peer: str, images: str) -> Iterator[Callable[[int], dict]]:
     script = Path(__file__).with_name("bench_peers.py")
     given = [f"--peer={peer}", f"--images={images}", f"--teacher={flags.FLAGS.teacher}"]
     command = [sys.executable, str(script), *given]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with (
+        tempfile.TemporaryFile("w+") as log,  # a pipe that nobody reads would fill
+        subprocess.Popen(command, text=True, stderr=log, **pipes) as process,
+    ):
 
         def answer(steps: int | None = None) -> dict:
             if steps:
                 print(steps, file=process.stdin, flush=True)
             if not (line := process.stdout.readline()):
-                raise OSError(f"The peer {peer} ended: {process.stderr.read()[-2000:]}")
+                log.seek(0)
+                raise OSError(f"The peer {peer} ended: {log.read()[-2000:]}")
             return json.loads(line)
 
         answer()  # that it is ready
