@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.edge import to_tflite
 from candle_tf.interpreters import lce_interpreter, tflite_interpreter
-from candle_tf.students.bits import at_bits, requantize
+from candle_tf.networks import renewed
+from candle_tf.students.bits import at_bits
 from candle_tf.tables import markdown
 
 
@@ -27,7 +28,7 @@ def export_report(student: tf.keras.Model, path: str | os.PathLike, image_size: 
         path: its `.tflite` file.
         image_size: side in pixels.
     """
-    student = requantize(student)  # Larq cannot tell the shapes of layers of several input sizes
+    student = renewed(student)  # Larq cannot tell the shapes of layers of several input sizes
     packed = Path(path).read_bytes()
     plain = to_tflite(at_bits(student, "32"), image_size)
     with tempfile.TemporaryDirectory() as directory:

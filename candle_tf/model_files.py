@@ -15,9 +15,9 @@ from pathlib import Path
 import h5py
 import larq  # noqa: F401  registers its layers, quantizers and constraints with Keras
 import tensorflow as tf
+from candle_tf.files import LARGEST_TEXT
 from tf_keras.protobuf import saved_metadata_pb2
 
-MAX_CONFIG_BYTES = 64 * 2**20
 TRUSTED_PACKAGES = {"keras", "tf_keras", "larq", "larq_zoo", "candle_tf"}
 
 # Public in Keras, but run the file's bytecode, open the vocabulary file it names, or look up more.
@@ -93,8 +93,8 @@ def _architecture(path: Path) -> dict:
         return {"class_name": root["class_name"], "config": root.get("config")}
     if _is_archive(path):
         with zipfile.ZipFile(path) as archive:
-            if archive.getinfo("config.json").file_size > MAX_CONFIG_BYTES:
-                raise ModelFileError(f"{path}: config.json is over {MAX_CONFIG_BYTES} bytes.")
+            if archive.getinfo("config.json").file_size > LARGEST_TEXT:
+                raise ModelFileError(f"{path}: config.json is over {LARGEST_TEXT:,} bytes.")
             config = json.loads(archive.read("config.json"))
         return {**config, "compile_config": None}  # as Keras does with compile=False
     with h5py.File(path, "r") as file:

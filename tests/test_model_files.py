@@ -320,6 +320,6 @@ def test_a_damaged_saved_model_is_told_apart(tmp_path):
 
 
 def test_an_oversized_config_is_refused(plain, monkeypatch):
-    monkeypatch.setattr("candle_tf.model_files.MAX_CONFIG_BYTES", 100)
+    monkeypatch.setattr("candle_tf.model_files.LARGEST_TEXT", 100)
     with pytest.raises(ValueError, match="over 100 bytes"):
         load_model(plain.with_suffix(".keras"))

@@ -28,7 +28,7 @@ def test_values_and_gradients_are_larqs():
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_nan_stays_nan():
+def test_the_gradient_at_nan_is_nan():
     _, gradient, _ = called(FusedApproxSign(), np.float32([np.nan, 0.5]))
     assert np.isnan(gradient).tolist() == [True, False]
 
