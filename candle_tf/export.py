@@ -2,11 +2,10 @@
 
 import contextlib
 import os
-import shutil
 from collections.abc import Sequence
 
 import tensorflow as tf
-from candle_tf.files import replace_directory
+from candle_tf.files import directory_beside
 from candle_tf.resolution import resize
 
 NAMES_FILE = "class_names.txt"
@@ -77,30 +76,23 @@ def export_saved_model(
         spec = tf.TensorSpec((None, None, None, 3), dtype, name="images")
         return tf.function(lambda images: predict(prepare(images)), input_signature=[spec])
 
-    written = f"{path}.{os.getpid()}.tmp"
-    shutil.rmtree(written, ignore_errors=True)  # left by a killed process of the same number
-    os.makedirs(written)
-    try:
-        with writing(path):
-            names_file = os.path.join(written, NAMES_FILE)
-            with open(names_file, "w", encoding="utf-8") as file:
-                file.write(names)
-            module = tf.Module()
-            # Variables instead of the Keras model: the file needs no Keras and no Larq to load.
-            module.parameters = student.variables
-            module.class_names = tf.saved_model.Asset(names_file)
-            module.serving_default = signature(tf.float32, tf.identity)
-            module.serving_uint8 = signature(tf.uint8, lambda images: tf.cast(images, tf.float32))
-            tf.saved_model.save(
-                module,
-                written,
-                signatures={
-                    "serving_default": module.serving_default,
-                    "serving_uint8": module.serving_uint8,
-                },
-                options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
-            )
-            os.remove(names_file)  # the asset is a copy of it
-            replace_directory(written, path)
-    finally:
-        shutil.rmtree(written, ignore_errors=True)
+    with writing(path), directory_beside(path) as written:
+        names_file = str(written / NAMES_FILE)
+        with open(names_file, "w", encoding="utf-8") as file:
+            file.write(names)
+        module = tf.Module()
+        # Variables instead of the Keras model: the file needs no Keras and no Larq to load.
+        module.parameters = student.variables
+        module.class_names = tf.saved_model.Asset(names_file)
+        module.serving_default = signature(tf.float32, tf.identity)
+        module.serving_uint8 = signature(tf.uint8, lambda images: tf.cast(images, tf.float32))
+        tf.saved_model.save(
+            module,
+            str(written),
+            signatures={
+                "serving_default": module.serving_default,
+                "serving_uint8": module.serving_uint8,
+            },
+            options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+        )
+        os.remove(names_file)  # the asset is a copy of it

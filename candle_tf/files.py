@@ -80,18 +80,26 @@ def write_text(path: Path, text: str):
         beside.write_text(text, encoding="utf-8")
 
 
-def replace_directory(written: str | os.PathLike, path: str | os.PathLike):
-    """Renames the finished directory `written` to `path`; what stood there goes only then."""
+@contextlib.contextmanager
+def directory_beside(path: str | os.PathLike) -> Iterator[Path]:
+    """A directory to fill, renamed to `path` in the end; what stood there goes only then."""
+    written = Path(f"{path}.{os.getpid()}.tmp")
     old = f"{written}.old"
-    if os.path.isdir(path):
-        os.replace(path, old)
+    shutil.rmtree(written, ignore_errors=True)  # left by a killed process of the same number
+    os.makedirs(written)
     try:
-        os.replace(written, path)
-    except OSError:
-        if os.path.isdir(old):
-            os.replace(old, path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        yield written
+        if os.path.isdir(path):
+            os.replace(path, old)
+        try:
+            os.replace(written, path)
+        except OSError:
+            if os.path.isdir(old):
+                os.replace(old, path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
 
 
 def read_text(path: Path) -> str:

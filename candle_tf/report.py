@@ -4,15 +4,13 @@ import base64
 import csv
 import html
 import io
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from candle_tf import data, figures, metrics
-from candle_tf.files import replace_directory
+from candle_tf.files import directory_beside
 from candle_tf.tables import accuracy_columns, read_metrics
 from candle_tf.workdir import FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE, REPORT
 
@@ -210,17 +208,14 @@ def write_page(
     workdir: Path, run: dict, table: str, sections: Mapping[str, "Figure | str"]
 ) -> Path:
     """Writes WORKDIR/report beside itself and then in its place: no reader sees half of it."""
-    directory, written = workdir / REPORT, workdir / f"{REPORT}.{os.getpid()}.tmp"
-    shutil.rmtree(written, ignore_errors=True)  # left by a killed process of the same number
-    written.mkdir()
-    parts = []
+    parts, images = [], {}
     for title, section in sections.items():
         if isinstance(section, str):
             shown = f"<p>Left out: {html.escape(section)}</p>"
         else:
             png = io.BytesIO()
             section.savefig(png, format="png")
-            (written / f"{title.lower().replace(' ', '_')}.png").write_bytes(png.getvalue())
+            images[f"{title.lower().replace(' ', '_')}.png"] = png.getvalue()
             inlined = base64.b64encode(png.getvalue()).decode()
             shown = f'<img alt="{title}" src="data:image/png;base64,{inlined}">'
         parts.append(f"<h2>{title}</h2>\n{shown}")
@@ -238,6 +233,8 @@ def write_page(
         sections="\n".join(parts),
         flags=html.escape((workdir / FLAG_FILE).read_text(encoding="utf-8")),
     )
-    (written / "report.html").write_text(page, encoding="utf-8")
-    replace_directory(written, directory)
-    return directory / "report.html"
+    with directory_beside(workdir / REPORT) as written:
+        for name, image in images.items():
+            (written / name).write_bytes(image)
+        (written / "report.html").write_text(page, encoding="utf-8")
+    return workdir / REPORT / "report.html"
