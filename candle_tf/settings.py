@@ -250,7 +250,6 @@ class Settings:
         lookup("sampler", method.sampler, data.SAMPLERS)
         students.find(parse_spec(self.student)[0])
         lookup("student_bits", self.student_bits, bits.BITS)
-        data.Augmentation(**self.given(OF_VIEWS), mixup=method.mixup)
         lookup("on_bad_image", self.on_bad_image, dict.fromkeys(data.ON_BAD_IMAGE))
         lookup("on_nan", self.on_nan, dict.fromkeys(ON_NAN))
         lookup("precision", self.precision, dict.fromkeys(PRECISIONS))
@@ -298,7 +297,7 @@ class Settings:
                 "trains otherwise: leave it out."
             )
         least = {"imbalance_ratio": 1} | dict.fromkeys(
-            "epochs seed teacher_views warmup_epochs".split(), 0
+            "epochs mixup seed teacher_views warmup_epochs".split(), 0
         )
         least |= dict.fromkeys(
             "batch_size calibration_epochs calibration_views checkpoint_every image_size n_max "
@@ -309,6 +308,7 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not minimum <= value < float("inf"):
                 raise ValueError(f"--{name} is {value} but must be finite and at least {minimum}.")
+        data.Augmentation(**self.given(OF_VIEWS), mixup=method.mixup)
         if self.seed >= 2**32:
             raise ValueError(f"--seed is {self.seed} but must be below 2^32.")
         if not 0 <= self.validation_split < 1:

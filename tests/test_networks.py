@@ -38,7 +38,7 @@ def test_at_policy_reaches_a_network_in_the_network():
     inner = rounded.layers[0]
     assert {layer.compute_dtype for layer in inner.layers[1:]} == {"bfloat16"}
     assert inner.input.dtype == tf.float32
-    batch = images()
+    batch = tf.constant(np.random.default_rng(1).uniform(0, 255, (2, 16, 16, 3)), tf.float32)
     np.testing.assert_allclose(rounded(batch), whole(batch), rtol=0.1, atol=1.0)
 
 
@@ -205,5 +205,4 @@ def test_applications_fold(name, left):
     assert norms(folded) == left
     batch = tf.constant(RNG.uniform(-1, 1, (2, 64, 64, 3)), tf.float32)
     expected = model(batch).numpy()
-    # Float32 through as many as 270 layers.
-    np.testing.assert_allclose(folded(batch), expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(folded(batch), expected, atol=1e-5 * np.abs(expected).max())
