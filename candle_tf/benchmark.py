@@ -20,7 +20,7 @@ from candle_tf.files import locked, write_text
 from candle_tf.methods import METHODS
 from candle_tf.model import StudentModel
 from candle_tf.registry import lookup, parse_spec
-from candle_tf.settings import OF_TEACHER, Settings, first_stage, resolved
+from candle_tf.settings import OF_FEATURES, OF_TEACHER, Settings, first_stage, resolved
 from candle_tf.tables import markdown, shares
 from candle_tf.teacher import Teacher
 from candle_tf.workdir import HISTORY_FILE, identity, read_results
@@ -36,13 +36,7 @@ DATA = (  # a run's images
 )
 STUDENT = ("dataset", "student", "student_bits", "image_size", "resolutions", "method", "precision")
 TEACHER = (*OF_TEACHER, "teacher_image_size", "precision")
-OF_CALIBRATION = (
-    "calibration",
-    "calibration_epochs",
-    "calibration_views",
-    "label_smoothing",
-    "batch_size",
-)
+CALIBRATION = (*OF_FEATURES, "calibration", "label_smoothing", "batch_size")
 PLANNED = ("workdir", "first_stage", "method", "seed")  # what the benchmark itself decides
 
 
@@ -202,7 +196,7 @@ def check_store(
 ):
     """Refuses a teacher store that holds, or is to hold for another cell, something else."""
     made_of = training.check_store(settings, examples, teacher)
-    made_of |= {name: getattr(settings, name) for name in OF_CALIBRATION}
+    made_of |= {name: getattr(settings, name) for name in CALIBRATION}
     directory = training.store_directory(settings)
     if stores.setdefault(directory, made_of) != made_of:
         raise ValueError(
