@@ -109,7 +109,7 @@ def run_here(settings: Settings, strategy: tf.distribute.Strategy) -> dict:
     if from_first(strategy, bool(results)):
         print(f"{settings.workdir} holds this run, finished.")
         if leads(strategy) and settings.epochs and not (Path(settings.workdir) / REPORT).exists():
-            try_report(settings, load_data(settings))  # it was killed before that
+            try_report(settings)  # it was killed before that
         return results or {}
     teacher = build_teacher(settings) if settings.calibrates else None
     seconds: dict[str, float] = {}
@@ -722,10 +722,10 @@ def classifier_norms(network: tf.keras.Model) -> dict:
     return {} if norms is None else {"classifier_norms": norms.tolist()}
 
 
-def try_report(settings: Settings, examples: data.LongTailedData):
-    """Writes the report of a finished run, or says why not."""
+def try_report(settings: Settings, examples: data.LongTailedData | None = None):
+    """Writes the report of a finished run, its images read if not given, or says why not."""
     try:
-        print(f"Wrote {report(settings, examples)}")
+        print(f"Wrote {report(settings, examples or load_data(settings))}")
     except (ImportError, OSError) as error:
         print(f"No report was written: {error}")
 
