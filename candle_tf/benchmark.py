@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from candle_tf import inputs, training
+from candle_tf import building, inputs, training
 from candle_tf.data import LongTailedData
 from candle_tf.files import locked, write_text
 from candle_tf.methods import METHODS
@@ -178,11 +178,11 @@ def check_parts(cells: Sequence[Cell]):
             try:
                 examples = examples or inputs.load_data(settings)
                 if settings.calibrates and teacher not in teachers:
-                    teachers[teacher] = training.build_teacher(settings)
+                    teachers[teacher] = building.build_teacher(settings)
                 if student not in students:
                     students.add(student)
-                    with training.computing_in(settings.precision):
-                        network = training.build_student(settings, len(examples.class_names))
+                    with building.computing_in(settings.precision):
+                        network = building.build_student(settings, len(examples.class_names))
                     StudentModel(network, settings.resolutions)
                 if settings.teacher_views:
                     check_store(settings, examples, teachers[teacher], stores)

@@ -163,3 +163,9 @@ def indices_of(
         )
         indices += [int(at["index"]) for at in places.take(settings.batch_size)]
     return indices
+
+
+def widened(settings: Settings, strategy: tf.distribute.Strategy) -> Settings:
+    """With a whole batch for each replica, where nothing is trained on it."""
+    batch_size = settings.batch_size * strategy.num_replicas_in_sync
+    return dataclasses.replace(settings, batch_size=batch_size)

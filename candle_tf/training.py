@@ -3,79 +3,63 @@
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import larq as lq
 import numpy as np
 import tensorflow as tf
-from candle_tf import data, metrics, students
-from candle_tf.checkpoints import Checkpoints, NotFinite, newest_first
-from candle_tf.classifiers import encode_dataset, weight_norms
+from candle_tf import data
+from candle_tf.building import build_model, build_student, build_teacher, computing_in, restore
+from candle_tf.classifiers import encode_dataset
 from candle_tf.data.samplers import epoch_length
 from candle_tf.distribution import (
-    ALONE,
     build_strategy,
     distributed,
-    first_line,
     from_first,
     leads,
     meet,
-    on_all_replicas,
     share_of,
     stopping_with_the_others,
 )
-from candle_tf.files import Rows, check_room, locked, read_json, write_text, written_beside
+from candle_tf.evaluation import classifier_norms, describe, evaluate, student_size
+from candle_tf.files import Rows, check_room, locked, write_text, written_beside
+from candle_tf.fitting import fit
 from candle_tf.inputs import (
     augmentation,
     check_sampler,
     evaluation_batches,
-    indices_of,
     load_data,
-    place_of,
     resolution_of,
     steps_per_epoch,
     training_batches,
-    training_stream,
     view_size,
+    widened,
 )
 from candle_tf.methods import Method, Setup
 from candle_tf.model import CandleModel, StudentModel
 from candle_tf.model_files import load_model
-from candle_tf.networks import at_policy, renewed, with_synchronized_batch_norm
-from candle_tf.optimizers import build_optimizer
-from candle_tf.registry import arguments_of, lookup, parse_spec
 from candle_tf.report import write_report
 from candle_tf.second_stages import SECOND_STAGES, FirstStage
 from candle_tf.settings import Settings, first_stage, resolve, resolved
 from candle_tf.students import bits
-from candle_tf.teacher import Teacher, named_teachers
+from candle_tf.teacher import Teacher
 from candle_tf.teacher_store import TeacherStore, plan_views, record_of, sources
 from candle_tf.workdir import (
     CALIBRATION,
     CHECKPOINTS,
-    CLASSES_FILE,
     CLASSIFIER_FILE,
     FIRST_STEP,
     FLAG_FILE,
-    HISTORY_FILE,
     METRICS_FILE,
-    NOT_FINITE,
     PREDICTIONS_FILE,
     REPORT,
-    SKIPPED_FILE,
     TEACHER_STORE,
     check_workdir,
     claimed_workdir,
     read_results,
 )
-
-MOST_SKIPPED = 10  # batches whose loss was not finite
-LETTERS = Path(__file__).parent / "assets" / "letters.h5"
 
 
 def run(settings: Settings) -> dict:
@@ -174,24 +158,6 @@ def check_store(
         f"{nbytes / 1e6:,.0f} MB in {directory}"
     )
     return made_of
-
-
-def mirrored_teacher(teacher: Teacher) -> Teacher:
-    """The same teacher in new layers, within the scope that it is called in."""
-    again = Teacher.from_config(teacher.get_config())
-    again.encoder.set_weights(teacher.encoder.get_weights())
-    again.classifier.set_weights(teacher.classifier.get_weights())
-    return again
-
-
-def mirrored_setup(setup: Setup) -> Setup:
-    """The setup with the networks that it brings in new layers."""
-    teacher, first = setup.teacher, setup.first_stage
-    return dataclasses.replace(
-        setup,
-        teacher=teacher and mirrored_teacher(teacher),
-        first_stage=first and StudentModel(renewed(first.student)),
-    )
 
 
 def store_directory(settings: Settings) -> Path:
@@ -400,43 +366,6 @@ def encode_views(
     )
 
 
-def build_student(settings: Settings, num_classes: int) -> tf.keras.Model:
-    name, arguments = parse_spec(settings.student)
-    tf.keras.utils.set_random_seed(settings.seed)
-    if name in students.STUDENTS:  # those of larq-zoo have their own
-        info = data.info_of(settings.dataset)
-        arguments = {"mean": info.mean, "std": info.std, **arguments} if info.mean else arguments
-    with arguments_of("student", settings.student):
-        student = students.find(name)(num_classes, settings.image_size, **arguments)
-    return resolve(settings).network(bits.at_bits(student, settings.student_bits))
-
-
-def build_teacher(settings: Settings) -> Teacher:
-    """The teacher that `--teacher` names, not yet calibrated."""
-    teacher = named_teacher(settings)
-    if settings.precision != "float32":
-        teacher.encoder = at_policy(teacher.encoder, settings.precision)
-        teacher.encoder.trainable = False
-    return teacher
-
-
-def named_teacher(settings: Settings) -> Teacher:
-    size, preprocessing = settings.teacher_image_size, settings.teacher_preprocessing
-    kind = settings.teacher.partition(":")[0]
-    named = {"keras": Teacher.from_keras, "larq_zoo": Teacher.from_larq_zoo}
-    if kind in named:
-        name, arguments = parse_spec(settings.teacher)
-        name = name.removeprefix(f"{kind}:")
-        with arguments_of("teacher", settings.teacher):
-            return named[kind](
-                name, size, settings.teacher_weights or None, preprocessing, **arguments
-            )
-    if not os.path.exists(settings.teacher) and not os.path.splitext(settings.teacher)[1]:
-        lookup("teacher", settings.teacher, dict.fromkeys(named_teachers()))
-    path = LETTERS if settings.teacher == "letters" else settings.teacher
-    return Teacher.from_file(path, size, preprocessing, settings.allow_custom_code)
-
-
 def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedData):
     """Calibrates the teacher, or takes up the classifier of an interrupted run."""
     classifier_file = Path(settings.workdir) / CLASSIFIER_FILE
@@ -474,254 +403,6 @@ def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedDat
         shutil.rmtree(features, ignore_errors=True)
 
 
-def widened(settings: Settings, strategy: tf.distribute.Strategy) -> Settings:
-    """With a whole batch for each replica, where nothing is trained on it."""
-    batch_size = settings.batch_size * strategy.num_replicas_in_sync
-    return dataclasses.replace(settings, batch_size=batch_size)
-
-
-def build_model(
-    settings: Settings, method: Method, student: tf.keras.Model, setup: Setup
-) -> StudentModel:
-    """The compiled model that `fit` trains, its learning rate annealed over the setup's epochs."""
-    if settings.sync_batch_norm:
-        student = with_synchronized_batch_norm(student)
-    rate, warmup = settings.learning_rate, settings.warmup_epochs
-    schedule = tf.keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else rate,
-        (setup.epochs - warmup) * setup.steps_per_epoch,
-        warmup_target=rate,
-        warmup_steps=warmup * setup.steps_per_epoch,
-    )
-    with build_strategy(settings.strategy).scope(), computing_in(settings.precision):
-        if settings.strategy:  # in layers whose variables all replicas have
-            student, setup = renewed(student), mirrored_setup(setup)
-        model = method.model(method, student, setup)
-        model.compile(
-            build_optimizer(settings.binary_optimizer, schedule),
-            loss=method.loss and method.loss(setup.class_counts),
-            metrics=["accuracy"],
-        )
-    return model
-
-
-def fit(
-    settings: Settings,
-    method: Method,
-    model: StudentModel,
-    examples: data.LongTailedData,
-    store: TeacherStore | None,
-    name: str,
-    first_epoch: int,
-    epochs: int,
-) -> float:
-    """Trains from `first_epoch`, or from the last checkpoint in `name`, to `epochs`.
-
-    Returns:
-        The seconds that it took, over all restarts.
-
-    Raises:
-        NotFinite: which says where the batch is noted, and what is left.
-        SystemExit: after SIGTERM, when the update is saved.
-    """
-    workdir = Path(settings.workdir)
-    steps = steps_per_epoch(settings, examples)
-    strategy = build_strategy(settings.strategy)
-    leader = leads(strategy)
-    skips = settings.on_nan == "skip"
-    checkpoints = Checkpoints(model, workdir / name, settings.checkpoint_every, strategy, skips)
-    checkpoints.updates = max(checkpoints.updates, first_epoch * steps)
-    skipped_file = workdir / SKIPPED_FILE
-    skipped = []
-    if skipped_file.exists():
-        skipped = read_json(skipped_file, list, "delete it, and what it named is skipped anew")
-    if checkpoints.updates < epochs * steps:
-        print(f"Training {settings.student} by {settings.method}: epochs of {steps} updates")
-    with checkpoints.saving_on_sigterm():
-        if skips and checkpoints.updates == first_epoch * steps:
-            checkpoints.save("the beginning")
-        while checkpoints.updates < epochs * steps:
-            epoch, into = divmod(checkpoints.updates, steps)
-            try:
-                stream = partial(
-                    training_stream, settings, examples, checkpoints.updates, store, skipped
-                )
-                model.fit(
-                    distributed(strategy, stream),
-                    initial_epoch=epoch,
-                    epochs=epoch + 1 if into else epochs,  # what was begun first
-                    steps_per_epoch=steps - into,
-                    callbacks=[
-                        tf.keras.callbacks.LambdaCallback(on_epoch_end=checkpoints.complete),
-                        *method.callbacks(settings.epochs),
-                        *(loggers(workdir, epoch) if leader else ()),
-                        checkpoints,
-                    ],
-                    verbose=int(leader),
-                )
-            except NotFinite as error:
-                skipped = leave_out(settings, checkpoints, examples, skipped, error)
-                checkpoints.restore()
-                print(f"Going on from update {checkpoints.updates}.")
-    return checkpoints.seconds
-
-
-def leave_out(
-    settings: Settings,
-    checkpoints: Checkpoints,
-    examples: data.LongTailedData,
-    skipped: Sequence[int],
-    error: NotFinite,
-) -> list[int]:
-    """Notes the batch of an update whose loss was not finite, and the state that it left.
-
-    Returns:
-        The places of the batches to leave out, with its own.
-
-    Raises:
-        NotFinite: where none is to be left out, or no more; says where it is noted.
-    """
-    place = place_of(checkpoints.updates, skipped)
-    workdir, indices = Path(settings.workdir), indices_of(settings, examples, place, skipped)
-    note = {"update": checkpoints.updates + 1, "indices": indices}
-    note["labels"] = examples.train.labels[indices].tolist()
-    if examples.train.on_disk:
-        note["files"] = [os.fsdecode(examples.train.images[i].numpy()) for i in indices]
-    noted = workdir / NOT_FINITE / f"batch_{place}"
-    writes = leads(checkpoints.strategy)
-    if writes:
-        noted.mkdir(parents=True, exist_ok=True)
-        write_text(noted / "batch.json", json.dumps(note, indent=1) + "\n")
-    checkpoints.write(noted / "state")
-    said = f"{error} Its images and the state after it are in {noted}"
-    if settings.on_nan == "stop":
-        raise NotFinite(
-            f"{said}; the last good state is {checkpoints.last}. Lower --learning_rate and give "
-            f"another --workdir; or leave out such batches, up to {MOST_SKIPPED}, by --on_nan=skip."
-        ) from error
-    if len(skipped) == MOST_SKIPPED:
-        raise NotFinite(
-            f"{said}; {MOST_SKIPPED} are left out already, so it is not the batches: lower "
-            "--learning_rate and give another --workdir."
-        ) from error
-    print(f"\n{said}; it is left out.")
-    if writes:
-        write_text(workdir / SKIPPED_FILE, json.dumps([*skipped, place]) + "\n")
-    return [*skipped, place]
-
-
-def loggers(workdir: Path, first_epoch: int) -> list[tf.keras.callbacks.Callback]:
-    """Logs by epoch, without the rows from `first_epoch` on, which a killed run may have left."""
-    path = workdir / HISTORY_FILE
-    if first_epoch and path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        rows = [line for line in lines[1:] if int(line.partition(",")[0]) < first_epoch]
-        write_text(path, "".join(lines[:1] + rows))
-    return [
-        tf.keras.callbacks.CSVLogger(path, append=first_epoch > 0),
-        tf.keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
-    ]
-
-
-def restore(settings: Settings) -> tuple[StudentModel, list[str]]:
-    """The student of a run as of its last checkpoint, and its class names.
-
-    Raises:
-        FileNotFoundError: if the run has no checkpoint yet.
-    """
-    names_file = Path(settings.workdir) / CLASSES_FILE
-    class_names = read_json(names_file, list, "the run's command writes it again")
-    student = build_student(settings, len(class_names))
-    checkpoints = newest_first(Path(settings.workdir) / CHECKPOINTS)
-    if not checkpoints:
-        raise FileNotFoundError(f"{settings.workdir} holds no checkpoint yet: let train.py finish.")
-    try:
-        restored = tf.train.Checkpoint(student=student).restore(checkpoints[0])
-        restored.assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, IndexError, AssertionError) as error:
-        raise ValueError(
-            f"{checkpoints[0]} is damaged, or of another version ({first_line(error)}): delete "
-            f"{METRICS_FILE} beside it, and the run's command goes on from the one before it."
-        ) from error
-    return StudentModel(student), class_names
-
-
-def evaluate(
-    network: Callable[[tf.Tensor], tf.Tensor],
-    settings: Settings,
-    examples: data.LongTailedData,
-    predictions_file: Path | None = None,
-    strategy: tf.distribute.Strategy = ALONE,
-) -> dict:
-    """Accuracy on the test set, and on the validation split where there is one.
-
-    Args:
-        network: images -> logits.
-        predictions_file: where to save what is predicted of the test set, if anywhere.
-        strategy: whose replicas each predict their part.
-    """
-    reports, predict = {}, on_all_replicas(strategy, network)
-    wide = widened(settings, strategy)
-    for split in ("validation", "test"):
-        part = getattr(examples, split)
-        if part is None:
-            continue
-        batches = distributed(strategy, partial(evaluation_batches, wide, examples, part))
-        logits = np.concatenate([predict(images).numpy() for images, _ in batches])
-        if predictions_file and split == "test":
-            save_predictions(predictions_file, logits, part.labels)
-        predictions = np.argmax(logits, axis=-1)
-        reports[split] = metrics.accuracy_report(
-            part.labels, predictions, examples.class_counts, examples.info.bounds
-        )
-    return reports
-
-
-def save_predictions(path: Path, logits: np.ndarray, labels: np.ndarray):
-    """An .npz of labels, predictions, their confidence and the true classes' probabilities."""
-    probabilities = tf.nn.softmax(logits).numpy()
-    with written_beside(path) as beside:
-        np.savez(
-            beside,
-            labels=labels,
-            predictions=np.argmax(logits, axis=-1),
-            confidence=np.max(probabilities, axis=-1),
-            true_probability=probabilities[np.arange(len(labels)), labels],
-        )
-
-
-def describe(settings: Settings, examples: data.LongTailedData) -> dict:
-    """What was run, on what; the updates of a first stage stand in its own metrics.json."""
-    counts = examples.class_counts
-    second_stage = resolve(settings).second_stage
-    return {
-        "method": settings.method,
-        "dataset": settings.dataset,
-        "class_names": examples.class_names,
-        "class_counts": counts.tolist(),
-        "imbalance_ratio": float(counts.max() / counts.min()),
-        "test_images": len(examples.test),
-        "updates": 0 if second_stage else settings.epochs * steps_per_epoch(settings, examples),
-    }
-
-
-def student_size(student: tf.keras.Model) -> dict:
-    """Weights in kB at their own widths, and multiply-accumulates by width, as Larq counts them."""
-    # A copy: Larq cannot tell the shapes of layers that serve several input sizes.
-    profile = lq.models.ModelProfile(renewed(student))
-    return {
-        "kilobytes": profile.memory / 8 / 1000,
-        "kilobytes_float": profile.fp_equivalent_memory / 8 / 1000,
-        "macs": {str(n): profile.op_count("mac", n) for n in profile.unique_op_precisions},
-    }
-
-
-def classifier_norms(network: tf.keras.Model) -> dict:
-    """Weight norm of each class, in their order, where the network ends in a linear classifier."""
-    norms = weight_norms(network)
-    return {} if norms is None else {"classifier_norms": norms.tolist()}
-
-
 def try_report(settings: Settings, examples: data.LongTailedData | None = None):
     """Writes the report of a finished run, its images read if not given, or says why not."""
     try:
@@ -738,17 +419,6 @@ def report(settings: Settings, examples: data.LongTailedData, **compared) -> Pat
     resolution = resolution_of(settings)
     drawn = [resolution.draws(epochs * steps) for epochs in (half, settings.epochs - half)]
     return write_report(settings.workdir, examples, np.concatenate(drawn), **compared)
-
-
-@contextlib.contextmanager
-def computing_in(policy: str):
-    """Layers that are built within compute by the Keras mixed-precision policy."""
-    before = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy(policy)
-    try:
-        yield
-    finally:
-        tf.keras.mixed_precision.set_global_policy(before)
 
 
 @contextlib.contextmanager

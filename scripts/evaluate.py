@@ -6,7 +6,7 @@ python scripts/evaluate.py --workdir=runs/digits --exported=digits.tflite    # a
 
 import run_flags
 from absl import app, flags
-from candle_tf import inputs, training
+from candle_tf import building, evaluation, inputs
 from candle_tf.exported import Exported, agreement
 from candle_tf.tables import accuracy_table, per_class_table
 
@@ -18,9 +18,9 @@ flags.DEFINE_string("data_dir", None, "Where the data lies now (where the run re
 def evaluate():
     settings = run_flags.settings_of(flags.FLAGS.workdir, flags.FLAGS.data_dir)
     exported = flags.FLAGS.exported and Exported(flags.FLAGS.exported)
-    model, class_names = training.restore(settings)
+    model, class_names = building.restore(settings)
     examples = inputs.load_data(settings)
-    reports = training.evaluate(model, settings, examples)
+    reports = evaluation.evaluate(model, settings, examples)
     for split, report in reports.items():
         print(f"\n{split}\n{accuracy_table({settings.method: report})}\n")
         print(per_class_table({settings.method: report}, class_names))

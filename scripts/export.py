@@ -12,7 +12,7 @@ from pathlib import Path
 
 import run_flags
 from absl import app, flags
-from candle_tf import training
+from candle_tf import building
 from candle_tf.export_report import export_report
 from candle_tf.files import write_text
 from candle_tf.model import FORMATS
@@ -32,7 +32,7 @@ flags.DEFINE_string(
 
 def export():
     workdir, format = flags.FLAGS.workdir, flags.FLAGS.format
-    model, class_names = training.restore(run_flags.settings_of(workdir))
+    model, class_names = building.restore(run_flags.settings_of(workdir))
     name = format if format == "saved_model" else f"{format}.tflite"
     output = flags.FLAGS.output or os.path.join(workdir, name)
     model.export(output, class_names, format)

@@ -5,6 +5,8 @@ import candle_tf  # noqa: F401  before tensorflow: it sets the switch to Keras 2
 import numpy as np
 import pytest
 import tensorflow as tf
+from candle_tf import report, training
+from tiny_runs import tiny
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -44,6 +46,23 @@ def cifar10(shared_data):
         return images.numpy(), labels.numpy()
 
     return read
+
+
+@pytest.fixture(scope="module")
+def no_report():
+    """Every run but `finished` goes without its seconds of drawing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "write_report", lambda *a, **k: "no report")
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A whole run of CANDLE: (its workdir, its results)."""
+    workdir = tmp_path_factory.mktemp("runs") / "candle"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "write_report", report.write_report)
+        return workdir, training.run(tiny(workdir, resolutions=(12, 16, 20)))
 
 
 @pytest.fixture

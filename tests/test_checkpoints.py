@@ -1,5 +1,4 @@
 import contextlib
-import json
 import os
 import pathlib
 import signal
@@ -8,29 +7,23 @@ import subprocess
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf import data, inputs, training
+from candle_tf import building, training
 from candle_tf.checkpoints import INTERRUPTED, Checkpoints, NotFinite
-from test_training import tiny, weights
+from tiny_runs import assert_same, tiny
 
 ALONE = {"method": "cross_entropy", "epochs": 3}  # of 3 updates
 SLOW = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 class Killed(Exception):
     """Stands for SIGKILL."""
 
 
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch):
-    monkeypatch.setattr(training, "write_report", lambda *a, **k: "no report")
-
-
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, no_report):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "write_report", lambda *a, **k: "no report")
-        training.run(tiny(workdir, **ALONE))
+    training.run(tiny(workdir, **ALONE))
     return workdir
 
 
@@ -53,11 +46,6 @@ def kill():
 
 def newest(workdir) -> pathlib.Path:
     return max((workdir / "checkpoints").glob("ckpt-*.data*"))
-
-
-def assert_same(workdir, expected):
-    for a, b in zip(weights(workdir), weights(expected), strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def history(workdir) -> np.ndarray:
@@ -176,7 +164,7 @@ def test_a_checkpoint_of_another_version_is_refused_and_left_alone(tmp_path, mon
         with pytest.raises(ValueError, match="is of another version .* go on with the version"):
             training.run(settings)
     assert newest(tmp_path).read_bytes() == before
-    training.restore(settings)
+    building.restore(settings)
 
 
 @pytest.fixture
@@ -214,7 +202,7 @@ def test_a_full_and_a_read_only_disk_are_named_and_leave_what_is_there(
     seen = tiny(read_only / "run", **ALONE, checkpoint_every=5)
     with pytest.raises(OSError, match="cannot be written .*Read-only.*: name another directory"):
         training.run(seen)
-    training.restore(seen)
+    building.restore(seen)
     (disk / "filling").unlink()
     training.run(settings)
     assert_same(disk / "run", undisturbed)
@@ -267,70 +255,7 @@ def test_a_finished_run_with_a_damaged_checkpoint_says_so(tmp_path):
     training.run(settings)
     newest(tmp_path).write_bytes(b"")
     with pytest.raises(ValueError, match="ckpt-3 is damaged.*delete metrics.json"):
-        training.restore(settings)
+        building.restore(settings)
     (tmp_path / "metrics.json").unlink()
     training.run(settings)
-    training.restore(settings)
-
-
-def with_nan(monkeypatch, bad):
-    """Has the batches at the places `bad` of a run's stream hold NaN."""
-    ours = data.training_batches
-
-    def batches(examples, size, batch_size, **stream):
-        first = stream.get("first_example", 0) // batch_size
-
-        def spoil(n, batch):
-            spoilt = tf.reduce_any(n == tf.constant(bad, tf.int64))
-            return tf.where(spoilt, np.nan, batch[0]), batch[1]
-
-        return ours(examples, size, batch_size, **stream).enumerate(first).map(spoil)
-
-    monkeypatch.setattr(data, "training_batches", batches)
-
-
-def test_a_batch_with_nan_is_noted_and_left_out_on_demand(tmp_path, monkeypatch, capsys):
-    with_nan(monkeypatch, [4, 5])
-    settings = tiny(tmp_path / "run", **ALONE)
-    with pytest.raises(NotFinite, match=r"in update 5\. .* --on_nan=skip") as raised:
-        training.run(settings)
-    assert str(tmp_path / "run" / "checkpoints" / "ckpt-1") in str(raised.value)
-    noted = tmp_path / "run" / "not_finite" / "batch_4"
-    assert str(noted) in str(raised.value)
-    note = json.loads((noted / "batch.json").read_text())
-    stream = inputs.training_stream(settings, inputs.load_data(settings), 4)
-    assert note["update"] == 5
-    assert note["labels"] == next(iter(stream))[1].numpy().tolist()
-    state = dict(tf.train.list_variables(str(noted / "state")))
-    assert any("student" in name for name in state) and any("optimizer" in n for n in state)
-
-    training.run(tiny(tmp_path / "run", **ALONE, on_nan="skip"))
-    out = capsys.readouterr().out
-    assert "it is left out.\nGoing on from update 3." in out
-    skipped = json.loads((tmp_path / "run" / "skipped_batches.json").read_text())
-    assert skipped == [4, 5]
-    training.run(tiny(tmp_path / "at_once", **ALONE, on_nan="skip", checkpoint_every=2))
-    assert_same(tmp_path / "at_once", tmp_path / "run")
-    assert all(np.isfinite(value).all() for value in weights(tmp_path / "run"))
-
-
-def test_left_out_batches_are_those_and_no_others():
-    settings = tiny("unused", **ALONE, sampler="class_balanced")
-    examples = inputs.load_data(settings)
-    every = [labels.numpy() for _, labels in inputs.training_stream(settings, examples)]
-    for first in range(3):
-        left = list(inputs.training_stream(settings, examples, first, skipped=[5, 2]))
-        places = [0, 1, 3, 4, 6, 7, 8][first:]
-        assert len(left) == 9 - first
-        for place, (_, labels) in zip(places, left):
-            np.testing.assert_array_equal(labels, every[place])
-            indices = inputs.indices_of(settings, examples, place, [5, 2])
-            np.testing.assert_array_equal(labels, examples.train.labels[indices])
-
-
-def test_skipping_has_an_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "MOST_SKIPPED", 2)
-    with_nan(monkeypatch, [0, 1, 2])
-    with pytest.raises(NotFinite, match="in update 1.*2 are left out already"):
-        training.run(tiny(tmp_path, **ALONE, on_nan="skip"))
-    assert json.loads((tmp_path / "skipped_batches.json").read_text()) == [0, 1]
+    building.restore(settings)

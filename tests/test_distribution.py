@@ -15,15 +15,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf import CandleModel, Teacher, TeacherStore, data, training
+from candle_tf.building import named_teacher
 from candle_tf.checkpoints import INTERRUPTED
 from candle_tf.classifiers import feature_record, linear
 from candle_tf.distribution import WORKER_LOST, build_strategy, distributed, share_of
+from candle_tf.evaluation import evaluate
 from candle_tf.files import Rows
 from candle_tf.networks import synchronizes, with_synchronized_batch_norm
 from candle_tf.settings import Settings
 from candle_tf.students import resnet_e
 from candle_tf.teacher_store import record_of
-from test_training import tiny
+from tiny_runs import tiny
 
 HERE = pathlib.Path(__file__).parent
 TRAIN = [sys.executable, str(HERE.parent / "scripts" / "train.py")]
@@ -254,7 +256,7 @@ def show(strategy_name: str, directory: str):
     store.complete(8, 0, strategy)
     tested = dataclasses.replace(examples, test=few)
     predictions = directory / f"predictions_{share_of(strategy).worker}.npz"
-    training.evaluate(lambda x: model.teacher(x)[1], settings, tested, predictions, strategy)
+    evaluate(lambda x: model.teacher(x)[1], settings, tested, predictions, strategy)
     np.savez(
         directory / f"classifier_{share_of(strategy).worker}.npz",
         *model.teacher.classifier.get_weights(),
@@ -357,7 +359,7 @@ def test_a_store_that_one_worker_is_killed_in_is_completed_by_another_number(vic
             time.sleep(0.01)
         processes[victim].kill()
         assert processes[1 - victim].wait(timeout=200) == WORKER_LOST
-    width = training.named_teacher(Settings(teacher="letters")).width
+    width = named_teacher(Settings(teacher="letters")).width
     whole, part = (rows_in(each / "teacher_store", width) for each in (whole, run))
     assert 0 < len(part) < len(whole)
     finish(start(1, flags(run, **many)))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf import Teacher
+from candle_tf.building import LETTERS, computing_in, mirrored_teacher
 from candle_tf.classifiers import LearnableWeightScaling, encode_dataset, linear
 from candle_tf.files import Rows
 from candle_tf.teacher import preprocessing_of
-from candle_tf.training import LETTERS, computing_in, mirrored_teacher
 
 applications = tf.keras.applications
 COUNTS = [80, 62, 48, 37, 29, 22, 17, 13, 10, 8]

@@ -1,51 +1,17 @@
 import dataclasses
 import json
 import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf import inputs, training
+from candle_tf import building, evaluation, inputs, training
 from candle_tf.methods import METHODS
-from candle_tf.settings import Settings, resolve, resolved
+from candle_tf.settings import resolve, resolved
 from candle_tf.workdir import claimed_workdir
+from tiny_runs import TINY, assert_same, history, kill, tiny, weights
 
-TINY = Settings(
-    dataset="digits",
-    imbalance_ratio=10,
-    student="resnet_e:width=0.125",
-    image_size=16,
-    epochs=2,
-    steps_per_epoch=3,
-    batch_size=32,
-    calibration_epochs=2,
-    calibration_views=1,
-)
-
-
-def tiny(workdir, **changes) -> Settings:
-    return dataclasses.replace(TINY, workdir=str(workdir), **changes)
-
-
-def weights(workdir) -> list[np.ndarray]:
-    reader = tf.train.load_checkpoint(f"{workdir}/checkpoints")
-    names = sorted(name for name in reader.get_variable_to_shape_map() if "student" in name)
-    return [reader.get_tensor(name) for name in names]
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch):
-    """Every run but `finished`, which is made before, goes without its seconds of drawing."""
-    monkeypatch.setattr(training, "write_report", lambda *a, **k: "no report")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "candle"
-    return workdir, training.run(tiny(workdir, resolutions=(12, 16, 20)))
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 def test_the_workdir_holds_what_the_readme_says(finished):
@@ -55,8 +21,8 @@ def test_the_workdir_holds_what_the_readme_says(finished):
     assert names >= {"history.csv", "predictions.npz", "report"}
     assert json.loads((workdir / "metrics.json").read_text()) == results
     assert results["updates"] == 6
-    student = training.build_student(TINY, 10)  # in the run it also serves other sizes
-    assert results["student"]["macs"] == training.student_size(student)["macs"]
+    student = building.build_student(TINY, 10)  # in the run it also serves other sizes
+    assert results["student"]["macs"] == evaluation.student_size(student)["macs"]
     assert results["student"]["macs"]["1"] > 0
     phases = {"data", "calibrate", "evaluate_teacher", "train", "evaluate", "export"}
     assert set(results["seconds"]) == phases
@@ -64,16 +30,6 @@ def test_the_workdir_holds_what_the_readme_says(finished):
         report = results[who]["test"]
         np.testing.assert_allclose(report["overall"], np.mean(report["per_class"]))
         assert set(report["ranks"]) == {"head", "medium", "tail"}
-
-
-def test_tensorboard_events(finished):
-    workdir, _ = finished
-    events = next((workdir / "tensorboard" / "train").glob("events*"))
-    tags = {
-        v.tag for e in tf.compat.v1.train.summary_iterator(str(events)) for v in e.summary.value
-    }
-    wanted = "loss kl feature lambda resolution accuracy learning_rate".split()
-    assert tags >= {f"epoch_{name}" for name in wanted}
 
 
 def test_cached_images_give_the_same_run(tmp_path):
@@ -86,52 +42,18 @@ def test_cached_images_give_the_same_run(tmp_path):
     for name, cache in (("read", None), ("cached", str(tmp_path / "cache"))):
         training.run(tiny(tmp_path / name, **own, cache=cache, method="cross_entropy"))
     assert list((tmp_path / "cache").glob("pixels_*/pixels.bin"))
-    for a, b in zip(weights(tmp_path / "read"), weights(tmp_path / "cached")):
-        np.testing.assert_array_equal(a, b)
-
-
-def kill(settings: Settings, monkeypatch, epoch: int, saved: bool = True):
-    """Runs until the end of an epoch, after or before its checkpoint."""
-
-    def interrupt(self, ended, logs=None):
-        if saved or ended < epoch:
-            save(self, ended, logs)
-        if ended == epoch:
-            raise KeyboardInterrupt
-
-    save = training.Checkpoints.on_epoch_end
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.Checkpoints, "on_epoch_end", interrupt)
-        training.run(settings)
-
-
-def test_an_interrupted_run_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatch):
-    settings = tiny(tmp_path, resolutions=(12, 16, 20))
-    kill(settings, monkeypatch, 0)
-    kill(settings, monkeypatch, 1, saved=False)
-    assert [row.split(",")[0] for row in history(tmp_path)] == ["epoch", "0", "1"]
-    kill(settings, monkeypatch, 1)  # which is trained again, and stands once in the history
-    training.run(settings)
-    for a, b in zip(weights(finished[0]), weights(tmp_path)):
-        np.testing.assert_array_equal(a, b)
-    assert history(tmp_path) == history(finished[0])
-
-
-def history(workdir) -> list[str]:
-    return (workdir / "history.csv").read_text().splitlines()
+    assert_same(tmp_path / "read", tmp_path / "cached")
 
 
 VIEWS = {"teacher_views": 8, "resolutions": (12, 16, 20), "mixup": 0.5}
 
 
 @pytest.fixture(scope="module")
-def with_views(tmp_path_factory):
+def with_views(tmp_path_factory, no_report):
     """A run whose teacher store lies outside of it."""
     root = tmp_path_factory.mktemp("views")
     settings = tiny(root / "run", teacher_store=str(root / "store"), **VIEWS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "write_report", lambda *a, **k: "no report")
-        return settings, training.run(settings)
+    return settings, training.run(settings)
 
 
 def counted(take, calls: list):
@@ -148,8 +70,7 @@ def test_a_run_from_a_teacher_store_shows_each_view_once(with_views, tmp_path, m
     shown = []
     monkeypatch.setattr(training.TeacherStore, "take", counted(training.TeacherStore.take, shown))
     training.run(dataclasses.replace(settings, workdir=str(tmp_path)))  # takes up the store
-    for a, b in zip(weights(settings.workdir), weights(tmp_path)):
-        np.testing.assert_array_equal(a, b)
+    assert_same(settings.workdir, tmp_path)
     (store,) = shown  # to read its batches, not to show the teacher any
     assert store.records().shape == (len(store),) and len(store) > 8 * len(store.examples)
 
@@ -159,8 +80,7 @@ def test_an_interrupted_run_from_a_teacher_store_ends_the_same(with_views, tmp_p
     for epoch in range(settings.epochs):
         kill(settings, monkeypatch, epoch)
     training.run(settings)
-    for a, b in zip(weights(with_views[0].workdir), weights(tmp_path)):
-        np.testing.assert_array_equal(a, b)
+    assert_same(with_views[0].workdir, tmp_path)
     assert {"teacher_store", "teacher_classifier.keras"} <= {p.name for p in tmp_path.iterdir()}
     assert not (tmp_path / "calibration").exists()  # the features have served
 
@@ -181,22 +101,6 @@ def test_the_store_of_another_run_is_refused_before_the_calibration(
     with pytest.raises(ValueError, match=f"was made of another {named}"):
         training.run(settings)
     assert not (tmp_path / "run").exists()
-
-
-def test_predictions_are_those_of_the_metrics(finished):
-    workdir, results = finished
-    kept = np.load(workdir / "predictions.npz")
-    right = kept["labels"] == kept["predictions"]
-    np.testing.assert_allclose(np.mean(right), results["student"]["test"]["overall"])
-    model, _ = training.restore(tiny(workdir))
-    test = inputs.load_data(TINY).test
-    np.testing.assert_array_equal(kept["labels"], test.labels)
-    batches = inputs.evaluation_batches(tiny(workdir), inputs.load_data(TINY), test)
-    scores = np.exp(model.predict(batches, verbose=0).astype(np.float64))
-    probabilities = scores / scores.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(kept["confidence"], probabilities.max(axis=1), rtol=1e-3)
-    true = [p[label] for p, label in zip(probabilities, test.labels)]
-    np.testing.assert_allclose(kept["true_probability"], true, rtol=1e-3)
 
 
 def test_the_report_is_told_the_sizes_that_were_drawn(finished, monkeypatch):
@@ -223,56 +127,9 @@ def test_a_run_does_not_fail_for_want_of_a_report(finished, monkeypatch, capsys)
     assert "No report was written: matplotlib is not installed" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "practice", [{"binary_optimizer": "bop:gamma=1e-2,threshold=1e-6"}, {"two_step": True}]
-)
-def test_so_does_one_with(practice, tmp_path, monkeypatch):
-    practice = {"method": "cross_entropy", "resolutions": (12, 16, 20), **practice}
-    training.run(tiny(tmp_path / "whole", **practice))
-    parts = tiny(tmp_path / "parts", **practice)
-    for epoch in range(parts.epochs):
-        kill(parts, monkeypatch, epoch)
-    training.run(parts)
-    for a, b in zip(weights(tmp_path / "whole"), weights(tmp_path / "parts")):
-        np.testing.assert_array_equal(a, b)
-
-
-def compiled(**changes):
-    """(model, student) as `run` builds them, not trained."""
-    settings = dataclasses.replace(tiny("x", method="cross_entropy"), **changes)
-    examples = inputs.load_data(settings)
-    student = training.build_student(settings, 10)
-    method = resolve(settings)
-    setup = training.set_up(settings, examples)
-    return training.build_model(settings, method, student, setup), student
-
-
-def test_warm_up_rises_from_0_and_then_anneals_to_0():
-    model, _ = compiled(epochs=4, warmup_epochs=1, learning_rate=0.1)
-    rate = model.optimizer._learning_rate
-    steps = np.arange(13)  # 3 an epoch
-    annealed = 0.05 * (1 + np.cos(np.pi * (steps - 3) / 9))
-    expected = np.where(steps < 3, 0.1 * steps / 3, annealed)
-    np.testing.assert_allclose([rate(step) for step in steps], expected, atol=1e-7)
-
-
-def test_bop_flips_the_binary_weights_and_adam_moves_the_others():
-    model, student = compiled(binary_optimizer="bop:gamma=1.0,threshold=0.0")
-    before = {v.name: v.numpy() for v in student.trainable_variables}
-    rng = np.random.default_rng(0)
-    images = rng.uniform(0, 255, (32, 16, 16, 3)).astype(np.float32)
-    model.fit(images, np.arange(32) % 10, batch_size=16, verbose=0)
-    for variable in student.trainable_variables:
-        after, binary = variable.numpy(), "quant_conv2d" in variable.name
-        assert (set(np.unique(after)) == {-1.0, 1.0}) == binary, variable.name
-        assert (np.sign(after) != np.sign(before[variable.name])).any() or not binary
-        assert not np.array_equal(after, before[variable.name]), variable.name
-
-
 def test_two_step_training_begins_with_real_weights(tmp_path, monkeypatch):
     quantizers = []
-    build = training.build_model
+    build = building.build_model
 
     def watched(settings, method, student, *args):
         layer = next(x for x in student.layers if "quant_conv2d" in x.name)
@@ -294,7 +151,7 @@ def test_each_step_turns_to_the_second_branch(monkeypatch):
     )
     settings = tiny("x", method="bbn", two_step=True, epochs=3)
     examples = inputs.load_data(settings)
-    student, setup = training.build_student(settings, 10), training.set_up(settings, examples)
+    student, setup = building.build_student(settings, 10), training.set_up(settings, examples)
     training.train(settings, resolve(settings), student, setup, examples, {})
     assert [model.total_steps for model in models] == [3, 6]
 
@@ -306,9 +163,9 @@ def test_the_second_step_goes_on_from_all_that_the_first_learned(tmp_path, monke
     )
     settings = resolved(tiny(tmp_path, two_step=True, epochs=2))
     examples = inputs.load_data(settings)
-    teacher = training.build_teacher(settings)
+    teacher = building.build_teacher(settings)
     training.calibrate(teacher, settings, examples)
-    student = training.build_student(settings, 10)
+    student = building.build_student(settings, 10)
     setup = training.set_up(settings, examples, teacher)
     second = training.train(settings, resolve(settings), student, setup, examples, {})
     first, last = models
@@ -339,16 +196,10 @@ def test_a_teacher_is_calibrated_by_the_same_factors(tmp_path, monkeypatch):
     monkeypatch.setattr(training.Teacher, "calibrate", lambda self, *args, **kw: told.append(args))
     smoothing = {"calibration": "label_aware_smoothing", "label_smoothing": (0.3, 0.0)}
     settings = resolved(tiny(tmp_path, **smoothing))
-    teacher = training.build_teacher(settings)
-    teacher.classifier = training.StudentModel(training.build_student(settings, 10)).student
+    teacher = building.build_teacher(settings)
+    teacher.classifier = training.StudentModel(building.build_student(settings, 10)).student
     training.calibrate(teacher, settings, inputs.load_data(settings))
     assert told[0][4] == (0.3, 0.0)
-
-
-@pytest.mark.parametrize("bits, precision", [("1", 1), ("ternary", 2), ("4", 4), ("32", 32)])
-def test_student_bits(bits, precision):
-    student = training.build_student(tiny("x", student_bits=bits), 10)
-    assert set(training.student_size(student)["macs"]) == {str(precision), "32"}
 
 
 def test_a_finished_run_is_not_made_again(finished):
@@ -389,9 +240,9 @@ def test_another_runs_workdir_is_refused(finished):
 def test_restore(finished):
     workdir, results = finished
     settings = tiny(workdir, resolutions=(12, 16, 20))
-    model, class_names = training.restore(settings)
+    model, class_names = building.restore(settings)
     assert class_names == results["class_names"]
-    report = training.evaluate(model, settings, inputs.load_data(settings))
+    report = evaluation.evaluate(model, settings, inputs.load_data(settings))
     assert report["test"] == results["student"]["test"]
 
 
@@ -407,8 +258,8 @@ def test_every_method_runs_and_is_restored(method, tmp_path):
     settings = tiny(tmp_path, method=method, epochs=1, validation_split=0.2, **half)
     results = training.run(settings)
     assert ("teacher" in results) == METHODS[method].distills
-    model, _ = training.restore(settings)
-    report = training.evaluate(model, settings, inputs.load_data(settings))
+    model, _ = building.restore(settings)
+    report = evaluation.evaluate(model, settings, inputs.load_data(settings))
     assert report["test"] == results["student"]["test"]
 
 
@@ -487,62 +338,20 @@ def test_bad_settings_are_refused_before_training(changes, message, tmp_path, mo
     assert not (tmp_path / "run").exists()
 
 
-def test_nan_in_training_names_the_remedy(tmp_path):
-    with pytest.raises(ValueError, match="NaN or Inf in update .*Lower --learning_rate"):
-        training.run(tiny(tmp_path, method="cross_entropy", learning_rate=1e38))
-    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) is None
-
-
 def test_unwritable_workdir(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="name another directory"):
         training.run(tiny(tmp_path / "file" / "run"))
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
-    """A file-size limit stands for the full disk: the second checkpoint cannot be written."""
-    script = f"""
-import resource, sys
-sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
-from test_training import tiny, training
-save = training.Checkpoints.on_epoch_end
-def limited(self, epoch, logs=None):
-    if epoch == 1:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-    save(self, epoch, logs)
-training.Checkpoints.on_epoch_end = limited
-training.run(tiny({str(tmp_path)!r}, method="cross_entropy"))
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "The checkpoint of epoch 2 cannot be written" in done.stderr
-    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("ckpt-1")
-    training.run(tiny(tmp_path, method="cross_entropy"))
-    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("ckpt-2")
-
-
 def test_a_run_in_bfloat16_is_evaluated_and_taken_up_in_float32(tmp_path):
     settings = tiny(tmp_path, precision="mixed_bfloat16", mixup=1.0, two_step=True)
     results = training.run(settings)
     assert tf.keras.mixed_precision.global_policy().name == "float32"
-    model, _ = training.restore(settings)
+    model, _ = building.restore(settings)
     assert {layer.compute_dtype for layer in model.student.layers} == {"float32"}
     examples = inputs.load_data(settings)
-    assert training.evaluate(model, settings, examples)["test"] == results["student"]["test"]
+    assert evaluation.evaluate(model, settings, examples)["test"] == results["student"]["test"]
     kernels = [w for w in weights(tmp_path) if w.ndim == 4]
     assert {w.dtype for w in kernels} == {np.dtype("float32")}
     assert results["student"]["macs"]["1"] > 0
-
-
-def test_precision_is_that_of_teacher_and_student(tmp_path):
-    settings = tiny(tmp_path, precision="mixed_bfloat16")
-    teacher = training.build_teacher(settings)
-    assert teacher.encoder.layers[-2].compute_dtype == "bfloat16"
-    images = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
-    exact = training.build_teacher(tiny(tmp_path)).embed(images)
-    features = teacher.embed(images)
-    assert features.dtype == tf.float32
-    other = training.build_teacher(tiny(tmp_path, precision="mixed_float16"))
-    assert other.identity() != teacher.identity()
-    np.testing.assert_allclose(features, exact, atol=0.02 * np.abs(exact).max())
-    assert (features.numpy() != exact.numpy()).any()

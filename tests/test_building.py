@@ -1,0 +1,53 @@
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+from candle_tf import building, inputs, training
+from candle_tf.settings import resolve
+from tiny_runs import tiny
+
+
+def compiled(**changes):
+    """(model, student) as `run` builds them, not trained."""
+    settings = dataclasses.replace(tiny("x", method="cross_entropy"), **changes)
+    examples = inputs.load_data(settings)
+    student = building.build_student(settings, 10)
+    method = resolve(settings)
+    setup = training.set_up(settings, examples)
+    return building.build_model(settings, method, student, setup), student
+
+
+def test_warm_up_rises_from_0_and_then_anneals_to_0():
+    model, _ = compiled(epochs=4, warmup_epochs=1, learning_rate=0.1)
+    rate = model.optimizer._learning_rate
+    steps = np.arange(13)  # 3 an epoch
+    annealed = 0.05 * (1 + np.cos(np.pi * (steps - 3) / 9))
+    expected = np.where(steps < 3, 0.1 * steps / 3, annealed)
+    np.testing.assert_allclose([rate(step) for step in steps], expected, atol=1e-7)
+
+
+def test_bop_flips_the_binary_weights_and_adam_moves_the_others():
+    model, student = compiled(binary_optimizer="bop:gamma=1.0,threshold=0.0")
+    before = {v.name: v.numpy() for v in student.trainable_variables}
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (32, 16, 16, 3)).astype(np.float32)
+    model.fit(images, np.arange(32) % 10, batch_size=16, verbose=0)
+    for variable in student.trainable_variables:
+        after, binary = variable.numpy(), "quant_conv2d" in variable.name
+        assert (set(np.unique(after)) == {-1.0, 1.0}) == binary, variable.name
+        assert (np.sign(after) != np.sign(before[variable.name])).any() or not binary
+        assert not np.array_equal(after, before[variable.name]), variable.name
+
+
+def test_precision_is_that_of_teacher_and_student(tmp_path):
+    settings = tiny(tmp_path, precision="mixed_bfloat16")
+    teacher = building.build_teacher(settings)
+    assert teacher.encoder.layers[-2].compute_dtype == "bfloat16"
+    images = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
+    exact = building.build_teacher(tiny(tmp_path)).embed(images)
+    features = teacher.embed(images)
+    assert features.dtype == tf.float32
+    other = building.build_teacher(tiny(tmp_path, precision="mixed_float16"))
+    assert other.identity() != teacher.identity()
+    np.testing.assert_allclose(features, exact, atol=0.02 * np.abs(exact).max())
+    assert (features.numpy() != exact.numpy()).any()
