@@ -132,8 +132,10 @@ def float_student(keras, adapter_width: int):
             alpha_initializer=keras.initializers.Constant(0.25), shared_axes=[1, 2]
         )(x)
 
+    same = {"padding": "same", "use_bias": False}
+
     def convolution(x, channels, strides):
-        return norm(layers.Conv2D(channels, 3, strides, padding="same", use_bias=False)(x))
+        return norm(layers.Conv2D(channels, 3, strides, **same)(x))
 
     def block(x, channels, strides):
         shortcut = x
@@ -144,7 +146,9 @@ def float_student(keras, adapter_width: int):
 
     images = keras.Input((SIZE, SIZE, 3))
     x = layers.Rescaling(1 / 127.5, offset=-1.0)(images)
-    x = activation(convolution(x, 64, strides=2))
+    x = activation(convolution(x, 16, strides=1))
+    x = norm(layers.DepthwiseConv2D(3, 2, **same)(x))
+    x = activation(norm(layers.Conv2D(64, 1, **same)(x)))
     for channels, strides in ((64, 1), (128, 2), (256, 2)):
         x = block(x, channels, strides)
     features = layers.GlobalAveragePooling2D()(x)
