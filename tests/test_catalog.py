@@ -96,6 +96,11 @@ def test_set_that_is_not_in_the_directory(tmp_path):
         data.load("tfds:cifar100", str(tmp_path))
 
 
+def test_a_set_that_cannot_be_prepared_says_why(tmp_path):
+    with pytest.raises(OSError, match="tfds:imagenet2012 cannot be prepared: Manual directory"):
+        data.load("tfds:imagenet2012", str(tmp_path), download=True)
+
+
 def test_a_validation_split_that_holds_out_nothing_is_refused():
     with pytest.raises(ValueError, match="less than one of the 143 images of the largest class"):
         data.load("digits", validation_split=0.001)

@@ -99,6 +99,13 @@ def test_n_max_of_cifar10_is_at_most_all():
         long_tail_counts([5000] * 10, 100, n_max=5001)
 
 
+def test_the_n_max_that_a_message_names_can_be_followed():
+    available = [100, 30, 20]  # the middle class allows 94.87
+    with pytest.raises(ValueError, match="n_max is 95 but the classes have images for 94 "):
+        long_tail_counts(available, 10, n_max=95)
+    assert long_tail_counts(available, 10, n_max=94).max() == 94
+
+
 @pytest.mark.parametrize("ratio", [0.99, 0, -10, float("nan")])
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
 def test_ratio_below_one_is_refused(ratio):

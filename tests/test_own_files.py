@@ -298,9 +298,19 @@ def test_bad_csv(tree, columns, lines, message):
         data.load(f"csv:{write_csv(tree / 'bad.csv', columns, lines)}")
 
 
+def test_images_that_were_moved_are_found_in_data_dir(tree, tmp_path):
+    before = data.load(f"folder:{tree}").fingerprint()
+    (tmp_path / "elsewhere").mkdir()
+    tree.rename(tmp_path / "elsewhere" / tree.name)
+    after = data.load(f"folder:{tree}", str(tmp_path / "elsewhere"))
+    assert after.fingerprint() == before
+
+
 def test_bad_folders(tree, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere is no directory"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not there: give the path of the dir"):
         data.load(f"folder:{tmp_path}/nowhere")
+    with pytest.raises(FileNotFoundError, match="nowhere/ is not there nor in"):
+        data.load("folder:nowhere/", str(tree))
     (tree / "train" / "yak").mkdir()
     (tree / "train" / "yak" / "notes.txt").write_text("none yet")
     with pytest.raises(ValueError, match="with no image .*train/yak.: delete the folder"):

@@ -64,8 +64,8 @@ def long_tail_counts(
     n_max = most if n_max is None else n_max
     if n_max > most + 1e-6:
         raise ValueError(
-            f"n_max is {n_max} but the classes have images for {most:.0f} at imbalance ratio "
-            f"{imbalance_ratio:g}: lower one of the two."
+            f"n_max is {n_max} but the classes have images for {int(most + 1e-6)} at imbalance "
+            f"ratio {imbalance_ratio:g}: lower one of the two."
         )
     counts = np.zeros_like(available)
     # The margin keeps a product such as 5000 * 0.01 from falling below its integer.

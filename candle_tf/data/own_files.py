@@ -147,8 +147,6 @@ def read_folder(directory: str) -> tuple[Files, Files | None, str]:
     Returns:
         As `read_list`.
     """
-    if not os.path.isdir(directory):
-        raise FileNotFoundError(f"{directory} is no directory: name one of class folders.")
     by_name = {name.lower(): name for name in subfolders(directory)}
     both = (TRAIN, measured(by_name))
     splits = [next((by_name[n] for n in names if n in by_name), None) for names in both]
@@ -327,13 +325,16 @@ def is_text(name: str) -> bool:
         return False
 
 
-def found(name: str, root: str | None) -> str:
-    """A file as named, or where images lie."""
-    for path in (name, root and os.path.join(root, name)):
-        if path and os.path.isfile(path):
+def found(name: str, root: str | None, what: str = "file") -> str:
+    """A file or directory as named, or where images lie, also if it was moved there since."""
+    there = os.path.isdir if what == "directory" else os.path.isfile
+    last = os.path.basename(os.path.normpath(name))
+    below = [os.path.join(root, n) for n in (name, last)] if root else []
+    for path in (name, *below):
+        if there(path):
             return path
-    below = f" nor in {root}" if root and not os.path.isabs(name) else ""
-    raise FileNotFoundError(f"{name} is not there{below}: give the path of the file.")
+    nor = f" nor in {root}" if root else ""
+    raise FileNotFoundError(f"{name} is not there{nor}: give the path of the {what}.")
 
 
 def lines_of(path: str) -> Iterator[str]:

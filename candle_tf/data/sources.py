@@ -30,8 +30,7 @@ def of_csv(names: str, data_dir: str | None):
 
 
 def of_folder(name: str, data_dir: str | None):
-    below = os.path.join(data_dir or "", name)
-    return own_files.read_folder(name if os.path.isdir(name) else below)
+    return own_files.read_folder(own_files.found(name, data_dir, "directory"))
 
 
 OWN = {  # kind -> (what follows the colon, the image root) -> train, test and image root
@@ -114,7 +113,11 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
         lookup("dataset", dataset, dict.fromkeys(known()))
     builder = tfds.builder(name, data_dir=data_dir)
     if download:
-        builder.download_and_prepare()
+        try:
+            builder.download_and_prepare()
+        except Exception as error:  # TFDS raises those of its own, and AssertionError
+            reason = " ".join(str(error).split())
+            raise OSError(f"{dataset} cannot be prepared: {reason}") from error
     features = dict(builder.info.features.items())
     kinds = tfds.features.Image, tfds.features.ClassLabel
     only = [[n for n, feature in features.items() if type(feature) is kind] for kind in kinds]

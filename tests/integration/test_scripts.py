@@ -43,7 +43,7 @@ def test_describe(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"distribution.png", "images.png"}
     unknown = script("describe", "--dataset=folder:/nowhere")
     assert unknown.returncode == 1
-    assert unknown.stderr.splitlines()[-1].endswith("name one of class folders.")
+    assert unknown.stderr.splitlines()[-1].endswith("give the path of the directory.")
 
 
 def test_train_ends_with_the_table(run):
