@@ -35,7 +35,7 @@ DATA = (  # a run's images
     "on_bad_image",
 )
 STUDENT = ("dataset", "student", "student_bits", "image_size", "resolutions", "method", "precision")
-TEACHER = (*OF_TEACHER, "teacher_image_size", "precision")
+TEACHER = (*OF_TEACHER, "teacher_image_size", "image_size", "resolutions", "precision")
 CALIBRATION = (*OF_FEATURES, "calibration", "label_smoothing", "batch_size")
 PLANNED = ("workdir", "first_stage", "method", "seed")  # what the benchmark itself decides
 

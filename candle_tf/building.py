@@ -10,9 +10,10 @@ from candle_tf import data, students
 from candle_tf.checkpoints import newest_first
 from candle_tf.distribution import build_strategy, first_line
 from candle_tf.files import read_json
+from candle_tf.inputs import resolution_of
 from candle_tf.methods import Method, Setup
 from candle_tf.model import StudentModel
-from candle_tf.networks import at_policy, renewed, with_synchronized_batch_norm
+from candle_tf.networks import at_policy, check_size, renewed, with_synchronized_batch_norm
 from candle_tf.optimizers import build_optimizer
 from candle_tf.registry import arguments_of, lookup, parse_spec
 from candle_tf.settings import Settings, resolve
@@ -23,8 +24,11 @@ from candle_tf.workdir import CHECKPOINTS, CLASSES_FILE, METRICS_FILE
 LETTERS = Path(__file__).parent / "assets" / "letters.h5"
 
 
-def build_student(settings: Settings, num_classes: int) -> tf.keras.Model:
+def build_student(settings: Settings, num_classes: int, pretrained: bool = True) -> tf.keras.Model:
+    """The student that `--student` names; without pretrained weights, for those of a checkpoint."""
     name, arguments = parse_spec(settings.student)
+    if not pretrained and arguments.get("weights"):
+        arguments["weights"] = ""
     tf.keras.utils.set_random_seed(settings.seed)
     if name in students.STUDENTS:  # those of larq-zoo have their own
         info = data.info_of(settings.dataset)
@@ -35,8 +39,15 @@ def build_student(settings: Settings, num_classes: int) -> tf.keras.Model:
 
 
 def build_teacher(settings: Settings) -> Teacher:
-    """The teacher that `--teacher` names, not yet calibrated."""
+    """The teacher that `--teacher` names, not yet calibrated.
+
+    Raises:
+        ValueError, OSError: if there is none, or it cannot work at every resolution.
+    """
     teacher = named_teacher(settings)
+    smallest = min(resolution_of(settings).sizes)
+    size = round(settings.teacher_image_size / settings.image_size * smallest)
+    check_size(teacher.encoder, teacher.image_size, size, "teacher")
     if settings.precision != "float32":
         teacher.encoder = at_policy(teacher.encoder, settings.precision)
         teacher.encoder.trainable = False
@@ -108,11 +119,14 @@ def restore(settings: Settings) -> tuple[StudentModel, list[str]]:
 
     Raises:
         FileNotFoundError: if the run has no checkpoint yet.
+        ValueError: if it trains no student, or its last checkpoint is damaged.
     """
     names_file = Path(settings.workdir) / CLASSES_FILE
     class_names = read_json(names_file, list, "the run's command writes it again")
-    student = build_student(settings, len(class_names))
+    student = build_student(settings, len(class_names), pretrained=False)
     checkpoints = newest_first(Path(settings.workdir) / CHECKPOINTS)
+    if not checkpoints and not settings.epochs:
+        raise ValueError(f"{settings.workdir} has trained no student: it is of --epochs=0.")
     if not checkpoints:
         raise FileNotFoundError(f"{settings.workdir} holds no checkpoint yet: let train.py finish.")
     try:

@@ -25,7 +25,12 @@ def build_encoder(
     input_shape: tuple[int | None, int | None, int],
     arguments: dict,
 ) -> tf.keras.Model:
-    """The network without its top, with weights by name, from a file, or random."""
+    """The network without its top, with weights by name, from a file, or random.
+
+    Raises:
+        OSError: if weights cannot be downloaded, or their file is not there.
+        ValueError: if the file does not fit, or Keras builds another network for it.
+    """
 
     def build(weights: str | None) -> tf.keras.Model:
         return network(weights=weights, include_top=False, input_shape=input_shape, **arguments)
@@ -42,6 +47,13 @@ def build_encoder(
                 f"ImageNet weights cannot be downloaded ({error}): pass a file of them as weights "
                 "(--teacher_weights=FILE; for a student weights='FILE' after its name)."
             ) from error
+    if network.__name__.startswith("EfficientNetB"):
+        raise ValueError(
+            f"{network.__name__} with weights of a file would see other inputs than they were made "
+            "for, as Keras scales them only for the name imagenet: where they can be downloaded, "
+            f"save tf.keras.applications.{network.__name__}(include_top=False), and give that file "
+            "as the network (--teacher=FILE --teacher_preprocessing=none)."
+        )
     encoder = build(None)
     load_weights(encoder, weights, lambda: network(weights=None, include_top=True, **arguments))
     return encoder

@@ -57,5 +57,5 @@ def arguments_of(flag: str, spec: str):
     """Names the flag whose arguments do not fit what it names."""
     try:
         yield
-    except TypeError as error:
+    except (TypeError, ArithmeticError) as error:
         raise ValueError(f"--{flag}={spec} has arguments that do not fit: {error}.") from error

@@ -32,6 +32,7 @@ OF_DISTILLATION = (
     "teacher_views",
     "teacher_store",
 )
+PATHS = ("cache", "data_dir", "first_stage", "teacher_store", "workdir")
 ON_NAN = ("stop", "skip")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 OF_FEATURES = ("calibration_epochs", "calibration_views")
@@ -214,7 +215,10 @@ class Settings:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, typed(field, getattr(self, field.name)))
+            value = typed(field, getattr(self, field.name))
+            if field.name in PATHS and value:
+                value = os.path.expanduser(value)
+            object.__setattr__(self, field.name, value)
 
     @property
     def calibrates(self) -> bool:
@@ -265,6 +269,18 @@ class Settings:
             raise ValueError(
                 f"--lambda_per_sample is of the adversarial lambda; --method={self.method} has a "
                 "fixed one, so leave it out."
+            )
+        named = self.teacher.startswith(("keras:", "larq_zoo:"))
+        if self.calibrates and self.teacher_weights != "imagenet" and not named:
+            raise ValueError(
+                f"--teacher_weights is of a network by name, and --teacher={self.teacher} brings "
+                "its own: leave it out."
+            )
+        if self.sync_batch_norm and not self.strategy:
+            raise ValueError("--sync_batch_norm is of several devices: give --strategy too.")
+        if self.profile != "exponential" and self.imbalance_ratio is None:
+            raise ValueError(
+                "--profile is of a set that is made long-tailed: give --imbalance_ratio too."
             )
         if self.on_nan == "skip" and method.sampler == "progressively_balanced":
             raise ValueError(
@@ -363,11 +379,11 @@ def resolved(settings: Settings) -> Settings:
     The method's own values stand where none are given, defaults where the method reads nothing.
     """
     method = resolve(settings)
-    directories = ("cache", "data_dir", "first_stage", "teacher_store")
-    paths = {name: absolute(getattr(settings, name)) for name in directories}
+    paths = {name: absolute(getattr(settings, name)) for name in PATHS if name != "workdir"}
     paths["dataset"] = data.absolute(settings.dataset)
-    for name in ("teacher", "teacher_weights"):  # may name a file
-        if os.path.isfile(file := absolute(getattr(settings, name)) or ""):
+    for name, ours in (("teacher", "letters"), ("teacher_weights", "imagenet")):
+        value = getattr(settings, name)
+        if value != ours and os.path.exists(file := absolute(value) or ""):
             paths[name] = file
     own = {name: getattr(method, name) for name in OWN}
     unread = () if settings.calibrates else (*OF_TEACHER, *OF_DISTILLATION)

@@ -56,6 +56,7 @@ from candle_tf.workdir import (
     PREDICTIONS_FILE,
     REPORT,
     TEACHER_STORE,
+    check_images,
     check_workdir,
     claimed_workdir,
     read_results,
@@ -108,6 +109,8 @@ def run_here(settings: Settings, strategy: tf.distribute.Strategy) -> dict:
     for each in filter(None, (first, settings)):
         check_sampler(each, examples)
     same_images(strategy, examples)
+    if first and writes:
+        check_images(first, examples.fingerprint())
     with claimed_workdir(settings, examples) if writes else contextlib.nullcontext():
         if settings.cache:
             with timed(seconds, "cache"):
@@ -240,7 +243,7 @@ def as_shipped(settings: Settings, examples: data.LongTailedData) -> StudentMode
     if leads(strategy):
         model, _ = restore(settings)
     else:
-        model = StudentModel(build_student(settings, len(examples.class_names)))
+        model = StudentModel(build_student(settings, len(examples.class_names), pretrained=False))
     weights = [from_first(strategy, w) for w in model.student.get_weights()]
     model.student.set_weights(weights)
     return model
@@ -407,7 +410,7 @@ def try_report(settings: Settings, examples: data.LongTailedData | None = None):
     """Writes the report of a finished run, its images read if not given, or says why not."""
     try:
         print(f"Wrote {report(settings, examples or load_data(settings))}")
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"No report was written: {error}")
 
 

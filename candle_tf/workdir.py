@@ -65,6 +65,17 @@ def check_workdir(settings: Settings):
         )
 
 
+def check_images(settings: Settings, digest: str):
+    """Refuses images of another digest than those that the run in the workdir began on."""
+    workdir = Path(settings.workdir)
+    path = workdir / IMAGES_FILE
+    if has_begun(workdir) and path.exists() and read_text(path).strip() != digest:
+        raise ValueError(
+            f"{settings.dataset} has other images or classes than when the run in "
+            f"{settings.workdir} began: name another directory, or delete that one."
+        )
+
+
 @contextlib.contextmanager
 def claimed_workdir(settings: Settings, examples: LongTailedData) -> Iterator[Path]:
     """Makes the workdir, writes down whose it is, and keeps other processes out of it.
@@ -74,12 +85,7 @@ def claimed_workdir(settings: Settings, examples: LongTailedData) -> Iterator[Pa
     """
     with locked(settings.workdir) as workdir:
         digest = examples.fingerprint()
-        if has_begun(workdir) and (workdir / IMAGES_FILE).exists():
-            if (workdir / IMAGES_FILE).read_text(encoding="utf-8").strip() != digest:
-                raise ValueError(
-                    f"{settings.dataset} has other images or classes than when the run in "
-                    f"{settings.workdir} began: name another directory, or delete that one."
-                )
+        check_images(settings, digest)
         write_text(workdir / IMAGES_FILE, digest + "\n")
         write_text(workdir / CLASSES_FILE, json.dumps(examples.class_names) + "\n")
         write_text(workdir / FLAG_FILE, settings.to_flags())

@@ -8,6 +8,7 @@ what is finished there; the results are of the last command's rows. A cell's own
 log.txt.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -17,9 +18,13 @@ import run_flags
 import tensorflow as tf
 from absl import app, flags
 from candle_tf import benchmark
-from rich.live import Live
-from rich.markup import escape
-from rich.table import Column, Table
+
+try:
+    from rich.live import Live
+    from rich.markup import escape
+    from rich.table import Column, Table
+except ImportError:
+    sys.exit('rich is not installed: pip install -e ".[benchmark]" brings it.')
 
 flags.DEFINE_multi_string(
     "methods", [], "A row: NAME, NAME:FLAG=VALUE,... or LABEL = NAME:FLAG=VALUE,..."
@@ -32,17 +37,17 @@ TRAIN = [sys.executable, str(Path(__file__).with_name("train.py"))]
 
 
 def run():
-    given = flags.FLAGS
+    given, output = flags.FLAGS, os.path.expanduser(flags.FLAGS.output)
     tf.config.set_visible_devices([], "GPU")  # its memory is for the cells
     cells = benchmark.plan(
-        run_flags.settings(given), given.methods, given.datasets, given.seeds, given.output
+        run_flags.settings(given), given.methods, given.datasets, given.seeds, output
     )
     print("Making each data set, teacher and student once, to see that all can be made.")
     benchmark.check_parts(cells)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped: the same command goes on."))
     with Live(auto_refresh=False) as live:
         states = benchmark.run(
-            cells, TRAIN, given.output, lambda states: live.update(progress(states), refresh=True)
+            cells, TRAIN, output, lambda states: live.update(progress(states), refresh=True)
         )
     print(f"\n{benchmark.results_table(cells)}")
     if failed := [cell.name for cell, state in states.items() if state.startswith("failed")]:

@@ -31,10 +31,10 @@ flags.DEFINE_string(
 
 
 def export():
-    workdir, format = flags.FLAGS.workdir, flags.FLAGS.format
-    model, class_names = building.restore(run_flags.settings_of(workdir))
+    settings, format = run_flags.settings_of(flags.FLAGS.workdir), flags.FLAGS.format
+    model, class_names = building.restore(settings)
     name = format if format == "saved_model" else f"{format}.tflite"
-    output = flags.FLAGS.output or os.path.join(workdir, name)
+    output = flags.FLAGS.output or os.path.join(settings.workdir, name)
     model.export(output, class_names, format)
     print(f"Wrote {output}")
     if format == "lce":

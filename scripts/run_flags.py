@@ -55,7 +55,7 @@ def settings_of(workdir: str, data_dir: str | None = None) -> Settings:
     Raises:
         FileNotFoundError: if there is none.
     """
-    path = os.path.join(workdir, FLAG_FILE)
+    path = os.path.join(os.path.expanduser(workdir), FLAG_FILE)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path} does not exist: --workdir names no run of train.py.")
     read_text(Path(path))  # refuses what is no text of ours

@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from candle_tf import building, inputs, training
 from candle_tf.settings import resolve
@@ -37,6 +38,16 @@ def test_bop_flips_the_binary_weights_and_adam_moves_the_others():
         assert (set(np.unique(after)) == {-1.0, 1.0}) == binary, variable.name
         assert (np.sign(after) != np.sign(before[variable.name])).any() or not binary
         assert not np.array_equal(after, before[variable.name]), variable.name
+
+
+def test_a_student_for_a_checkpoint_needs_no_pretrained_weights():
+    """Though it is the network that they are for: QuickNet has another stem below 50 pixels."""
+    settings = tiny("x", student="larq_zoo:QuickNetSmall:weights='gone.h5'", image_size=32)
+    with pytest.raises(FileNotFoundError, match="gone.h5"):
+        building.build_student(settings, 10)
+    student = building.build_student(settings, 10, pretrained=False)
+    large = building.build_student(tiny("x", student="larq_zoo:QuickNetSmall", image_size=224), 10)
+    assert [w.shape for w in student.weights] == [w.shape for w in large.weights]
 
 
 def test_precision_is_that_of_teacher_and_student(tmp_path):

@@ -86,6 +86,9 @@ def test_without_epochs_every_method_calibrates():
         (of("focal", first_stage="there"), "--method=focal has one"),
         (of("crt", first_stage="./run"), "--first_stage is the --workdir"),
         (of("focal", student_bits="32", two_step=True), "leave one of the two out"),
+        (of("candle", teacher_weights="w.h5"), "--teacher=letters brings its own"),
+        (of("focal", sync_batch_norm=True), "give --strategy too"),
+        (of("focal", profile="step"), "give --imbalance_ratio too"),
     ],
 )
 def test_flags_without_effect_are_refused(settings, problem):
@@ -119,14 +122,19 @@ def test_a_home_directory_is_the_same_place_throughout(monkeypatch):
     assert first_stage(settings).workdir == settings.first_stage == "/home/someone/first"
     with pytest.raises(ValueError, match="--first_stage is the --workdir"):
         Settings(workdir="/home/someone/first", method="crt", first_stage="~/first").check()
+    assert Settings(workdir="~/run").workdir == "/home/someone/run"
 
 
 def test_a_teachers_file_is_the_same_one_from_everywhere(tmp_path, monkeypatch):
     (tmp_path / "teacher.h5").touch()
+    for name in ("imagenet", "letters", "saved_model"):
+        (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
-    settings = resolved(of("candle", teacher="teacher.h5", teacher_weights="imagenet"))
-    assert settings.teacher == str(tmp_path / "teacher.h5")
-    assert settings.teacher_weights == "imagenet"
+    for name in ("teacher.h5", "saved_model"):
+        settings = resolved(of("candle", teacher=name, teacher_weights="imagenet"))
+        assert settings.teacher == str(tmp_path / name)
+        assert settings.teacher_weights == "imagenet"
+    assert resolved(of("candle", teacher="letters")).teacher == "letters"
 
 
 def test_no_first_stage():

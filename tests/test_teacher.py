@@ -123,6 +123,11 @@ def test_a_broken_weights_file_is_named(tmp_path):
         Teacher.from_keras("MobileNet", 64, str(tmp_path / "broken.h5"), alpha=0.25)
 
 
+def test_weights_of_a_file_that_keras_would_give_other_inputs_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="EfficientNetB0.*--teacher=FILE --teacher_prepro"):
+        Teacher.from_keras("EfficientNetB0", 64, str(tmp_path / "b0.h5"))
+
+
 def test_missing_weights_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent.h5 do not exist"):
         Teacher.from_keras("MobileNet", 64, str(tmp_path / "absent.h5"), alpha=0.25)

@@ -32,13 +32,18 @@ def test_the_workdir_holds_what_the_readme_says(finished):
         assert set(report["ranks"]) == {"head", "medium", "tail"}
 
 
-def test_cached_images_give_the_same_run(tmp_path):
+def own_images(directory, numbers) -> dict:
+    """Settings of a set of noise in three classes, the images of these numbers written."""
     rng = np.random.default_rng(0)
-    for n in range(24):
-        path = tmp_path / "images" / "abc"[n % 3] / f"{n}.png"
+    for n in numbers:
+        path = directory / "abc"[n % 3] / f"{n}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(tf.io.encode_png(rng.integers(0, 256, (20, 24, 3), np.uint8)).numpy())
-    own = {"dataset": f"folder:{tmp_path}/images", "imbalance_ratio": None, "batch_size": 8}
+    return {"dataset": f"folder:{directory}", "imbalance_ratio": None, "batch_size": 8}
+
+
+def test_cached_images_give_the_same_run(tmp_path):
+    own = own_images(tmp_path / "images", range(24))
     for name, cache in (("read", None), ("cached", str(tmp_path / "cache"))):
         training.run(tiny(tmp_path / name, **own, cache=cache, method="cross_entropy"))
     assert list((tmp_path / "cache").glob("pixels_*/pixels.bin"))
@@ -232,6 +237,17 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
                 pass
 
 
+def test_a_first_stage_of_other_images_is_refused(tmp_path):
+    own = own_images(tmp_path / "images", range(24))
+    first = tiny(tmp_path / "first", method="cross_entropy", epochs=1, **own)
+    training.run(first)
+    own_images(tmp_path / "images", [24])
+    second = {"workdir": str(tmp_path / "run"), "first_stage": first.workdir}
+    with pytest.raises(ValueError, match="other images or classes than when the run in .*/first "):
+        training.run(dataclasses.replace(first, method="crt", **second))
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_runs_workdir_is_refused(finished):
     with pytest.raises(ValueError, match="holds another run.*--seed=0 there.*--seed=1 here"):
         training.run(tiny(finished[0], resolutions=(12, 16, 20), seed=1))
@@ -264,9 +280,12 @@ def test_every_method_runs_and_is_restored(method, tmp_path):
 
 
 def test_no_epochs_measures_the_teacher_alone(tmp_path):
-    results = training.run(tiny(tmp_path, epochs=0, validation_split=0.2))
+    settings = tiny(tmp_path, epochs=0, validation_split=0.2)
+    results = training.run(settings)
     assert "student" not in results
     assert set(results["teacher"]) == {"validation", "test", "kilobytes", "classifier_norms"}
+    with pytest.raises(ValueError, match="has trained no student"):
+        building.restore(settings)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +295,8 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"method": "candl"}, "did you mean 'candle'"),
         ({"student": "resnet"}, "did you mean 'resnet_e'"),
         ({"student": "resnet_e:widht=1"}, "widht"),
+        ({"student": "resnet_e:blocks=()"}, "leave a stage without"),
+        ({"student": "resnet_e:width=1e999"}, "--student=resnet_e:width=1e999 has arguments that"),
         ({"student_bits": "3"}, "Unknown student_bits '3'"),
         ({"binary_optimizer": "bob"}, "did you mean 'bop'"),
         ({"binary_optimizer": "bop:gama=1"}, "gama"),
@@ -301,6 +322,10 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"imbalance_ratio": 0.5}, "imbalance_ratio is 0.5"),
         ({"profile": "exp"}, "exponential"),
         ({"resolutions": (4, 16, 20)}, "smaller than the student can downsample"),
+        (
+            {"teacher": "keras:MobileNet", "teacher_weights": "", "resolutions": (12, 16, 20)},
+            "Resolution 24 is smaller than the teacher can downsample .32-fold",
+        ),
         ({"resolutions": (20, 24)}, "below and above 16"),
         ({"batch_size": 0}, "--batch_size is 0"),
         ({"epochs": -1}, "--epochs is -1"),

@@ -25,7 +25,7 @@ def resnet_e(
     """Full-precision stem and classifier, binary 3x3 convolutions each with its own shortcut.
 
     A stem of two convolutions or more, to 16 channels and to 64, for a single one is the bottleneck
-    of small images (docs/results.md); those that stride are depthwise and pointwise. Stages of 64,
+    of small images (docs/results.md); those to 64 are depthwise and pointwise. Stages of 64,
     128 and 256 channels; a stage that strides averages its shortcut and doubles the channels by
     concatenation, so that every convolution after the stem is binary.
 
@@ -71,7 +71,7 @@ def resnet_e(
         return activation(tf.keras.layers.add([norm(x), shortcut]))
 
     channels = int(64 * width)
-    if channels < 1 or min(blocks) < 1:
+    if channels < 1 or min(blocks, default=0) < 1:
         raise ValueError(
             f"width {width} and blocks {blocks} leave a stage without channels or blocks."
         )

@@ -25,7 +25,7 @@ def larq_zoo(
         num_classes: width of the classifier.
         image_size: side of the input in pixels.
         weights: to start from: "imagenet" (downloaded by larq-zoo), a weights file, or None for
-            random ones.
+            random ones; "" for the network that pretrained ones fit, before it has them.
 
     Returns:
         A functional model (batch, image_size, image_size, 3) -> logits (batch, num_classes), with
@@ -36,9 +36,9 @@ def larq_zoo(
     """
     network = lookup("larq-zoo network", name, zoo_networks())
     # Pretrained weights are those of 224 pixels: some networks have another stem below 50.
-    size = 224 if weights else image_size
+    size = image_size if weights is None else 224
     try:
-        encoder = build_encoder(network, weights, (size, size, 3), {})
+        encoder = build_encoder(network, weights or None, (size, size, 3), {})
         images = tf.keras.Input((image_size, image_size, 3), name="images")
         x = standardize(images, IMAGENET_MEAN, IMAGENET_STD)
         for layer in encoder.layers:

@@ -74,6 +74,14 @@ def test_export_writes_the_same_student(run, tmp_path):
     tf.debugging.assert_near(mine["probabilities"], theirs["probabilities"], atol=1e-6)
 
 
+def test_an_export_lies_in_the_run_that_a_home_directory_names(run, monkeypatch):
+    workdir, _ = run
+    monkeypatch.setenv("HOME", str(workdir.parent))
+    done = script("export", f"--workdir=~/{workdir.name}", "--format=tflite")
+    assert f"Wrote {workdir}/tflite.tflite" in done.stdout, done.stderr[-3000:]
+    assert (workdir / "tflite.tflite").exists()
+
+
 def test_predict_prints_the_same_from_every_export(run, tmp_path):
     workdir, _ = run
     tf.io.write_file(f"{tmp_path}/a.png", tf.io.encode_png(tf.cast(DIGIT, tf.uint8)))
