@@ -10,7 +10,7 @@ from candle_tf import data, students
 from candle_tf.checkpoints import newest_first
 from candle_tf.distribution import build_strategy, first_line
 from candle_tf.files import read_json
-from candle_tf.inputs import resolution_of
+from candle_tf.inputs import resolution_of, teacher_size
 from candle_tf.methods import Method, Setup
 from candle_tf.model import StudentModel
 from candle_tf.networks import at_policy, check_size, renewed, with_synchronized_batch_norm
@@ -45,9 +45,9 @@ def build_teacher(settings: Settings) -> Teacher:
         ValueError, OSError: if there is none, or it cannot work at every resolution.
     """
     teacher = named_teacher(settings)
-    smallest = min(resolution_of(settings).sizes)
-    size = round(settings.teacher_image_size / settings.image_size * smallest)
-    check_size(teacher.encoder, teacher.image_size, size, "teacher")
+    if settings.resolutions:  # at its own size it has been checked
+        smallest = teacher_size(settings, resolution_of(settings).sizes[0])
+        check_size(teacher.encoder, teacher.image_size, smallest, "teacher")
     if settings.precision != "float32":
         teacher.encoder = at_policy(teacher.encoder, settings.precision)
         teacher.encoder.trainable = False

@@ -36,11 +36,15 @@ def resolution_of(settings: Settings) -> RandomResolution:
     return RandomResolution(sizes, settings.image_size, settings.seed)
 
 
+def teacher_size(settings: Settings, size: int) -> int:
+    """The teacher's input size where the student's is `size`, as `CandleModel` has it."""
+    return round(settings.teacher_image_size / settings.image_size * size)
+
+
 def view_size(settings: Settings, examples: data.LongTailedData) -> int:
     """The largest size that student or teacher needs, never above the source's own."""
     largest = max(settings.resolutions or (settings.image_size,))
-    scale = settings.teacher_image_size / settings.image_size
-    needed = max(largest, settings.image_size, round(scale * largest))
+    needed = max(largest, settings.image_size, teacher_size(settings, largest))
     return min(needed, examples.image_size or needed)
 
 

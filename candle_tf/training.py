@@ -56,7 +56,6 @@ from candle_tf.workdir import (
     PREDICTIONS_FILE,
     REPORT,
     TEACHER_STORE,
-    check_images,
     check_workdir,
     claimed_workdir,
     read_results,
@@ -109,9 +108,7 @@ def run_here(settings: Settings, strategy: tf.distribute.Strategy) -> dict:
     for each in filter(None, (first, settings)):
         check_sampler(each, examples)
     same_images(strategy, examples)
-    if first and writes:
-        check_images(first, examples.fingerprint())
-    with claimed_workdir(settings, examples) if writes else contextlib.nullcontext():
+    with claimed_workdir(settings, examples, first) if writes else contextlib.nullcontext():
         if settings.cache:
             with timed(seconds, "cache"):
                 examples = cached(settings, examples, strategy)

@@ -77,14 +77,21 @@ def check_images(settings: Settings, digest: str):
 
 
 @contextlib.contextmanager
-def claimed_workdir(settings: Settings, examples: LongTailedData) -> Iterator[Path]:
+def claimed_workdir(
+    settings: Settings, examples: LongTailedData, first: Settings | None = None
+) -> Iterator[Path]:
     """Makes the workdir, writes down whose it is, and keeps other processes out of it.
 
+    Args:
+        first: the run that this one starts from, if it does.
+
     Raises:
-        ValueError: if the run has begun on other images, or with other classes: files change.
+        ValueError: if either has begun on other images, or with other classes: files change.
     """
+    digest = examples.fingerprint()
+    if first:
+        check_images(first, digest)
     with locked(settings.workdir) as workdir:
-        digest = examples.fingerprint()
         check_images(settings, digest)
         write_text(workdir / IMAGES_FILE, digest + "\n")
         write_text(workdir / CLASSES_FILE, json.dumps(examples.class_names) + "\n")

@@ -10,9 +10,8 @@ import pytest
 import tensorflow as tf
 from candle_tf import data, fitting, inputs, training
 from candle_tf.checkpoints import NotFinite
-from tiny_runs import assert_same, history, kill, tiny, weights
+from tiny_runs import ALONE, assert_same, history, kill, tiny, weights
 
-ALONE = {"method": "cross_entropy", "epochs": 3}  # of 3 updates
 pytestmark = pytest.mark.usefixtures("no_report")
 
 

@@ -20,6 +20,7 @@ TINY = Settings(
     calibration_epochs=2,
     calibration_views=1,
 )
+ALONE = {"method": "cross_entropy", "epochs": 3}  # of 3 updates
 
 
 def tiny(workdir, **changes) -> Settings:

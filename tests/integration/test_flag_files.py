@@ -128,8 +128,7 @@ PLACED = {
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.stem}-{path.stem}")
-def test_two_updates(path, photo, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "write_report", lambda *a, **k: "no report")
+def test_two_updates(path, photo, tmp_path, no_report):
     settings = settings_of(path, data_dir=str(tmp_path), workdir=str(tmp_path / "run"))
     info = data.info_of(settings.dataset)
     if settings.dataset in PLACED:
