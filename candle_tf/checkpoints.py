@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.distribution import agreed, first_line, from_first, meet, share_of
 from candle_tf.model import StudentModel
+from candle_tf.utils.distribution import agreed, first_line, from_first, meet, share_of
 
 INTERRUPTED = 75  # exit code of a run that SIGTERM has ended: the same command goes on
 NOT_BEGUN = 0, {}  # an epoch, as `Checkpoints.of_epoch` sums it up

@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.data.samplers import epoch_length, epoch_order
 from candle_tf.data.sources import check_labels
-from candle_tf.distribution import ALONE, from_first, leads, on_all_replicas
-from candle_tf.files import Rows, locked
+from candle_tf.utils.distribution import ALONE, from_first, leads, on_all_replicas
+from candle_tf.utils.files import Rows, locked
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -94,11 +94,11 @@ def encode_dataset(
     Args:
         embed: images float32 (batch, height, width, 3) -> features (batch, width).
         dataset: batches of (images, labels), read `views` times; for a strategy with several
-            replicas, what `candle_tf.distribution.distributed` gives.
+            replicas, what `candle_tf.utils.distribution.distributed` gives.
         class_counts: images per class that it holds, (classes,).
         directory: where the features stay; a temporary one where None. The same call, with a data
             set that gives the same images again, takes up those that are there.
-        made_of: what the features follow from, as in `candle_tf.files.Rows`.
+        made_of: what the features follow from, as in `candle_tf.utils.files.Rows`.
         strategy: whose replicas each encode their part.
 
     Returns:

@@ -5,8 +5,8 @@ import os
 from collections.abc import Sequence
 
 import tensorflow as tf
-from candle_tf.files import directory_beside
 from candle_tf.resolution import resize
+from candle_tf.utils.files import directory_beside
 
 NAMES_FILE = "class_names.txt"
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from candle_tf import data, students
-from candle_tf.distribution import STRATEGIES
 from candle_tf.methods import METHODS, Method
-from candle_tf.optimizers import build_optimizer
-from candle_tf.registry import lookup, parse_spec
 from candle_tf.students import bits
 from candle_tf.teacher import CALIBRATIONS, PREPROCESSING
+from candle_tf.utils.distribution import STRATEGIES
+from candle_tf.utils.names import lookup, parse_spec
+from candle_tf.utils.optimizers import build_optimizer
 
 OWN = (
     "sampler",

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 from candle_tf import classifiers, losses
-from candle_tf.distribution import ALONE, from_first, leads
-from candle_tf.files import fingerprint
 from candle_tf.model_files import load_model
 from candle_tf.networks import any_size, check_size, fold_batch_norm
 from candle_tf.pretrained import build_encoder, networks_of, zoo_networks
-from candle_tf.registry import lookup
 from candle_tf.resolution import resize
 from candle_tf.students.bits import at_bits
+from candle_tf.utils.distribution import ALONE, from_first, leads
+from candle_tf.utils.files import fingerprint
+from candle_tf.utils.names import lookup
 
 PREPROCESSING = ("tf", "torch", "caffe", "none")
 CALIBRATIONS = ("balanced_softmax", "label_aware_smoothing", "cross_entropy")
@@ -181,7 +181,7 @@ class Teacher(tf.keras.Model):
         Args:
             train: batches of (images, labels), each training image once (or the same number of
                 times, as augmented views). Read `views` times. For a strategy with several
-                replicas, what `candle_tf.distribution.distributed` gives.
+                replicas, what `candle_tf.utils.distribution.distributed` gives.
             class_counts: training images per class, (classes,).
             epochs: passes over the images, each in one of its views.
             loss: "balanced_softmax" (BALMS) on instance-balanced batches, or

@@ -12,7 +12,10 @@ from candle_tf.data.examples import Examples
 from candle_tf.data.pipeline import Share, training_places
 from candle_tf.data.samplers import class_probabilities, epoch_length
 from candle_tf.data.views import Augmentation, draw_views, take_views
-from candle_tf.distribution import (
+from candle_tf.model import CandleModel
+from candle_tf.resolution import RandomResolution
+from candle_tf.teacher import Teacher
+from candle_tf.utils.distribution import (
     ALONE,
     distributed,
     from_first,
@@ -20,10 +23,7 @@ from candle_tf.distribution import (
     meet,
     on_all_replicas,
 )
-from candle_tf.files import Rows, fingerprint, locked
-from candle_tf.model import CandleModel
-from candle_tf.resolution import RandomResolution
-from candle_tf.teacher import Teacher
+from candle_tf.utils.files import Rows, fingerprint, locked
 
 
 class TeacherStore:

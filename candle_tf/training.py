@@ -14,17 +14,7 @@ from candle_tf import data
 from candle_tf.building import build_model, build_student, build_teacher, computing_in, restore
 from candle_tf.classifiers import encode_dataset
 from candle_tf.data.samplers import epoch_length
-from candle_tf.distribution import (
-    build_strategy,
-    distributed,
-    from_first,
-    leads,
-    meet,
-    share_of,
-    stopping_with_the_others,
-)
 from candle_tf.evaluation import classifier_norms, describe, evaluate, student_size
-from candle_tf.files import Rows, check_room, locked, write_text, written_beside
 from candle_tf.fitting import fit
 from candle_tf.inputs import (
     augmentation,
@@ -46,6 +36,16 @@ from candle_tf.settings import Settings, first_stage, resolve, resolved
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher
 from candle_tf.teacher_store import TeacherStore, plan_views, record_of, sources
+from candle_tf.utils.distribution import (
+    build_strategy,
+    distributed,
+    from_first,
+    leads,
+    meet,
+    share_of,
+    stopping_with_the_others,
+)
+from candle_tf.utils.files import Rows, check_room, locked, write_text, written_beside
 from candle_tf.workdir import (
     CALIBRATION,
     CHECKPOINTS,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from candle_tf import benchmark
-from candle_tf.files import locked
 from candle_tf.settings import Settings
+from candle_tf.utils.files import locked
 
 BASE = Settings(dataset="digits", imbalance_ratio=10, epochs=1, steps_per_epoch=3)
 TRAIN = [sys.executable, str(Path(__file__).parents[1] / "scripts" / "train.py")]

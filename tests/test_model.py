@@ -13,8 +13,8 @@ import tensorflow as tf
 from candle_tf import AdversarialBalancer, CandleModel, StudentModel, Teacher
 from candle_tf.metrics import ShotAccuracy
 from candle_tf.model import iterations
-from candle_tf.optimizers import build_optimizer
 from candle_tf.students import resnet_e
+from candle_tf.utils.optimizers import build_optimizer
 
 layers = tf.keras.layers
 BASE, TEACHER_SIZE, CLASSES, WIDTH = 16, 24, 4, 8

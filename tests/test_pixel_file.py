@@ -4,9 +4,9 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf import files
 from candle_tf.data import Augmentation, Examples, training_batches
 from candle_tf.data.pixel_file import PIXELS, SHAPES
+from candle_tf.utils import files
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import tensorflow as tf
 from candle_tf import Teacher
 from candle_tf.building import LETTERS, computing_in, mirrored_teacher
 from candle_tf.classifiers import LearnableWeightScaling, encode_dataset, linear
-from candle_tf.files import Rows
 from candle_tf.teacher import preprocessing_of
+from candle_tf.utils.files import Rows
 
 applications = tf.keras.applications
 COUNTS = [80, 62, 48, 37, 29, 22, 17, 13, 10, 8]

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 from candle_tf import losses
 from candle_tf.data import SAMPLERS, Augmentation, Examples
-from candle_tf.files import checksums, locked
 from candle_tf.teacher_store import drawn_sizes, occurrence, plan_views, view_sizes
+from candle_tf.utils.files import checksums, locked
 
 LABELS = np.repeat([0, 1, 2], [12, 6, 2])
 SIZES = (12, 16, 20)
@@ -264,7 +264,7 @@ import sys; sys.path.insert(0, {str(__file__.rsplit("/", 1)[0])!r})
 import os
 import numpy as np, tensorflow as tf
 import test_teacher_store as this
-from candle_tf.files import Rows
+from candle_tf.utils.files import Rows
 append = Rows.append
 def killed(rows, records):
     append(rows, records)

@@ -9,8 +9,8 @@ from candle_tf.data.examples import Examples
 from candle_tf.data.long_tail import draw_per_class, long_tail_subset
 from candle_tf.data.sources import below, known, read
 from candle_tf.data.views import Augmentation
-from candle_tf.files import fingerprint
-from candle_tf.registry import lookup
+from candle_tf.utils.files import fingerprint
+from candle_tf.utils.names import lookup
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}

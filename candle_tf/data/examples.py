@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.data.images import decode, read_image, stamp_of
 from candle_tf.data.pixel_file import PixelFile
-from candle_tf.files import fingerprint
+from candle_tf.utils.files import fingerprint
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.files import cache_directory, read_json, write_text
+from candle_tf.utils.files import cache_directory, read_json, write_text
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF")

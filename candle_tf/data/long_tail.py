@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from candle_tf.registry import lookup
+from candle_tf.utils.names import lookup
 
 
 def exponential(classes: int, ratio: float) -> np.ndarray:

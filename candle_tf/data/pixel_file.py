@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.files import check_room, locked, written_beside
+from candle_tf.utils.files import check_room, locked, written_beside
 
 PIXELS, SHAPES = "pixels.bin", "shapes.npy"
 SAMPLE = 256  # images that the size of all is reckoned from

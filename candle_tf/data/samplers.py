@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.registry import lookup
+from candle_tf.utils.names import lookup
 
 shuffle = tf.random.experimental.stateless_shuffle
 

@@ -13,8 +13,8 @@ from candle_tf.data import own_files
 from candle_tf.data.examples import Examples
 from candle_tf.data.images import stamp_of
 from candle_tf.data.long_tail import draw_per_class
-from candle_tf.files import cache_directory, fingerprint, written_beside
-from candle_tf.registry import lookup
+from candle_tf.utils.files import cache_directory, fingerprint, written_beside
+from candle_tf.utils.names import lookup
 
 
 def of_lists(names: str, data_dir: str | None):

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.data.examples import Examples
 from candle_tf.data.samplers import class_probabilities, independent_draws
-from candle_tf.registry import lookup
+from candle_tf.utils.names import lookup
 
 uniform = tf.random.stateless_uniform
 CROPS = ("pad", "resized")

@@ -3,7 +3,7 @@
 import tensorflow as tf
 from candle_tf import losses
 from candle_tf.model import StudentModel
-from candle_tf.registry import lookup
+from candle_tf.utils.names import lookup
 
 TERMS = {"range": losses.range_loss, "lifted_structured": losses.lifted_structured_loss}
 

@@ -5,12 +5,12 @@ from functools import partial
 
 import tensorflow as tf
 from candle_tf.pretrained import zoo_networks
-from candle_tf.registry import lookup
 from candle_tf.students.bits import BITS, at_bits, requantize
 from candle_tf.students.quantizers import FusedApproxSign
 from candle_tf.students.reactnet import RPReLU, RSign, reactnet_a
 from candle_tf.students.resnet_e import resnet_e
 from candle_tf.students.zoo import larq_zoo
+from candle_tf.utils.names import lookup
 
 STUDENTS = {"resnet_e": resnet_e, "reactnet_a": reactnet_a}
 

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 from candle_tf.pretrained import build_encoder, zoo_networks
-from candle_tf.registry import lookup
 from candle_tf.students.inputs import standardize
+from candle_tf.utils.names import lookup
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

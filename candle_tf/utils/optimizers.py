@@ -2,7 +2,7 @@
 
 import larq as lq
 import tensorflow as tf
-from candle_tf.registry import arguments_of, lookup, parse_spec
+from candle_tf.utils.names import arguments_of, lookup, parse_spec
 
 
 def adam(learning_rate) -> tf.keras.optimizers.Optimizer:

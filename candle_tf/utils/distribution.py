@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 from candle_tf.data import Share
-from candle_tf.registry import lookup
+from candle_tf.utils.names import lookup
 from numpy.typing import ArrayLike
 
 ALONE = tf.distribute.get_strategy()  # TensorFlow's default: one device of one process

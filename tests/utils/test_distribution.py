@@ -18,17 +18,18 @@ from candle_tf import CandleModel, Teacher, TeacherStore, data, training
 from candle_tf.building import named_teacher
 from candle_tf.checkpoints import INTERRUPTED
 from candle_tf.classifiers import feature_record, linear
-from candle_tf.distribution import WORKER_LOST, build_strategy, distributed, share_of
 from candle_tf.evaluation import evaluate
-from candle_tf.files import Rows
 from candle_tf.networks import synchronizes, with_synchronized_batch_norm
 from candle_tf.settings import Settings
 from candle_tf.students import resnet_e
 from candle_tf.teacher_store import record_of
+from candle_tf.utils.distribution import WORKER_LOST, build_strategy, distributed, share_of
+from candle_tf.utils.files import Rows
 from tiny_runs import tiny
 
 HERE = pathlib.Path(__file__).parent
-TRAIN = [sys.executable, str(HERE.parent / "scripts" / "train.py")]
+ROOT = HERE.parents[1]
+TRAIN = [sys.executable, str(ROOT / "scripts" / "train.py")]
 SIZE, BATCH = 16, 32
 PAD = data.Augmentation("pad")
 layers = tf.keras.layers
@@ -178,7 +179,7 @@ def test_a_binary_students_first_step_is_that_of_one_worker(trained):
 
 def flags(workdir, **others):
     given = {
-        "flagfile": HERE.parent / "configs" / "digits_lt.cfg",
+        "flagfile": ROOT / "configs" / "digits_lt.cfg",
         "workdir": workdir,
         "strategy": "multiworker",
         "student": "resnet_e:width=0.125",
@@ -264,7 +265,8 @@ def show(strategy_name: str, directory: str):
 
 
 def call(function: str, *arguments):
-    return [sys.executable, "-c", f"import test_distribution as t; t.{function}{arguments!r}"]
+    code = f"import sys; sys.path.append('..'); import test_distribution as t; t.{function}"
+    return [sys.executable, "-c", f"{code}{arguments!r}"]
 
 
 def rows_in(directory, width=12) -> np.ndarray:

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from candle_tf.files import Rows, check_made_of, fingerprint, locked, write_text
+from candle_tf.utils.files import Rows, check_made_of, fingerprint, locked, write_text
 
 RECORD = np.dtype([("x", np.float16, 3), ("y", np.int64)])
 
@@ -93,7 +93,7 @@ def test_a_full_disk_says_how_to_go_on(tmp_path):
     code = f"""
 import pathlib, resource
 import numpy as np
-from candle_tf.files import Rows, write_text
+from candle_tf.utils.files import Rows, write_text
 text = pathlib.Path({str(tmp_path)!r}, "a.json")
 write_text(text, "before")
 rows = Rows({str(tmp_path)!r}, np.dtype([("x", np.float32)]), {{}})
@@ -138,7 +138,7 @@ def test_a_fingerprint_tells_values_shapes_and_order():
 
 
 def test_a_locked_directory_keeps_other_processes_out(tmp_path):
-    code = f"from candle_tf.files import locked\nwith locked({str(tmp_path)!r}): pass"
+    code = f"from candle_tf.utils.files import locked\nwith locked({str(tmp_path)!r}): pass"
     with locked(tmp_path):
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "Another process is at work in" in other.stderr

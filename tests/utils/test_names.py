@@ -1,5 +1,5 @@
 import pytest
-from candle_tf.registry import lookup, parse_spec
+from candle_tf.utils.names import lookup, parse_spec
 
 TABLE = {"resnet_e": 1, "ReActNet": 2, "densenet": 3}
 
