@@ -11,7 +11,7 @@ from candle_tf.checkpoints import newest_first
 from candle_tf.inputs import resolution_of, teacher_size
 from candle_tf.methods import Method, Setup
 from candle_tf.model import StudentModel
-from candle_tf.networks import at_policy, check_size, renewed, with_synchronized_batch_norm
+from candle_tf.networks.surgery import at_policy, check_size, renewed, with_synchronized_batch_norm
 from candle_tf.settings import Settings, resolve
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher, named_teachers

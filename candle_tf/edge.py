@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.export import NAMES_FILE, names_text, writing
 from candle_tf.interpreters import larq_compute_engine, lce_interpreter
-from candle_tf.networks import rewire
+from candle_tf.networks.surgery import rewire
 from candle_tf.students.bits import KERNELS, is_binary
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.edge import to_tflite
 from candle_tf.interpreters import lce_interpreter, tflite_interpreter
-from candle_tf.networks import renewed
+from candle_tf.networks.surgery import renewed
 from candle_tf.students.bits import at_bits
 from candle_tf.tables import markdown
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from candle_tf import classifiers, losses, schemes
 from candle_tf.balancer import AdversarialBalancer
 from candle_tf.model import CandleModel, StudentModel
-from candle_tf.networks import reconfigured
+from candle_tf.networks.surgery import reconfigured
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher
 

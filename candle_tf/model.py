@@ -10,7 +10,7 @@ from candle_tf import losses
 from candle_tf.balancer import AdversarialBalancer
 from candle_tf.edge import export_flatbuffer
 from candle_tf.export import export_saved_model
-from candle_tf.networks import check_size, split_at_features, synchronizes
+from candle_tf.networks.surgery import check_size, split_at_features, synchronizes
 from candle_tf.resolution import RandomResolution, resize
 from candle_tf.teacher import Teacher
 from candle_tf.utils.names import lookup

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 from candle_tf import classifiers, losses
-from candle_tf.model_files import load_model
-from candle_tf.networks import any_size, check_size, fold_batch_norm
-from candle_tf.pretrained import build_encoder, networks_of, zoo_networks
+from candle_tf.networks.pretrained import build_encoder, networks_of, zoo_networks
+from candle_tf.networks.safe_load import load_model
+from candle_tf.networks.surgery import any_size, check_size, fold_batch_norm
 from candle_tf.resolution import resize
 from candle_tf.students.bits import at_bits
 from candle_tf.utils.distribution import ALONE, from_first, leads
@@ -132,7 +132,7 @@ class Teacher(tf.keras.Model):
             allow_custom_code: also load Lambda layers and classes that Keras and Larq do not know.
 
         Raises:
-            ValueError, FileNotFoundError: as `candle_tf.model_files.load_model`.
+            ValueError, FileNotFoundError: as `candle_tf.networks.safe_load.load_model`.
         """
         encoder = load_model(path, allow_custom_code)
         if len(encoder.outputs or []) != 1 or encoder.output.shape.rank not in (2, 4):

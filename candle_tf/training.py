@@ -29,7 +29,7 @@ from candle_tf.inputs import (
 )
 from candle_tf.methods import Method, Setup
 from candle_tf.model import CandleModel, StudentModel
-from candle_tf.model_files import load_model
+from candle_tf.networks.safe_load import load_model
 from candle_tf.report import write_report
 from candle_tf.second_stages import SECOND_STAGES, FirstStage
 from candle_tf.settings import Settings, first_stage, resolve, resolved

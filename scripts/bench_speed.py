@@ -25,7 +25,7 @@ import larq as lq
 import tensorflow as tf
 from candle_tf import CandleModel, StudentModel, Teacher, TeacherStore, data, students
 from candle_tf.classifiers import linear
-from candle_tf.networks import renewed, rewire
+from candle_tf.networks.surgery import renewed, rewire
 from candle_tf.tables import markdown
 
 BATCH, SIZE, SIZES, CLASSES = 128, 32, (24, 32, 40), 10

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 import run_flags
 import tensorflow as tf
 from absl import app, flags
-from candle_tf.model_files import load_model
-from candle_tf.networks import any_size, fold_batch_norm
+from candle_tf.networks.safe_load import load_model
+from candle_tf.networks.surgery import any_size, fold_batch_norm
 
 
 def joined(encoders: Mapping[tf.keras.Model, int]) -> tf.keras.Model:

@@ -4,7 +4,7 @@ import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.model_files import load_model
+from candle_tf.networks.safe_load import load_model
 from candle_tf.students import BITS, STUDENTS, RSign, at_bits, find, requantize
 from candle_tf.students.bits import dorefa, is_binary
 

@@ -20,7 +20,9 @@ def test_a_teacher_of_two_has_the_features_of_each_at_its_size(tmp_path):
     sizes = (24, 16)
     for name, channels in (("a", 5), ("b", 7)):
         network(channels, pooled=name == "a").save(tmp_path / f"{name}.keras")
-    encoders = {ct.model_files.load_model(tmp_path / f"{n}.keras"): s for n, s in zip("ab", sizes)}
+    encoders = {
+        ct.networks.safe_load.load_model(tmp_path / f"{n}.keras"): s for n, s in zip("ab", sizes)
+    }
     join_encoders.joined(encoders).save(tmp_path / "joined.keras")
     teacher = ct.Teacher.from_file(tmp_path / "joined.keras", max(sizes))
     assert teacher.width == 12

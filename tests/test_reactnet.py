@@ -2,8 +2,8 @@ import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf import model_files
-from candle_tf.networks import any_size
+from candle_tf.networks import safe_load
+from candle_tf.networks.surgery import any_size
 from candle_tf.students import RPReLU, RSign, reactnet_a
 
 layers = tf.keras.layers
@@ -129,9 +129,9 @@ def test_rprelu_is_a_prelu_between_two_shifts():
     "load, name",
     [
         (tf.keras.models.load_model, "model.keras"),
-        (model_files.load_model, "model.keras"),
-        (model_files.load_model, "model.h5"),
-        (model_files.load_model, "saved_model"),
+        (safe_load.load_model, "model.keras"),
+        (safe_load.load_model, "model.h5"),
+        (safe_load.load_model, "saved_model"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")

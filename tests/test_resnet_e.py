@@ -2,7 +2,7 @@ import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.networks import any_size
+from candle_tf.networks.surgery import any_size
 from candle_tf.students import resnet_e
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")

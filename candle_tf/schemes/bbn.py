@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 from candle_tf.model import StudentModel, iterations
-from candle_tf.networks import split_at_features
+from candle_tf.networks.surgery import split_at_features
 from candle_tf.schemes.experts import check_experts
 from candle_tf.schemes.weighting import stack
 

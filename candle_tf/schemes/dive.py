@@ -3,7 +3,7 @@
 import tensorflow as tf
 from candle_tf import losses
 from candle_tf.model import StudentModel, batch_mean
-from candle_tf.networks import any_size
+from candle_tf.networks.surgery import any_size
 from candle_tf.schemes.weighting import stack
 
 

@@ -3,7 +3,7 @@
 from functools import partial
 
 import tensorflow as tf
-from candle_tf.networks import renewed, split_at_features
+from candle_tf.networks.surgery import renewed, split_at_features
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")

@@ -11,7 +11,7 @@ import tensorflow as tf
 from candle_tf.classifiers import CosineClassifier
 from candle_tf.losses import class_indices, squared_distances
 from candle_tf.model import StudentModel
-from candle_tf.networks import split_at_features
+from candle_tf.networks.surgery import split_at_features
 
 
 def large_margin_loss(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import tensorflow as tf
-from candle_tf.pretrained import zoo_networks
+from candle_tf.networks.pretrained import zoo_networks
 from candle_tf.students.bits import BITS, at_bits, requantize
 from candle_tf.students.quantizers import FusedApproxSign
 from candle_tf.students.reactnet import RPReLU, RSign, reactnet_a

@@ -2,7 +2,7 @@
 
 import larq as lq
 import tensorflow as tf
-from candle_tf.networks import reconfigured
+from candle_tf.networks.surgery import reconfigured
 from candle_tf.utils.names import lookup
 
 KERNELS = ("kernel", "depthwise", "pointwise")  # what Larq's layers quantize beside their input

@@ -1,7 +1,7 @@
 """The binary networks of larq-zoo as students."""
 
 import tensorflow as tf
-from candle_tf.pretrained import build_encoder, zoo_networks
+from candle_tf.networks.pretrained import build_encoder, zoo_networks
 from candle_tf.students.inputs import standardize
 from candle_tf.utils.names import lookup
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 from candle_tf import StudentModel
 from candle_tf.edge import operations
 from candle_tf.exported import Exported
-from candle_tf.model_files import load_model
+from candle_tf.networks.safe_load import load_model
 from candle_tf.schemes import Experts, branch
 from candle_tf.students import at_bits, resnet_e
 

@@ -19,7 +19,7 @@ from candle_tf.building import named_teacher
 from candle_tf.checkpoints import INTERRUPTED
 from candle_tf.classifiers import feature_record, linear
 from candle_tf.evaluation import evaluate
-from candle_tf.networks import synchronizes, with_synchronized_batch_norm
+from candle_tf.networks.surgery import synchronizes, with_synchronized_batch_norm
 from candle_tf.settings import Settings
 from candle_tf.students import resnet_e
 from candle_tf.teacher_store import record_of

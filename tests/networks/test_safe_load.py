@@ -6,7 +6,7 @@ import shutil
 import sys
 import zipfile
 
-from candle_tf.model_files import load_model  # first: the package selects Keras 2
+from candle_tf.networks.safe_load import load_model  # first: the package selects Keras 2
 
 # isort: split
 import h5py
@@ -320,6 +320,6 @@ def test_a_damaged_saved_model_is_told_apart(tmp_path):
 
 
 def test_an_oversized_config_is_refused(plain, monkeypatch):
-    monkeypatch.setattr("candle_tf.model_files.LARGEST_TEXT", 100)
+    monkeypatch.setattr("candle_tf.networks.safe_load.LARGEST_TEXT", 100)
     with pytest.raises(ValueError, match="over 100 bytes"):
         load_model(plain.with_suffix(".keras"))

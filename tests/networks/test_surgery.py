@@ -2,7 +2,13 @@ import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.networks import any_size, at_policy, check_size, fold_batch_norm, split_at_features
+from candle_tf.networks.surgery import (
+    any_size,
+    at_policy,
+    check_size,
+    fold_batch_norm,
+    split_at_features,
+)
 
 layers = tf.keras.layers
 RNG = np.random.default_rng(0)
