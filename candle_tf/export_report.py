@@ -10,8 +10,8 @@ from pathlib import Path
 import larq as lq
 import numpy as np
 import tensorflow as tf
-from candle_tf.edge import to_tflite
-from candle_tf.interpreters import lce_interpreter, tflite_interpreter
+from candle_tf.export.flatbuffer import to_tflite
+from candle_tf.export.interpreters import lce_interpreter, tflite_interpreter
 from candle_tf.networks.surgery import renewed
 from candle_tf.students.bits import at_bits
 from candle_tf.tables import markdown

@@ -8,8 +8,8 @@ import larq as lq
 import tensorflow as tf
 from candle_tf import losses
 from candle_tf.balancer import AdversarialBalancer
-from candle_tf.edge import export_flatbuffer
-from candle_tf.export import export_saved_model
+from candle_tf.export.flatbuffer import export_flatbuffer
+from candle_tf.export.saved_model import export_saved_model
 from candle_tf.networks.surgery import check_size, split_at_features, synchronizes
 from candle_tf.resolution import RandomResolution, resize
 from candle_tf.teacher import Teacher
@@ -131,7 +131,7 @@ class StudentModel(tf.keras.Model):
             filepath: a directory, or a `.tflite` file.
             class_names: names in class order; the numbers by default.
             format: "saved_model" (see `candle_tf.export.export_saved_model`), or a flatbuffer (see
-                `candle_tf.edge.export_flatbuffer`): "lce" in 1 bit, "tflite" with real values.
+                `candle_tf.export.export_flatbuffer`): "lce" in 1 bit, "tflite" with real values.
         """
         write = lookup("format", format, FORMATS)
         write(self.student, filepath, self.resolution.base, class_names)

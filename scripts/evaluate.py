@@ -7,7 +7,7 @@ python scripts/evaluate.py --workdir=runs/digits --exported=digits.tflite    # a
 import run_flags
 from absl import app, flags
 from candle_tf import building, evaluation, inputs
-from candle_tf.exported import Exported, agreement
+from candle_tf.export.loaded import Exported, agreement
 from candle_tf.tables import accuracy_table, per_class_table
 
 flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)

@@ -8,7 +8,7 @@ import run_flags
 from absl import app, flags
 from candle_tf.data.images import open_image
 from candle_tf.data.pipeline import centre_square
-from candle_tf.exported import Exported
+from candle_tf.export.loaded import Exported
 
 flags.DEFINE_string("model", None, "SavedModel directory or .tflite file.", required=True)
 flags.DEFINE_float(

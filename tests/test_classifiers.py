@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf import classifiers
-from candle_tf.edge import to_lce, to_tflite
+from candle_tf.export.flatbuffer import to_lce, to_tflite
 
 FEATURES = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
 BUILDERS = pytest.mark.parametrize("build", [classifiers.linear, classifiers.scaled_linear])

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf import StudentModel
-from candle_tf.edge import operations
-from candle_tf.exported import Exported
+from candle_tf.export.flatbuffer import operations
+from candle_tf.export.loaded import Exported
 from candle_tf.networks.safe_load import load_model
 from candle_tf.schemes import Experts, branch
 from candle_tf.students import at_bits, resnet_e

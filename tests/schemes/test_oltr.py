@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf import StudentModel
-from candle_tf.interpreters import lce_interpreter
+from candle_tf.export.interpreters import lce_interpreter
 from candle_tf.schemes.oltr import (
     MetaEmbedding,
     OltrModel,

@@ -10,8 +10,8 @@ from pathlib import Path
 import larq as lq
 import numpy as np
 import tensorflow as tf
-from candle_tf.export import NAMES_FILE, names_text, writing
-from candle_tf.interpreters import larq_compute_engine, lce_interpreter
+from candle_tf.export.interpreters import larq_compute_engine, lce_interpreter
+from candle_tf.export.saved_model import NAMES_FILE, names_text, writing
 from candle_tf.networks.surgery import rewire
 from candle_tf.students.bits import KERNELS, is_binary
 

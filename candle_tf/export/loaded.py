@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.edge import operations
-from candle_tf.export import NAMES_FILE
-from candle_tf.interpreters import lce_interpreter, tflite_interpreter
+from candle_tf.export.flatbuffer import operations
+from candle_tf.export.interpreters import lce_interpreter, tflite_interpreter
+from candle_tf.export.saved_model import NAMES_FILE
 from candle_tf.resolution import resize
 from candle_tf.utils.files import LARGEST_TEXT, read_text
 

@@ -8,7 +8,7 @@ import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.edge import export_flatbuffer, operations, to_lce, to_tflite, with_names
+from candle_tf.export.flatbuffer import export_flatbuffer, operations, to_lce, to_tflite, with_names
 from candle_tf.students import RPReLU, RSign, at_bits, resnet_e
 
 pytestmark = pytest.mark.filterwarnings(

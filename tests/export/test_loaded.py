@@ -7,8 +7,8 @@ import candle_tf as ct
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.edge import with_names
-from candle_tf.exported import Exported
+from candle_tf.export.flatbuffer import with_names
+from candle_tf.export.loaded import Exported
 from candle_tf.resolution import resize
 
 pytestmark = pytest.mark.filterwarnings(
@@ -150,6 +150,6 @@ def test_a_broken_flatbuffer_is_refused_by_name(damage, format, exports, tmp_pat
 def test_names_that_would_unpack_to_gigabytes_are_refused(exports, tmp_path, monkeypatch):
     bomb = tmp_path / "bomb.tflite"
     bomb.write_bytes(exports["tflite"].read_bytes())
-    monkeypatch.setattr("candle_tf.exported.LARGEST_TEXT", 10)  # the names here have 20
+    monkeypatch.setattr("candle_tf.export.loaded.LARGEST_TEXT", 10)  # the names here have 20
     with pytest.raises(ValueError, match=r"class_names.txt in it is over 10 bytes"):
         Exported(bomb)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf import StudentModel
-from candle_tf.export import export_saved_model
+from candle_tf.export.saved_model import export_saved_model
 from candle_tf.students import resnet_e
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "Wagen ü"]

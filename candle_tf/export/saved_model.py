@@ -1,4 +1,4 @@
-"""The student alone, as files that run without Keras, Larq or this library."""
+"""The student alone as a SavedModel, and the class names that every export carries."""
 
 import contextlib
 import os
