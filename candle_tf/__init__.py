@@ -22,12 +22,14 @@ if not keras_2:
         "set TF_USE_LEGACY_KERAS=1 in the environment."
     )
 
-from candle_tf import classifiers, data, export, losses, metrics, schemes, students  # noqa: E402
+from candle_tf import classifiers, data, export, losses, methods, metrics, students  # noqa: E402
 from candle_tf.balancer import AdversarialBalancer  # noqa: E402
 from candle_tf.model import CandleModel, StudentModel  # noqa: E402
 from candle_tf.resolution import RandomResolution  # noqa: E402
 from candle_tf.teacher import Teacher  # noqa: E402
 from candle_tf.teacher_store import TeacherStore  # noqa: E402
+
+schemes = methods  # its name before
 
 __version__ = "0.1.0"
 
@@ -42,6 +44,7 @@ __all__ = [
     "data",
     "export",
     "losses",
+    "methods",
     "metrics",
     "schemes",
     "students",

@@ -28,10 +28,10 @@ from candle_tf.inputs import (
     widened,
 )
 from candle_tf.methods import Method, Setup
+from candle_tf.methods.second_stages import SECOND_STAGES, FirstStage
 from candle_tf.model import CandleModel, StudentModel
 from candle_tf.networks.safe_load import load_model
 from candle_tf.report import write_report
-from candle_tf.second_stages import SECOND_STAGES, FirstStage
 from candle_tf.settings import Settings, first_stage, resolve, resolved
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tensorflow as tf
 from candle_tf import classifiers, losses, metrics
-from candle_tf.weight_generator import learn_to_generate
+from candle_tf.methods.weight_generator import learn_to_generate
 
 Classifier = tuple[np.ndarray, np.ndarray]  # kernel and bias
 

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from candle_tf.data import SAMPLERS
 from candle_tf.losses import DeferredReweighting
-from candle_tf.methods import METHODS, with_cosine_classifier, with_weight_decay
-from candle_tf.second_stages import SECOND_STAGES
+from candle_tf.methods.second_stages import SECOND_STAGES
+from candle_tf.methods.table import METHODS, with_cosine_classifier, with_weight_decay
 from candle_tf.students import resnet_e
 from candle_tf.teacher import CALIBRATIONS
 

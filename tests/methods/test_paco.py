@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf.losses import BalancedSoftmax, log_prior
-from candle_tf.schemes.paco import KeyQueue, PacoModel, paco_loss
+from candle_tf.methods.paco import KeyQueue, PacoModel, paco_loss
 from candle_tf.students import resnet_e
 
 layers = tf.keras.layers

@@ -2,8 +2,8 @@ import candle_tf  # noqa: F401  before tensorflow
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.schemes import TadeModel, branch
-from candle_tf.schemes.tade import inverted
+from candle_tf.methods import TadeModel, branch
+from candle_tf.methods.tade import inverted
 
 COUNTS = [100, 50, 8, 20]
 

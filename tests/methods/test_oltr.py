@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from candle_tf import StudentModel
 from candle_tf.export.interpreters import lce_interpreter
-from candle_tf.schemes.oltr import (
+from candle_tf.methods.oltr import (
     MetaEmbedding,
     OltrModel,
     SquashedCosine,

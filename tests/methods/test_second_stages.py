@@ -4,7 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from candle_tf import losses
-from candle_tf.second_stages import SECOND_STAGES, TAUS, FirstStage, oversampled, tau_normalized
+from candle_tf.methods.second_stages import (
+    SECOND_STAGES,
+    TAUS,
+    FirstStage,
+    oversampled,
+    tau_normalized,
+)
 from sklearn.linear_model import LogisticRegression
 
 COUNTS = np.array([600, 200, 60, 30, 12, 6])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf.losses import BalancedSoftmax
-from candle_tf.schemes import DiveModel
+from candle_tf.methods import DiveModel
 from candle_tf.students import at_bits, resnet_e
 
 COUNTS = [100, 50, 8, 20]

@@ -1,10 +1,10 @@
 """BBN: a bilateral-branch network that turns from the head to the tail over training."""
 
 import tensorflow as tf
+from candle_tf.methods.experts import check_experts
+from candle_tf.methods.weighting import stack
 from candle_tf.model import StudentModel, iterations
 from candle_tf.networks.surgery import split_at_features
-from candle_tf.schemes.experts import check_experts
-from candle_tf.schemes.weighting import stack
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")

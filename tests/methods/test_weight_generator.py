@@ -1,6 +1,6 @@
 import numpy as np
 import tensorflow as tf
-from candle_tf.weight_generator import WeightGenerator, learn_to_generate
+from candle_tf.methods.weight_generator import WeightGenerator, learn_to_generate
 
 RNG = np.random.default_rng(0)
 AVAILABLE = np.array([True, False, True, True])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf import StudentModel
-from candle_tf.schemes.auxiliary import TERMS, AuxiliaryModel
+from candle_tf.methods.auxiliary import TERMS, AuxiliaryModel
 from candle_tf.students import resnet_e
 
 SIZE, CLASSES = 16, 4

@@ -2,7 +2,7 @@ import candle_tf  # noqa: F401  before tensorflow
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.schemes import BbnModel, branch
+from candle_tf.methods import BbnModel, branch
 from candle_tf.students import resnet_e
 
 T = 10

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.schemes import BbnModel, DiveModel, MixupModel, TadeModel, branch
+from candle_tf.methods import BbnModel, DiveModel, MixupModel, TadeModel, branch
 from candle_tf.students import at_bits, resnet_e
 
 SIZE, COUNTS = 12, [40, 20, 10, 5]

@@ -6,8 +6,16 @@ from functools import partial
 
 import numpy as np
 import tensorflow as tf
-from candle_tf import classifiers, losses, schemes
+from candle_tf import classifiers, losses
 from candle_tf.balancer import AdversarialBalancer
+from candle_tf.methods.auxiliary import AuxiliaryModel
+from candle_tf.methods.bbn import BbnModel
+from candle_tf.methods.dive import DiveModel
+from candle_tf.methods.experts import branch
+from candle_tf.methods.mixup import MixupModel
+from candle_tf.methods.oltr import OltrModel, with_meta_embedding
+from candle_tf.methods.paco import PacoModel
+from candle_tf.methods.tade import TadeModel
 from candle_tf.model import CandleModel, StudentModel
 from candle_tf.networks.surgery import reconfigured
 from candle_tf.students import bits
@@ -40,7 +48,7 @@ class Setup:
 
 def alone(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
     if method.mixup:
-        return schemes.MixupModel(student, method.mixup, **setup.resolution)
+        return MixupModel(student, method.mixup, **setup.resolution)
     return StudentModel(student, **setup.resolution)
 
 
@@ -60,34 +68,34 @@ def candle(method: "Method", student: tf.keras.Model, setup: Setup) -> CandleMod
 
 def bbn(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
     updates = setup.epochs * setup.steps_per_epoch
-    return schemes.BbnModel(student, updates, **setup.resolution)
+    return BbnModel(student, updates, **setup.resolution)
 
 
 def tade(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
-    return schemes.TadeModel(student, setup.class_counts, **setup.resolution)
+    return TadeModel(student, setup.class_counts, **setup.resolution)
 
 
 def paco(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
-    return schemes.PacoModel(student, setup.class_counts, **setup.resolution)
+    return PacoModel(student, setup.class_counts, **setup.resolution)
 
 
 def dive(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
-    return schemes.DiveModel(setup.first_stage.student, student, **setup.resolution)
+    return DiveModel(setup.first_stage.student, student, **setup.resolution)
 
 
 def oltr(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
     means = classifiers.class_means(*setup.encode(setup.first_stage), len(setup.class_counts))
-    started = schemes.with_meta_embedding(setup.first_stage.student, means)
+    started = with_meta_embedding(setup.first_stage.student, means)
     student.set_weights(started.get_weights())
-    return schemes.OltrModel(student, **setup.resolution)
+    return OltrModel(student, **setup.resolution)
 
 
 def range_loss(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
-    return schemes.AuxiliaryModel(student, "range", 1e-3, **setup.resolution)
+    return AuxiliaryModel(student, "range", 1e-3, **setup.resolution)
 
 
 def lifted_loss(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
-    return schemes.AuxiliaryModel(student, "lifted_structured", 1e-2, **setup.resolution)
+    return AuxiliaryModel(student, "lifted_structured", 1e-2, **setup.resolution)
 
 
 def cross_entropy(class_counts: np.ndarray) -> tf.keras.losses.Loss:
@@ -121,7 +129,7 @@ def with_cosine_classifier(student: tf.keras.Model) -> tf.keras.Model:
 def with_memory(student: tf.keras.Model) -> tf.keras.Model:
     """With OLTR's head, its memory still empty."""
     width = student.get_layer("features").output_shape[-1]
-    return schemes.with_meta_embedding(student, np.zeros((student.output_shape[-1], width)))
+    return with_meta_embedding(student, np.zeros((student.output_shape[-1], width)))
 
 
 def with_weight_decay(student: tf.keras.Model, decay: float = 5e-3) -> tf.keras.Model:
@@ -258,12 +266,12 @@ METHODS = {
     "bbn": Method(
         "Zhou et al., BBN, CVPR 2020",
         partner_sampler="reversed",
-        network=partial(schemes.branch, n=2),
+        network=partial(branch, n=2),
         model=bbn,
     ),
     "tade": Method(
         "Zhang et al., TADE/SADE, NeurIPS 2022",
-        network=partial(schemes.branch, n=3),
+        network=partial(branch, n=3),
         model=tade,
     ),
     "oltr": Method(

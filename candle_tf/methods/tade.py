@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 from candle_tf import losses
+from candle_tf.methods.experts import check_experts
+from candle_tf.methods.weighting import stack
 from candle_tf.model import StudentModel
-from candle_tf.schemes.experts import check_experts
-from candle_tf.schemes.weighting import stack
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")

@@ -5,8 +5,8 @@ import tensorflow as tf
 from candle_tf import StudentModel
 from candle_tf.export.flatbuffer import operations
 from candle_tf.export.loaded import Exported
+from candle_tf.methods import Experts, branch
 from candle_tf.networks.safe_load import load_model
-from candle_tf.schemes import Experts, branch
 from candle_tf.students import at_bits, resnet_e
 
 layers = tf.keras.layers

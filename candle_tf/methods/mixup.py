@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 from candle_tf.data.views import LEAST_ALPHA, beta
+from candle_tf.methods.weighting import stack
 from candle_tf.model import StudentModel, iterations
-from candle_tf.schemes.weighting import stack
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")

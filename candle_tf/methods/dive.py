@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 from candle_tf import losses
+from candle_tf.methods.weighting import stack
 from candle_tf.model import StudentModel, batch_mean
 from candle_tf.networks.surgery import any_size
-from candle_tf.schemes.weighting import stack
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")

@@ -2,7 +2,7 @@ import candle_tf  # noqa: F401  before tensorflow
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.schemes import MixupModel
+from candle_tf.methods import MixupModel
 
 
 def cross_entropy(logits, labels):

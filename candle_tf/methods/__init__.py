@@ -1,0 +1,30 @@
+"""Every method by name, and the prior ones that are more than a loss."""
+
+from candle_tf.methods.auxiliary import AuxiliaryModel
+from candle_tf.methods.bbn import BbnModel
+from candle_tf.methods.dive import DiveModel
+from candle_tf.methods.experts import Experts, branch
+from candle_tf.methods.mixup import MixupModel
+from candle_tf.methods.oltr import OltrModel, with_meta_embedding
+from candle_tf.methods.paco import PacoModel
+from candle_tf.methods.second_stages import SECOND_STAGES, FirstStage
+from candle_tf.methods.table import METHODS, Method, Setup
+from candle_tf.methods.tade import TadeModel
+
+__all__ = [
+    "METHODS",
+    "SECOND_STAGES",
+    "AuxiliaryModel",
+    "BbnModel",
+    "DiveModel",
+    "Experts",
+    "FirstStage",
+    "Method",
+    "MixupModel",
+    "OltrModel",
+    "PacoModel",
+    "Setup",
+    "TadeModel",
+    "branch",
+    "with_meta_embedding",
+]
