@@ -18,8 +18,8 @@ from candle_tf import building, inputs, training
 from candle_tf.data import LongTailedData
 from candle_tf.methods import METHODS
 from candle_tf.model import StudentModel
+from candle_tf.reports.tables import markdown, shares
 from candle_tf.settings import OF_FEATURES, OF_TEACHER, Settings, first_stage, resolved
-from candle_tf.tables import markdown, shares
 from candle_tf.teacher import Teacher
 from candle_tf.utils.files import locked, write_text
 from candle_tf.utils.names import lookup, parse_spec

@@ -31,7 +31,7 @@ from candle_tf.methods import Method, Setup
 from candle_tf.methods.second_stages import SECOND_STAGES, FirstStage
 from candle_tf.model import CandleModel, StudentModel
 from candle_tf.networks.safe_load import load_model
-from candle_tf.report import write_report
+from candle_tf.reports.report import write_report
 from candle_tf.settings import Settings, first_stage, resolve, resolved
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher
@@ -412,7 +412,7 @@ def try_report(settings: Settings, examples: data.LongTailedData | None = None):
 
 
 def report(settings: Settings, examples: data.LongTailedData, **compared) -> Path:
-    """The report of a finished run; see `candle_tf.report.write_report`."""
+    """The report of a finished run; see `candle_tf.reports.report.write_report`."""
     # A live teacher's steps each draw from the beginning; a store's stream goes on.
     half = settings.epochs // 2 if settings.two_step and not settings.teacher_views else 0
     steps = steps_per_epoch(settings, examples)

@@ -19,7 +19,7 @@ import candle_tf  # before tensorflow
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
-from candle_tf.tables import markdown
+from candle_tf.reports.tables import markdown
 from PIL import Image
 
 flags.DEFINE_integer("images", 437_513, "Lines of the list.")

@@ -26,7 +26,7 @@ import tensorflow as tf
 from candle_tf import CandleModel, StudentModel, Teacher, TeacherStore, data, students
 from candle_tf.classifiers import linear
 from candle_tf.networks.surgery import renewed, rewire
-from candle_tf.tables import markdown
+from candle_tf.reports.tables import markdown
 
 BATCH, SIZE, SIZES, CLASSES = 128, 32, (24, 32, 40), 10
 STEPS = 16  # of an epoch

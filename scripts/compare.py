@@ -5,7 +5,7 @@ python scripts/compare.py runs/cross_entropy runs/candle
 
 import run_flags
 from absl import app, flags
-from candle_tf.tables import comparison_table
+from candle_tf.reports.tables import comparison_table
 
 flags.DEFINE_enum("split", "test", ["test", "validation"], "The images that accuracy is taken on.")
 flags.DEFINE_bool("per_class", False, "A column a class, instead of overall and groups.")

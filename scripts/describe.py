@@ -10,8 +10,9 @@ import dataclasses
 
 import run_flags
 from absl import app, flags
-from candle_tf import description, inputs
+from candle_tf import inputs
 from candle_tf.benchmark import DATA
+from candle_tf.reports import description
 from candle_tf.settings import Settings
 
 OF_DATA = {*DATA, "data_dir", "download", "seed"} - {"on_bad_image"}

@@ -8,7 +8,7 @@ import run_flags
 from absl import app, flags
 from candle_tf import building, evaluation, inputs
 from candle_tf.export.loaded import Exported, agreement
-from candle_tf.tables import accuracy_table, per_class_table
+from candle_tf.reports.tables import accuracy_table, per_class_table
 
 flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
 flags.DEFINE_string("exported", None, "An export of this run to compare on the test images.")

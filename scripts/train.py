@@ -13,7 +13,7 @@ import run_flags
 from absl import app, flags
 from candle_tf import training
 from candle_tf.checkpoints import INTERRUPTED
-from candle_tf.tables import comparison_table
+from candle_tf.reports.tables import comparison_table
 
 
 def train():

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 from candle_tf import data
-from candle_tf.description import contact_sheet, describe, pixels, write_pictures
+from candle_tf.reports.description import contact_sheet, describe, pixels, write_pictures
 from PIL import Image
 
 

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from candle_tf.tables import accuracy_table, comparison_table, per_class_table
+from candle_tf.reports.tables import accuracy_table, comparison_table, per_class_table
 
 REPORT = {
     "overall": 0.5,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from candle_tf import data, figures, metrics
-from candle_tf.tables import accuracy_columns, read_metrics
+from candle_tf import data, metrics
+from candle_tf.reports import figures
+from candle_tf.reports.tables import accuracy_columns, read_metrics
 from candle_tf.utils.files import directory_beside
 from candle_tf.workdir import FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE, REPORT
 

@@ -2,7 +2,7 @@ import sys
 
 import numpy as np
 import pytest
-from candle_tf import figures
+from candle_tf.reports import figures
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 RNG = np.random.default_rng(0)

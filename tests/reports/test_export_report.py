@@ -4,8 +4,8 @@ import re
 
 import larq as lq
 import pytest
-from candle_tf import export_report as module
 from candle_tf.export.flatbuffer import export_flatbuffer, to_tflite
+from candle_tf.reports import export_report as module
 from candle_tf.students import BITS, requantize, resnet_e
 
 pytestmark = pytest.mark.filterwarnings(

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from candle_tf import data, figures, metrics
+from candle_tf import data, metrics
+from candle_tf.reports import figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,8 +13,8 @@ import tensorflow as tf
 from candle_tf.export.flatbuffer import to_tflite
 from candle_tf.export.interpreters import lce_interpreter, tflite_interpreter
 from candle_tf.networks.surgery import renewed
+from candle_tf.reports.tables import markdown
 from candle_tf.students.bits import at_bits
-from candle_tf.tables import markdown
 
 
 def export_report(student: tf.keras.Model, path: str | os.PathLike, image_size: int) -> str:

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from candle_tf import inputs, training
-from candle_tf.report import write_report
+from candle_tf.reports.report import write_report
 from candle_tf.settings import Settings
 from matplotlib.figure import Figure
 
@@ -100,7 +100,9 @@ def test_compared_runs_have_a_row_each(copy, examples):
 def test_the_gap_is_taken_to_the_full_precision_run(finished, copy, examples, monkeypatch):
     _, metrics = finished
     asked = []
-    monkeypatch.setattr("candle_tf.figures.weight_norms", lambda *args: asked.append(args) or "")
+    monkeypatch.setattr(
+        "candle_tf.reports.figures.weight_norms", lambda *args: asked.append(args) or ""
+    )
     run, full = (
         copy("run"),
         copy("full", student={"classifier_norms": [1.0] * 10, "macs": {"32": 9}}),
@@ -154,7 +156,9 @@ def test_names_are_escaped(copy, examples):
 
 def test_the_worst_tail_images_are_shown(copy, examples, monkeypatch):
     asked = []
-    monkeypatch.setattr("candle_tf.figures.image_grid", lambda *args: asked.append(args) or "")
+    monkeypatch.setattr(
+        "candle_tf.reports.figures.image_grid", lambda *args: asked.append(args) or ""
+    )
     run = copy("run")
     write_report(run, examples, DRAWN)
     ((images, captions),) = asked
