@@ -17,7 +17,7 @@ from pathlib import Path
 import run_flags
 import tensorflow as tf
 from absl import app, flags
-from candle_tf import benchmark
+from candle_tf.runs import benchmark
 
 try:
     from rich.live import Live

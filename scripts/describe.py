@@ -10,10 +10,10 @@ import dataclasses
 
 import run_flags
 from absl import app, flags
-from candle_tf import inputs
-from candle_tf.benchmark import DATA
 from candle_tf.reports import description
-from candle_tf.settings import Settings
+from candle_tf.runs import inputs
+from candle_tf.runs.benchmark import DATA
+from candle_tf.runs.settings import Settings
 
 OF_DATA = {*DATA, "data_dir", "download", "seed"} - {"on_bad_image"}
 

@@ -6,9 +6,11 @@ python scripts/evaluate.py --workdir=runs/digits --exported=digits.tflite    # a
 
 import run_flags
 from absl import app, flags
-from candle_tf import building, evaluation, inputs
 from candle_tf.export.loaded import Exported, agreement
 from candle_tf.reports.tables import accuracy_table, per_class_table
+from candle_tf.runs import build as building
+from candle_tf.runs import evaluate as evaluation
+from candle_tf.runs import inputs
 
 flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
 flags.DEFINE_string("exported", None, "An export of this run to compare on the test images.")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import run_flags
 from absl import app, flags
-from candle_tf import building
 from candle_tf.model import FORMATS
 from candle_tf.reports.export_report import export_report
+from candle_tf.runs import build as building
 from candle_tf.utils.files import write_text
 
 flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)

@@ -8,7 +8,8 @@ The second compares the student's classifier with those of two other runs on the
 
 import run_flags
 from absl import app, flags
-from candle_tf import inputs, training
+from candle_tf.runs import inputs
+from candle_tf.runs import run as training
 
 flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
 flags.DEFINE_string("from_scratch", None, "A run of the same student, trained alone.")

@@ -1,4 +1,4 @@
-"""The flags of a run: one for each field of `candle_tf.settings.Settings`."""
+"""The flags of a run: one for each field of `candle_tf.runs.settings.Settings`."""
 
 import dataclasses
 import os
@@ -11,9 +11,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what matters comes as an e
 import candle_tf  # noqa: E402, F401  before tensorflow
 import tensorflow as tf  # noqa: E402
 from absl import flags, logging  # noqa: E402
-from candle_tf.settings import Settings, kind_of  # noqa: E402
+from candle_tf.runs.settings import Settings, kind_of  # noqa: E402
+from candle_tf.runs.workdir import FLAG_FILE  # noqa: E402
 from candle_tf.utils.files import read_text  # noqa: E402
-from candle_tf.workdir import FLAG_FILE  # noqa: E402
 
 DEFINE = {
     bool: flags.DEFINE_bool,

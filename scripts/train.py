@@ -11,9 +11,9 @@ import sys
 
 import run_flags
 from absl import app, flags
-from candle_tf import training
-from candle_tf.checkpoints import INTERRUPTED
 from candle_tf.reports.tables import comparison_table
+from candle_tf.runs import run as training
+from candle_tf.runs.checkpoints import INTERRUPTED
 
 
 def train():

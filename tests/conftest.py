@@ -5,8 +5,8 @@ import candle_tf  # noqa: F401  before tensorflow: it sets the switch to Keras 2
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf import training
 from candle_tf.reports import report
+from candle_tf.runs import run as training
 from tiny_runs import tiny
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"

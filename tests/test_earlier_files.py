@@ -14,7 +14,10 @@ import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf import building, evaluation, inputs, training
+from candle_tf.runs import build as building
+from candle_tf.runs import evaluate as evaluation
+from candle_tf.runs import inputs
+from candle_tf.runs import run as training
 from tiny_runs import history, tiny, weights
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf import CandleModel, StudentModel, Teacher, students
-from candle_tf.building import LETTERS, computing_in
 from candle_tf.export.loaded import Exported
 from candle_tf.networks.pretrained import zoo_networks
 from candle_tf.networks.safe_load import load_model
 from candle_tf.networks.surgery import any_size
+from candle_tf.runs.build import LETTERS, computing_in
 
 OURS = {"resnet_e": (32, {}), "reactnet_a": (32, {"width": 0.125})}
 LARGER = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf import Teacher
-from candle_tf.building import LETTERS, computing_in, mirrored_teacher
 from candle_tf.classifiers import LearnableWeightScaling, encode_dataset, linear
+from candle_tf.runs.build import LETTERS, computing_in, mirrored_teacher
 from candle_tf.teacher import preprocessing_of
 from candle_tf.utils.files import Rows
 

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf import training
-from candle_tf.checkpoints import Checkpoints
-from candle_tf.settings import Settings
+from candle_tf.runs import run as training
+from candle_tf.runs.checkpoints import Checkpoints
+from candle_tf.runs.settings import Settings
 
 TINY = Settings(
     dataset="digits",

@@ -12,7 +12,8 @@ import pytest
 import run_flags
 import tensorflow as tf
 from absl import flags
-from candle_tf import data, training
+from candle_tf import data
+from candle_tf.runs import run as training
 from PIL import Image
 
 pytestmark = pytest.mark.slow

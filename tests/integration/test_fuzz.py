@@ -8,9 +8,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from absl import flags
-from candle_tf import workdir
 from candle_tf.data import images, own_files
-from candle_tf.settings import Settings
+from candle_tf.runs import workdir
+from candle_tf.runs.settings import Settings
 from candle_tf.utils import files
 from candle_tf.utils.names import parse_spec
 from hypothesis import HealthCheck, example, given, settings

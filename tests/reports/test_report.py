@@ -6,9 +6,10 @@ import shutil
 
 import numpy as np
 import pytest
-from candle_tf import inputs, training
 from candle_tf.reports.report import write_report
-from candle_tf.settings import Settings
+from candle_tf.runs import inputs
+from candle_tf.runs import run as training
+from candle_tf.runs.settings import Settings
 from matplotlib.figure import Figure
 
 SETTINGS = Settings(

@@ -14,13 +14,14 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf import CandleModel, Teacher, TeacherStore, data, training
-from candle_tf.building import named_teacher
-from candle_tf.checkpoints import INTERRUPTED
+from candle_tf import CandleModel, Teacher, TeacherStore, data
 from candle_tf.classifiers import feature_record, linear
-from candle_tf.evaluation import evaluate
 from candle_tf.networks.surgery import synchronizes, with_synchronized_batch_norm
-from candle_tf.settings import Settings
+from candle_tf.runs import run as training
+from candle_tf.runs.build import named_teacher
+from candle_tf.runs.checkpoints import INTERRUPTED
+from candle_tf.runs.evaluate import evaluate
+from candle_tf.runs.settings import Settings
 from candle_tf.students import resnet_e
 from candle_tf.teacher_store import record_of
 from candle_tf.utils.distribution import WORKER_LOST, build_strategy, distributed, share_of

@@ -11,12 +11,17 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from candle_tf import data
-from candle_tf.building import build_model, build_student, build_teacher, computing_in, restore
 from candle_tf.classifiers import encode_dataset
 from candle_tf.data.samplers import epoch_length
-from candle_tf.evaluation import classifier_norms, describe, evaluate, student_size
-from candle_tf.fitting import fit
-from candle_tf.inputs import (
+from candle_tf.methods import Method, Setup
+from candle_tf.methods.second_stages import SECOND_STAGES, FirstStage
+from candle_tf.model import CandleModel, StudentModel
+from candle_tf.networks.safe_load import load_model
+from candle_tf.reports.report import write_report
+from candle_tf.runs.build import build_model, build_student, build_teacher, computing_in, restore
+from candle_tf.runs.evaluate import classifier_norms, describe, evaluate, student_size
+from candle_tf.runs.fit import fit
+from candle_tf.runs.inputs import (
     augmentation,
     check_sampler,
     evaluation_batches,
@@ -27,26 +32,8 @@ from candle_tf.inputs import (
     view_size,
     widened,
 )
-from candle_tf.methods import Method, Setup
-from candle_tf.methods.second_stages import SECOND_STAGES, FirstStage
-from candle_tf.model import CandleModel, StudentModel
-from candle_tf.networks.safe_load import load_model
-from candle_tf.reports.report import write_report
-from candle_tf.settings import Settings, first_stage, resolve, resolved
-from candle_tf.students import bits
-from candle_tf.teacher import Teacher
-from candle_tf.teacher_store import TeacherStore, plan_views, record_of, sources
-from candle_tf.utils.distribution import (
-    build_strategy,
-    distributed,
-    from_first,
-    leads,
-    meet,
-    share_of,
-    stopping_with_the_others,
-)
-from candle_tf.utils.files import Rows, check_room, locked, write_text, written_beside
-from candle_tf.workdir import (
+from candle_tf.runs.settings import Settings, first_stage, resolve, resolved
+from candle_tf.runs.workdir import (
     CALIBRATION,
     CHECKPOINTS,
     CLASSIFIER_FILE,
@@ -60,6 +47,19 @@ from candle_tf.workdir import (
     claimed_workdir,
     read_results,
 )
+from candle_tf.students import bits
+from candle_tf.teacher import Teacher
+from candle_tf.teacher_store import TeacherStore, plan_views, record_of, sources
+from candle_tf.utils.distribution import (
+    build_strategy,
+    distributed,
+    from_first,
+    leads,
+    meet,
+    share_of,
+    stopping_with_the_others,
+)
+from candle_tf.utils.files import Rows, check_room, locked, write_text, written_beside
 
 
 def run(settings: Settings) -> dict:

@@ -3,9 +3,9 @@ import pathlib
 import pytest
 import run_flags
 from absl import flags
-from candle_tf import benchmark
+from candle_tf.runs import benchmark
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.cfg")), ids=lambda p: p.stem)

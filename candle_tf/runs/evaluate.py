@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 from candle_tf import data, metrics
 from candle_tf.classifiers import weight_norms
-from candle_tf.inputs import evaluation_batches, steps_per_epoch, widened
 from candle_tf.networks.surgery import renewed
-from candle_tf.settings import Settings, resolve
+from candle_tf.runs.inputs import evaluation_batches, steps_per_epoch, widened
+from candle_tf.runs.settings import Settings, resolve
 from candle_tf.utils.distribution import ALONE, distributed, on_all_replicas
 from candle_tf.utils.files import written_beside
 

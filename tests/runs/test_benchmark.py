@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from candle_tf import benchmark
-from candle_tf.settings import Settings
+from candle_tf.runs import benchmark
+from candle_tf.runs.settings import Settings
 from candle_tf.utils.files import locked
 
 BASE = Settings(dataset="digits", imbalance_ratio=10, epochs=1, steps_per_epoch=3)
-TRAIN = [sys.executable, str(Path(__file__).parents[1] / "scripts" / "train.py")]
+TRAIN = [sys.executable, str(Path(__file__).parents[2] / "scripts" / "train.py")]
 
 
 def plan(methods, output="out", datasets=("digits",), seeds=(0,)) -> list[benchmark.Cell]:

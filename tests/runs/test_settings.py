@@ -4,7 +4,7 @@ import pytest
 import run_flags
 from absl import flags
 from candle_tf.methods import METHODS
-from candle_tf.settings import Settings, first_stage, resolve, resolved
+from candle_tf.runs.settings import Settings, first_stage, resolve, resolved
 
 RUN = Settings(workdir="run")
 

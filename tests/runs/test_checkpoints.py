@@ -7,8 +7,9 @@ import subprocess
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf import building, training
-from candle_tf.checkpoints import INTERRUPTED, Checkpoints, NotFinite
+from candle_tf.runs import build as building
+from candle_tf.runs import run as training
+from candle_tf.runs.checkpoints import INTERRUPTED, Checkpoints, NotFinite
 from tiny_runs import ALONE, assert_same, tiny
 
 SLOW = pytest.mark.slow

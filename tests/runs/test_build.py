@@ -3,8 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf import building, inputs, training
-from candle_tf.settings import resolve
+from candle_tf.runs import build as building
+from candle_tf.runs import inputs
+from candle_tf.runs import run as training
+from candle_tf.runs.settings import resolve
 from tiny_runs import tiny
 
 

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
-from candle_tf import building, evaluation, inputs
+from candle_tf.runs import build as building
+from candle_tf.runs import evaluate as evaluation
+from candle_tf.runs import inputs
 from tiny_runs import TINY, tiny
 
 

@@ -14,16 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from candle_tf import building, inputs, training
 from candle_tf.data import LongTailedData
 from candle_tf.methods import METHODS
 from candle_tf.model import StudentModel
 from candle_tf.reports.tables import markdown, shares
-from candle_tf.settings import OF_FEATURES, OF_TEACHER, Settings, first_stage, resolved
+from candle_tf.runs import build as building
+from candle_tf.runs import inputs
+from candle_tf.runs import run as training
+from candle_tf.runs.settings import OF_FEATURES, OF_TEACHER, Settings, first_stage, resolved
+from candle_tf.runs.workdir import HISTORY_FILE, identity, read_results
 from candle_tf.teacher import Teacher
 from candle_tf.utils.files import locked, write_text
 from candle_tf.utils.names import lookup, parse_spec
-from candle_tf.workdir import HISTORY_FILE, identity, read_results
 
 LOG_FILE = "log.txt"
 DATA = (  # a run's images

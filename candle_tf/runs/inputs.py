@@ -7,7 +7,7 @@ import tensorflow as tf
 from candle_tf import data
 from candle_tf.data.pipeline import training_places
 from candle_tf.resolution import RandomResolution
-from candle_tf.settings import OF_VIEWS, Settings, resolve
+from candle_tf.runs.settings import OF_VIEWS, Settings, resolve
 from candle_tf.teacher_store import TeacherStore
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from candle_tf.data import LongTailedData
-from candle_tf.settings import Settings
+from candle_tf.runs.settings import Settings
 from candle_tf.utils.files import locked, read_json, read_text, write_text
 
 FLAG_FILE, METRICS_FILE, HISTORY_FILE = "flags.cfg", "metrics.json", "history.csv"

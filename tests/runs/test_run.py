@@ -5,10 +5,13 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf import building, evaluation, inputs, training
 from candle_tf.methods import METHODS
-from candle_tf.settings import resolve, resolved
-from candle_tf.workdir import claimed_workdir
+from candle_tf.runs import build as building
+from candle_tf.runs import evaluate as evaluation
+from candle_tf.runs import inputs
+from candle_tf.runs import run as training
+from candle_tf.runs.settings import resolve, resolved
+from candle_tf.runs.workdir import claimed_workdir
 from tiny_runs import TINY, assert_same, history, kill, tiny, weights
 
 pytestmark = pytest.mark.usefixtures("no_report")

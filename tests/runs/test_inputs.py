@@ -2,9 +2,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from candle_tf import inputs
 from candle_tf.data import Augmentation, evaluation_batches
-from candle_tf.settings import Settings
+from candle_tf.runs import inputs
+from candle_tf.runs.settings import Settings
 
 RUN = Settings(workdir="run", dataset="digits", image_size=16)
 OTHER = {"crop": "resized", "flip": True, "color_jitter": 0.4}

@@ -8,8 +8,11 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf import data, fitting, inputs, training
-from candle_tf.checkpoints import NotFinite
+from candle_tf import data
+from candle_tf.runs import fit as fitting
+from candle_tf.runs import inputs
+from candle_tf.runs import run as training
+from candle_tf.runs.checkpoints import NotFinite
 from tiny_runs import ALONE, assert_same, history, kill, tiny, weights
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -60,9 +63,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     """A file-size limit stands for the full disk: the second checkpoint cannot be written."""
     script = f"""
 import resource, sys
-sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
-from candle_tf import training
-from candle_tf.checkpoints import Checkpoints
+sys.path.insert(0, {str(pathlib.Path(__file__).parents[1])!r})
+from candle_tf.runs import run as training
+from candle_tf.runs.checkpoints import Checkpoints
 from tiny_runs import tiny
 save = Checkpoints.on_epoch_end
 def limited(self, epoch, logs=None):
