@@ -1,73 +1,10 @@
-"""Runs methods x data sets x seeds, and writes results.csv and results.md.
-
-    python scripts/benchmark.py --flagfile=configs/benchmark/cifar10_lt.cfg --data_dir=DIR
-
-The same command again goes on where it was stopped: finished cells are kept, an interrupted one
-continues from its last epoch, a failed one is tried again. Other rows in the same --output take up
-what is finished there; the results are of the last command's rows. A cell's own output is in its
-log.txt.
-"""
+"""See candle_tf/cli/benchmark.py, or --help."""
 
 import os
-import signal
-import sys
-from collections.abc import Mapping
-from pathlib import Path
 
-import run_flags
-import tensorflow as tf
-from absl import app, flags
-from candle_tf.runs import benchmark
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what matters comes as an exception
 
-try:
-    from rich.live import Live
-    from rich.markup import escape
-    from rich.table import Column, Table
-except ImportError:
-    sys.exit('rich is not installed: pip install -e ".[benchmark]" brings it.')
-
-flags.DEFINE_multi_string(
-    "methods", [], "A row: NAME, NAME:FLAG=VALUE,... or LABEL = NAME:FLAG=VALUE,..."
-)
-flags.DEFINE_multi_string("datasets", [], "A set to run them on, written as a row is.")
-flags.DEFINE_list("seeds", ["0"], "Seeds of the repetitions.")
-flags.DEFINE_string("output", None, "Directory of the cells and the results.", required=True)
-
-TRAIN = [sys.executable, str(Path(__file__).with_name("train.py"))]
-
-
-def run():
-    given, output = flags.FLAGS, os.path.expanduser(flags.FLAGS.output)
-    tf.config.set_visible_devices([], "GPU")  # its memory is for the cells
-    cells = benchmark.plan(
-        run_flags.settings(given), given.methods, given.datasets, given.seeds, output
-    )
-    print("Making each data set, teacher and student once, to see that all can be made.")
-    benchmark.check_parts(cells)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped: the same command goes on."))
-    with Live(auto_refresh=False) as live:
-        states = benchmark.run(
-            cells, TRAIN, output, lambda states: live.update(progress(states), refresh=True)
-        )
-    print(f"\n{benchmark.results_table(cells)}")
-    if failed := [cell.name for cell, state in states.items() if state.startswith("failed")]:
-        sys.exit(f"{len(failed)} of {len(cells)} cells failed: {'; '.join(failed)}.")
-
-
-def progress(states: Mapping[benchmark.Cell, str]) -> Table:
-    """The cells at work and those that failed; of the others the number, to fit a screen."""
-    table = Table("cell", "state", Column("directory", overflow="fold"))
-    counts = dict.fromkeys(("finished", "waiting"), 0)
-    for cell, state in states.items():
-        if state in counts:
-            counts[state] += 1
-        else:
-            table.add_row(*map(escape, (cell.name, state, cell.settings.workdir)))
-    table.caption = ", ".join(f"{number} {state}" for state, number in counts.items())
-    return table
-
+from candle_tf.cli import benchmark  # noqa: E402
 
 if __name__ == "__main__":
-    run_flags.define(omit=(*benchmark.PLANNED, "dataset"))
-    flags.adopt_module_key_flags(run_flags)
-    app.run(run_flags.main_of(run))
+    benchmark.main()

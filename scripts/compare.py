@@ -1,19 +1,10 @@
-"""Prints finished runs side by side as a Markdown table.
+"""See candle_tf/cli/compare.py, or --help."""
 
-python scripts/compare.py runs/cross_entropy runs/candle
-"""
+import os
 
-import run_flags
-from absl import app, flags
-from candle_tf.reports.tables import comparison_table
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what matters comes as an exception
 
-flags.DEFINE_enum("split", "test", ["test", "validation"], "The images that accuracy is taken on.")
-flags.DEFINE_bool("per_class", False, "A column a class, instead of overall and groups.")
-
-
-def compare(workdirs: list[str]):
-    print(comparison_table(workdirs, flags.FLAGS.split, flags.FLAGS.per_class))
-
+from candle_tf.cli import compare  # noqa: E402
 
 if __name__ == "__main__":
-    app.run(run_flags.main_of(compare, "WORKDIR..."))
+    compare.main()

@@ -1,37 +1,10 @@
-"""Says what is in a data set, and what of it cannot be read.
+"""See candle_tf/cli/describe.py, or --help."""
 
-    python scripts/describe.py --dataset=folder:photos
-    python scripts/describe.py --dataset=tfds:cifar10 --data_dir=DIR --output=OUT
+import os
 
-With --output, the distribution of the classes and a sheet of head and tail images are drawn there.
-"""
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what matters comes as an exception
 
-import dataclasses
-
-import run_flags
-from absl import app, flags
-from candle_tf.reports import description
-from candle_tf.runs import inputs
-from candle_tf.runs.benchmark import DATA
-from candle_tf.runs.settings import Settings
-
-OF_DATA = {*DATA, "data_dir", "download", "seed"} - {"on_bad_image"}
-
-flags.DEFINE_string("output", None, "Directory of the pictures; none are drawn if not given.")
-
-
-def describe():
-    # What cannot be read is said, and does not keep the rest from being described.
-    settings = dataclasses.replace(run_flags.settings(), on_bad_image="skip")
-    examples = inputs.load_data(settings)
-    print(description.describe(examples))
-    if flags.FLAGS.output:
-        for path in description.write_pictures(examples, flags.FLAGS.output):
-            print(f"Wrote {path}")
-
+from candle_tf.cli import describe  # noqa: E402
 
 if __name__ == "__main__":
-    others = (field.name for field in dataclasses.fields(Settings) if field.name not in OF_DATA)
-    run_flags.define(omit=tuple(others))
-    flags.adopt_module_key_flags(run_flags)
-    app.run(run_flags.main_of(describe))
+    describe.main()

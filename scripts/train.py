@@ -1,30 +1,10 @@
-"""Calibrates a teacher, distills a binary student on long-tailed data, evaluates and exports it.
+"""See candle_tf/cli/train.py, or --help."""
 
-    python scripts/train.py --flagfile=configs/digits_lt.cfg --workdir=runs/digits
-    python scripts/train.py --flagfile=configs/cifar10_lt_100.cfg --data_dir=DIR --workdir=runs/c10
+import os
 
-The same command again continues an interrupted run. What the workdir holds afterwards: README.
-"""
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what matters comes as an exception
 
-import signal
-import sys
-
-import run_flags
-from absl import app, flags
-from candle_tf.reports.tables import comparison_table
-from candle_tf.runs import run as training
-from candle_tf.runs.checkpoints import INTERRUPTED
-
-
-def train():
-    # As clusters end a process; within the training the update is saved first.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
-    settings = run_flags.settings(flags.FLAGS)
-    if training.run(settings):  # of several workers the first one has results
-        print(comparison_table([settings.workdir]))
-
+from candle_tf.cli import train  # noqa: E402
 
 if __name__ == "__main__":
-    run_flags.define()
-    flags.adopt_module_key_flags(run_flags)  # so that --help shows them
-    app.run(run_flags.main_of(train))
+    train.main()

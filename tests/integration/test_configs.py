@@ -1,8 +1,8 @@
 import pathlib
 
 import pytest
-import run_flags
 from absl import flags
+from candle_tf.cli import run_flags
 from candle_tf.runs import benchmark
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

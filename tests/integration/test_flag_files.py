@@ -9,10 +9,10 @@ import pathlib
 
 import numpy as np
 import pytest
-import run_flags
 import tensorflow as tf
 from absl import flags
 from candle_tf import data
+from candle_tf.cli import run_flags
 from candle_tf.runs import run as training
 from PIL import Image
 

@@ -124,7 +124,7 @@ def test_what_was_found_out_about_images(content, tmp_path):
 @often
 @given(lines=st.lists(st.text(max_size=20) | FLAGS))
 def test_flag_files(lines, tmp_path):
-    import run_flags
+    from candle_tf.cli import run_flags
 
     content = "\n".join(lines).encode("utf-8", "surrogatepass")
     (tmp_path / "flags.cfg").write_bytes(content)

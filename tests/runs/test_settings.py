@@ -1,8 +1,8 @@
 import dataclasses
 
 import pytest
-import run_flags
 from absl import flags
+from candle_tf.cli import run_flags
 from candle_tf.methods import METHODS
 from candle_tf.runs.settings import Settings, first_stage, resolve, resolved
 

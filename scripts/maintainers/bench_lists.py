@@ -1,6 +1,6 @@
 """What it takes to read 437,513 images by a list, as iNaturalist 2018 has, beside Keras' reader.
 
-    python scripts/bench_lists.py
+    python scripts/maintainers/bench_lists.py
 
 Prints start-up (to the first batch), peak memory and images a second of each, a process each in
 one run. The images are 300 files of 500 x 375 pixels under many names. Keras'

@@ -1,6 +1,6 @@
 """What candle_tf costs and saves, as ratios of two things timed in turn: docs/performance.md.
 
-    python scripts/bench_speed.py --data_dir=DIR --teacher=FILE
+    python scripts/maintainers/bench_speed.py --data_dir=DIR --teacher=FILE
 
 DIR is a TFDS directory that holds CIFAR-10, FILE a Keras 2 model that ends in a feature map. Up to
 15 minutes on 2 cores.
@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-import run_flags  # isort: skip  before tensorflow
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what matters comes as an exception
+from candle_tf.cli import run_flags  # isort: skip  before tensorflow
 import larq as lq
 import tensorflow as tf
 from candle_tf import CandleModel, StudentModel, Teacher, TeacherStore, data, students
@@ -187,7 +188,7 @@ class Bench:
         yield Row("epoch: input pipeline / ready tensors", streamed / ready, 1.05)
 
     def peers(self) -> Iterator[Row]:
-        """Each in a process of scripts/bench_peers.py, at work in turn."""
+        """Each in a process of scripts/maintainers/bench_peers.py, at work in turn."""
         with contextlib.ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory())
             path = os.path.join(directory, "images.npz")

@@ -6,14 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what matters comes as an exception
-
-import candle_tf  # noqa: E402, F401  before tensorflow
-import tensorflow as tf  # noqa: E402
-from absl import flags, logging  # noqa: E402
-from candle_tf.runs.settings import Settings, kind_of  # noqa: E402
-from candle_tf.runs.workdir import FLAG_FILE  # noqa: E402
-from candle_tf.utils.files import read_text  # noqa: E402
+import tensorflow as tf
+from absl import app, flags, logging
+from candle_tf.runs.settings import Settings, kind_of
+from candle_tf.runs.workdir import FLAG_FILE
+from candle_tf.utils.files import read_text
 
 DEFINE = {
     bool: flags.DEFINE_bool,
@@ -64,6 +61,20 @@ def settings_of(workdir: str, data_dir: str | None = None) -> Settings:
     moved = [f"--data_dir={data_dir}"] if data_dir else []
     values(["run", f"--flagfile={path}", f"--workdir={workdir}", *moved])
     return settings(values)
+
+
+def start(job, arguments: str | None = None):
+    """Does a job, which its own flags decide, from the command line.
+
+    Args:
+        job, arguments: as in `main_of`; `--help` prints the docstring and the flags of its module.
+    """
+    module = sys.modules[job.__module__]
+    sys.modules["__main__"].__doc__ = module.__doc__  # which is what absl prints
+    for name in (__name__, module.__name__):
+        for flag in flags.FLAGS.get_key_flags_for_module(name):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    app.run(main_of(job, arguments))
 
 
 def main_of(job, arguments: str | None = None):

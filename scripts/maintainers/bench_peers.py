@@ -1,6 +1,6 @@
 """Times the distillation step of one library on request: the worker of `bench_speed.py`.
 
-    python scripts/bench_peers.py --peer=candle --images=cifar10.npz --teacher=encoder.h5
+    python scripts/maintainers/bench_peers.py --peer=candle --images=FILE.npz --teacher=FILE.h5
 
 Each peer trains the same shape of student (resnet_e at 32 px), on the same images, against the same
 frozen teacher (the encoder at 96 px, pooled, and a linear classifier), through its own `fit`:

@@ -1,6 +1,6 @@
 """Pretrains the demo's full-precision encoder, candle_tf/assets/letters.h5, on rendered letters.
 
-    python scripts/pretrain_letters.py --output=candle_tf/assets/letters.h5
+    python scripts/maintainers/pretrain_letters.py --output=candle_tf/assets/letters.h5
 
 The demo calibrates a frozen encoder on long-tailed handwritten digits, so the encoder has to come
 from elsewhere: here from balanced images of printed letters, A-Z and a-z, in the fonts that

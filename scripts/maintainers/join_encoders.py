@@ -1,6 +1,6 @@
 """Joins encoders to one, a teacher's file: what they see differently helps the classifier.
 
-    python scripts/join_encoders.py --encoder=efficientnet_lite2.keras:192 \\
+    python scripts/maintainers/join_encoders.py --encoder=efficientnet_lite2.keras:192 \\
         --encoder=mobilenet_1_0_conv_pw_12.h5:128 --output=joined.keras
     python scripts/train.py --teacher=joined.keras --teacher_image_size=192 ...
 
@@ -13,9 +13,9 @@ import candle_tf  # noqa: F401  # isort: skip  # Before TensorFlow, which it swi
 
 from collections.abc import Mapping
 
-import run_flags
 import tensorflow as tf
 from absl import app, flags
+from candle_tf.cli import run_flags
 from candle_tf.networks.safe_load import load_model
 from candle_tf.networks.surgery import any_size, fold_batch_norm
 

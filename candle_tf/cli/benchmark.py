@@ -1,0 +1,74 @@
+"""Runs methods x data sets x seeds, and writes results.csv and results.md.
+
+    python scripts/benchmark.py --flagfile=configs/benchmark/cifar10_lt.cfg --data_dir=DIR
+
+The same command again goes on where it was stopped: finished cells are kept, an interrupted one
+continues from its last epoch, a failed one is tried again. Other rows in the same --output take up
+what is finished there; the results are of the last command's rows. A cell's own output is in its
+log.txt.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+
+import tensorflow as tf
+from absl import flags
+from candle_tf.cli import run_flags
+from candle_tf.runs import benchmark
+
+try:
+    from rich.live import Live
+    from rich.markup import escape
+    from rich.table import Column, Table
+except ImportError:
+    sys.exit('rich is not installed: pip install -e ".[benchmark]" brings it.')
+
+TRAIN = [sys.executable, "-m", "candle_tf.cli.train"]
+
+
+def run():
+    given, output = flags.FLAGS, os.path.expanduser(flags.FLAGS.output)
+    tf.config.set_visible_devices([], "GPU")  # its memory is for the cells
+    cells = benchmark.plan(
+        run_flags.settings(given), given.methods, given.datasets, given.seeds, output
+    )
+    print("Making each data set, teacher and student once, to see that all can be made.")
+    benchmark.check_parts(cells)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped: the same command goes on."))
+    with Live(auto_refresh=False) as live:
+        states = benchmark.run(
+            cells, TRAIN, output, lambda states: live.update(progress(states), refresh=True)
+        )
+    print(f"\n{benchmark.results_table(cells)}")
+    if failed := [cell.name for cell, state in states.items() if state.startswith("failed")]:
+        sys.exit(f"{len(failed)} of {len(cells)} cells failed: {'; '.join(failed)}.")
+
+
+def progress(states: Mapping[benchmark.Cell, str]) -> Table:
+    """The cells at work and those that failed; of the others the number, to fit a screen."""
+    table = Table("cell", "state", Column("directory", overflow="fold"))
+    counts = dict.fromkeys(("finished", "waiting"), 0)
+    for cell, state in states.items():
+        if state in counts:
+            counts[state] += 1
+        else:
+            table.add_row(*map(escape, (cell.name, state, cell.settings.workdir)))
+    table.caption = ", ".join(f"{number} {state}" for state, number in counts.items())
+    return table
+
+
+def main():
+    flags.DEFINE_multi_string(
+        "methods", [], "A row: NAME, NAME:FLAG=VALUE,... or LABEL = NAME:FLAG=VALUE,..."
+    )
+    flags.DEFINE_multi_string("datasets", [], "A set to run them on, written as a row is.")
+    flags.DEFINE_list("seeds", ["0"], "Seeds of the repetitions.")
+    flags.DEFINE_string("output", None, "Directory of the cells and the results.", required=True)
+    run_flags.define(omit=(*benchmark.PLANNED, "dataset"))
+    run_flags.start(run)
+
+
+if __name__ == "__main__":
+    main()

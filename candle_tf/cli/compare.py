@@ -1,0 +1,24 @@
+"""Prints finished runs side by side as a Markdown table.
+
+python scripts/compare.py runs/cross_entropy runs/candle
+"""
+
+from absl import flags
+from candle_tf.cli import run_flags
+from candle_tf.reports.tables import comparison_table
+
+
+def compare(workdirs: list[str]):
+    print(comparison_table(workdirs, flags.FLAGS.split, flags.FLAGS.per_class))
+
+
+def main():
+    flags.DEFINE_enum(
+        "split", "test", ["test", "validation"], "The images that accuracy is taken on."
+    )
+    flags.DEFINE_bool("per_class", False, "A column a class, instead of overall and groups.")
+    run_flags.start(compare, "WORKDIR...")
+
+
+if __name__ == "__main__":
+    main()

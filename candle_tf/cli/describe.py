@@ -1,0 +1,39 @@
+"""Says what is in a data set, and what of it cannot be read.
+
+    python scripts/describe.py --dataset=folder:photos
+    python scripts/describe.py --dataset=tfds:cifar10 --data_dir=DIR --output=OUT
+
+With --output, the distribution of the classes and a sheet of head and tail images are drawn there.
+"""
+
+import dataclasses
+
+from absl import flags
+from candle_tf.cli import run_flags
+from candle_tf.reports import description
+from candle_tf.runs import inputs
+from candle_tf.runs.benchmark import DATA
+from candle_tf.runs.settings import Settings
+
+OF_DATA = {*DATA, "data_dir", "download", "seed"} - {"on_bad_image"}
+
+
+def describe():
+    # What cannot be read is said, and does not keep the rest from being described.
+    settings = dataclasses.replace(run_flags.settings(), on_bad_image="skip")
+    examples = inputs.load_data(settings)
+    print(description.describe(examples))
+    if flags.FLAGS.output:
+        for path in description.write_pictures(examples, flags.FLAGS.output):
+            print(f"Wrote {path}")
+
+
+def main():
+    flags.DEFINE_string("output", None, "Directory of the pictures; none are drawn if not given.")
+    others = (field.name for field in dataclasses.fields(Settings) if field.name not in OF_DATA)
+    run_flags.define(omit=tuple(others))
+    run_flags.start(describe)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Writes the report of a finished run, WORKDIR/report/report.html and its figures, once more.
+
+    python scripts/report.py --workdir=runs/c10
+    python scripts/report.py --workdir=runs/c10 --from_scratch=runs/ce --full_precision=runs/ce32
+
+The second compares the student's classifier with those of two other runs on the same data.
+"""
+
+from absl import flags
+from candle_tf.cli import run_flags
+from candle_tf.runs import inputs
+from candle_tf.runs import run as training
+
+
+def report():
+    settings = run_flags.settings_of(flags.FLAGS.workdir, flags.FLAGS.data_dir)
+    path = training.report(
+        settings,
+        inputs.load_data(settings),
+        from_scratch=flags.FLAGS.from_scratch,
+        full_precision=flags.FLAGS.full_precision,
+    )
+    print(f"Wrote {path}")
+
+
+def main():
+    flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
+    flags.DEFINE_string("from_scratch", None, "A run of the same student, trained alone.")
+    flags.DEFINE_string("full_precision", None, "A run of the same student with --student_bits=32.")
+    flags.DEFINE_string("data_dir", None, "Where the data lies now (where the run read it).")
+    run_flags.start(report)
+
+
+if __name__ == "__main__":
+    main()

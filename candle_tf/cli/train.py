@@ -1,0 +1,33 @@
+"""Calibrates a teacher, distills a binary student on long-tailed data, evaluates and exports it.
+
+    python scripts/train.py --flagfile=configs/digits_lt.cfg --workdir=runs/digits
+    python scripts/train.py --flagfile=configs/cifar10_lt_100.cfg --data_dir=DIR --workdir=runs/c10
+
+The same command again continues an interrupted run. What the workdir holds afterwards: README.
+"""
+
+import signal
+import sys
+
+from absl import flags
+from candle_tf.cli import run_flags
+from candle_tf.reports.tables import comparison_table
+from candle_tf.runs import run as training
+from candle_tf.runs.checkpoints import INTERRUPTED
+
+
+def train():
+    # As clusters end a process; within the training the update is saved first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+    settings = run_flags.settings(flags.FLAGS)
+    if training.run(settings):  # of several workers the first one has results
+        print(comparison_table([settings.workdir]))
+
+
+def main():
+    run_flags.define()
+    run_flags.start(train)
+
+
+if __name__ == "__main__":
+    main()
