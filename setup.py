@@ -24,6 +24,7 @@ setup(
         "numpy>=1.24,<2",
         "pillow>=10",  # reads image files of every kind that people have
         "scikit-learn>=1.3",  # the digits that it ships are the embedded data set
+        "scipy>=1.10",  # L-BFGS, for the calibration
         "setuptools<81",  # TFDS 4.8 and zookeeper import pkg_resources
         "tensorflow>=2.16,<2.20",
         "tensorflow-datasets>=4.8,<4.9",

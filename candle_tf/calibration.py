@@ -1,0 +1,261 @@
+"""The calibration: frozen features in, a classifier that treats all classes alike out.
+
+With features x standardised to u = (x - mean) / std, each image a row, in the weights that a
+calibration asks for (w_i, targets q_i, log prior pi), the kernel K and the bias b minimise
+
+    sum_i w_i CE(q_i, K u_i + b + pi) + ||K||^2 / (2 C)
+
+by L-BFGS (`scipy.optimize`). C is the value of `STRENGTHS` under which images that a fit did not
+see are classified best, all classes alike. K and b are folded with mean and std, so that outside a
+linear classifier of x is all there is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from candle_tf import losses, metrics
+from candle_tf.utils.names import lookup
+from scipy.optimize import minimize
+
+CALIBRATIONS = ("balanced_softmax", "label_aware_smoothing", "cross_entropy")
+STRENGTHS = (0.3, 0.03, 3.0)  # the first where they are level
+FOLDS = 3
+MOST_CROSS_VALIDATED = 5_000  # images; the largest classes give up theirs first
+MOST_ROWS = 100_000  # views beyond the first of each image are left out above this
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """How well a calibration classifies training images that it did not see.
+
+    Each fold of the images is classified by a fit to one view of the others. A class of one image
+    cannot be held out: it is NaN and left out of the means.
+
+    Attributes:
+        strength: C, the inverse of the penalty on the kernel.
+        per_class: Accuracy of each class, as a fraction of 1, (classes,).
+        class_counts: Training images per class, (classes,).
+    """
+
+    strength: float
+    per_class: Sequence[float]
+    class_counts: Sequence[int]
+
+    @property
+    def class_mean(self) -> float:
+        """Returns the mean of the classes' accuracies; NaN where no class could be held out."""
+        return nan_mean(np.array(self.per_class))
+
+    def by_rank(self, bounds: tuple[int, int] | None = None) -> dict[str, float]:
+        """Returns the mean accuracy of head, medium and tail (see `metrics.rank_groups`)."""
+        groups = metrics.rank_groups(self.class_counts, bounds)
+        means = {name: nan_mean(np.array(self.per_class)[c]) for name, c in groups.items()}
+        return {name: mean for name, mean in means.items() if not np.isnan(mean)}
+
+    def get_config(self) -> dict:
+        """Returns the attributes in types that JSON keeps."""
+        values = {"per_class": self.per_class, "class_counts": self.class_counts}
+        return {"strength": self.strength, **{name: list(v) for name, v in values.items()}}
+
+    def summary(self) -> str:
+        """Returns one line for people, and a second line where the teacher knows little."""
+        groups = ", ".join(f"{name} {100 * mean:.1f}" for name, mean in self.by_rank().items())
+        line = f"Cross-validated accuracy of the teacher: {100 * self.class_mean:.1f} % ({groups})"
+        if self.class_mean >= 0.5:
+            return line
+        return (
+            f"{line}\nThat is poor: these images may be unlike those that the teacher was trained "
+            "on, or too few. Try another teacher, or a larger size of its images."
+        )
+
+
+def nan_mean(values: np.ndarray) -> float:
+    return float(np.mean(values[~np.isnan(values)])) if (~np.isnan(values)).any() else float("nan")
+
+
+def fit_classifier(
+    features: np.ndarray,
+    labels: np.ndarray,
+    class_counts: Sequence[int],
+    *,
+    loss: str = "balanced_softmax",
+    label_smoothing: tuple[float, float] = (0.05, 0.1),
+    iterations: int = 50,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, CrossValidation]:
+    """Returns the kernel and the bias of a linear classifier, and how well it generalises.
+
+    Args:
+        features: Features of the training images, float32 (n * views, width): the first n rows
+            hold each image once.
+        labels: Class of each row, int64 (n * views,).
+        class_counts: Training images per class, (classes,); their sum is n.
+        loss: Name in `CALIBRATIONS`.
+        label_smoothing: Factors of head and tail, for "label_aware_smoothing".
+        iterations: Most iterations of L-BFGS; each passes over all rows once or twice.
+        seed: Seed of the random folds.
+
+    Returns:
+        Kernel float32 (width, classes), bias float32 (classes,), and the cross-validation.
+
+    Raises:
+        ValueError: If a feature is NaN or Inf, or `loss` has another name.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(40, 3)).astype("float32")
+        >>> y = (x[:, 0] > 0.5).astype(int)
+        >>> kernel, bias, checked = fit_classifier(x, y, np.bincount(y))
+        >>> float(np.mean((x @ kernel + bias).argmax(axis=1) == y))
+        1.0
+    """
+    lookup("calibration", loss, dict.fromkeys(CALIBRATIONS))
+    counts = np.asarray(class_counts)
+    n = int(counts.sum())
+    rows = max(n, min(len(features), MOST_ROWS))
+    x, y = np.array(features[:rows], np.float32), np.asarray(labels[:rows])
+    mean, std = standardize(x)
+    if (np.bincount(y[:n], minlength=len(counts)) != counts).any():
+        raise ValueError(
+            f"The first {n} rows of the features do not hold each training image once: give data "
+            "that hold it once, and views to read them more than once."
+        )
+    how = (loss, label_smoothing, iterations)
+    checked = cross_validate(x[:n], y[:n], len(counts), *how, seed)
+    strength = checked.strength * n / rows  # views share the weight of their image
+    kernel, bias = fit_standardized(x, y, len(counts), strength, *how)
+    kernel /= std[:, None]
+    return kernel, bias - mean @ kernel, checked
+
+
+def standardize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standardises the columns of x in place, and returns their mean and standard deviation."""
+    mean = x.mean(axis=0, dtype=np.float64)
+    std = x.std(axis=0, dtype=np.float64)
+    if not np.isfinite(std).all():
+        raise ValueError(
+            "The teacher's features hold NaN or Inf: give images in [0, 255] and a teacher with "
+            "the preprocessing that it was trained with."
+        )
+    std[std == 0] = 1.0  # a feature that never changes says nothing
+    x -= mean.astype(np.float32)
+    x /= std.astype(np.float32)
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+def cross_validate(
+    x: np.ndarray,
+    y: np.ndarray,
+    num_classes: int,
+    loss: str,
+    label_smoothing: tuple[float, float],
+    iterations: int,
+    seed: int,
+) -> CrossValidation:
+    """Returns the strength that is best on held-out images, and the accuracy that it has there."""
+    counts = np.bincount(y, minlength=num_classes)
+    generator = np.random.default_rng(seed)
+    chosen = most_balanced(y, MOST_CROSS_VALIDATED, generator)
+    x, y = x[chosen], y[chosen]
+    fold = deal(y, FOLDS, generator)
+    best, accuracies = -np.inf, None
+    for strength in STRENGTHS:
+        predicted = np.full(len(y), -1)
+        for k in range(fold.max() + 1):
+            held_out = fold == k
+            kernel, bias = fit_standardized(
+                x[~held_out], y[~held_out], num_classes, strength, loss, label_smoothing, iterations
+            )
+            predicted[held_out] = np.argmax(x[held_out] @ kernel + bias, axis=1)
+        tried = fold >= 0
+        per_class = metrics.per_class_accuracy(y[tried], predicted[tried], num_classes)
+        if nan_mean(per_class) > best or accuracies is None:
+            best, accuracies = nan_mean(per_class), (strength, per_class)
+    strength, per_class = accuracies
+    return CrossValidation(strength, per_class.tolist(), counts.tolist())
+
+
+def most_balanced(y: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Returns the places of at most `count` images, with as much of each class as all may keep."""
+    if len(y) <= count:
+        return np.arange(len(y))
+    counts = np.bincount(y)
+    kept = (np.minimum(counts, m).sum() for m in range(1, counts.max()))
+    most = max(1, sum(n <= count for n in kept))
+    shuffled = generator.permutation(len(y))
+    return np.sort(shuffled[rank_in_class(y[shuffled]) < most])
+
+
+def deal(y: np.ndarray, folds: int, generator: np.random.Generator) -> np.ndarray:
+    """Returns the fold of each image, int64 (n,); -1 for the only image of a class.
+
+    The images of a class are dealt in turn, from fold to fold, so that a class of two images is in
+    two folds and no fit goes without it.
+    """
+    shuffled = generator.permutation(len(y))
+    by_class = shuffled[np.argsort(y[shuffled], kind="stable")]
+    fold = np.empty(len(y), int)
+    fold[by_class] = np.arange(len(y)) % folds
+    return np.where(np.bincount(y)[y] > 1, fold, -1)
+
+
+def rank_in_class(y: np.ndarray) -> np.ndarray:
+    """Returns how many of its class stand before each image, int64 (n,)."""
+    order = np.argsort(y, kind="stable")
+    counts = np.bincount(y)
+    rank = np.empty(len(y), int)
+    rank[order] = np.arange(len(y)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return rank
+
+
+def fit_standardized(
+    x: np.ndarray,
+    y: np.ndarray,
+    num_classes: int,
+    strength: float,
+    loss: str,
+    label_smoothing: tuple[float, float],
+    iterations: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the kernel and bias that minimise the sum above, for rows of standardised features.
+
+    Balanced softmax has all rows at equal weight and the log prior inside; label-aware smoothing
+    has classes at equal weight and smoothed targets. MiSLAS' learned factor per class needs no
+    place of its own here: the kernel is free.
+    """
+    counts = np.maximum(np.bincount(y, minlength=num_classes), 1)
+    target = np.eye(num_classes, dtype=np.float32)
+    weight, prior = np.ones(len(y), np.float32), np.zeros(num_classes, np.float32)
+    if loss == "balanced_softmax":
+        prior = losses.log_prior(counts)
+    if loss == "label_aware_smoothing":
+        smoothing = losses.LabelAwareSmoothing(counts, *label_smoothing).smoothing[:, None]
+        target = (1.0 - smoothing) * target + smoothing / num_classes
+        weight = losses.inverse_frequency_weights(counts)[y]
+        weight *= len(y) / weight.sum()
+    target, weight = target[y], weight[:, None]
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        parameters = flat.astype(np.float32).reshape(-1, num_classes)
+        kernel, bias = parameters[:-1], parameters[-1]
+        z = x @ kernel
+        z += bias + prior
+        z -= z.max(axis=1, keepdims=True)
+        p = np.exp(z)
+        total = p.sum(axis=1, keepdims=True)
+        value = np.sum(weight * target * (np.log(total) - z), dtype=np.float64)
+        value += np.sum(kernel.astype(np.float64) ** 2) / (2.0 * strength)
+        p *= weight / total
+        p -= weight * target
+        slope = np.concatenate([x.T @ p + kernel / strength, p.sum(axis=0, keepdims=True)])
+        return value / len(y), slope.astype(np.float64).ravel() / len(y)
+
+    found = minimize(
+        objective,
+        np.zeros((x.shape[1] + 1) * num_classes),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": iterations, "gtol": 1e-5, "ftol": 1e-8},
+    )
+    parameters = found.x.astype(np.float32).reshape(-1, num_classes)
+    return parameters[:-1], parameters[-1]
