@@ -27,12 +27,40 @@ def kl_divergence(
     Returns:
         float32 (batch,).
     """
-    prior = 0.0 if log_prior is None else log_prior
-    log_p, log_q = (
-        tf.nn.log_softmax(tf.cast(logits, tf.float32) / temperature + prior)
-        for logits in (teacher_logits, student_logits)
-    )
-    return temperature**2 * tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)
+    target = soften(teacher_logits, temperature, log_prior)
+    return kl_from_target(target, student_logits, temperature, log_prior)
+
+
+def kl_from_target(
+    target: tf.Tensor,
+    student_logits: tf.Tensor,
+    temperature: float = 2.0,
+    log_prior: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Returns T^2 KL(target || softmax(z_S / T)), float32 (batch,).
+
+    Args:
+        target: Probabilities (batch, classes), those of `soften` or a mixture of the like.
+        student_logits, temperature, log_prior: As in `kl_divergence`.
+
+    Example:
+        >>> target = ct.losses.soften([[4.0, 0.0]])
+        >>> ct.losses.kl_from_target(target, [[0.0, 0.0]]).numpy().round(2)
+        array([1.31], dtype=float32)
+    """
+    log_q = tf.nn.log_softmax(scaled(student_logits, temperature, log_prior))
+    return temperature**2 * tf.reduce_sum(tf.math.xlogy(target, target) - target * log_q, axis=-1)
+
+
+def soften(
+    logits: tf.Tensor, temperature: float = 2.0, log_prior: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Returns softmax(z / T + log_prior), float32 (batch, classes); see `kl_divergence`."""
+    return tf.nn.softmax(scaled(logits, temperature, log_prior))
+
+
+def scaled(logits: tf.Tensor, temperature: float, log_prior: tf.Tensor | None) -> tf.Tensor:
+    return tf.cast(logits, tf.float32) / temperature + (0.0 if log_prior is None else log_prior)
 
 
 def feature_similarity(student_features: tf.Tensor, teacher_features: tf.Tensor) -> tf.Tensor:

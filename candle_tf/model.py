@@ -10,6 +10,7 @@ from candle_tf import losses
 from candle_tf.balancer import AdversarialBalancer
 from candle_tf.export.flatbuffer import export_flatbuffer
 from candle_tf.export.saved_model import export_saved_model
+from candle_tf.mixup import check_alpha, draw_pairs
 from candle_tf.networks.surgery import check_size, split_at_features, synchronizes
 from candle_tf.resolution import RandomResolution, resize
 from candle_tf.teacher import Teacher
@@ -164,11 +165,14 @@ class CandleModel(StudentModel):
 
         L_KL = T^2 KL(softmax(z_T / T) || softmax(z_S / T))
         L_FS = 2 - 2 cos(a(f(x)), g(x))
-        L    = lambda L_KL + (1 - lambda) L_FS
+        L    = lambda L_KL + (1 - lambda) L_FS + w loss(z_S, y)
 
-    theta (student and adapter a) descends on L, phi (balancer) ascends on it, in one step. A loss
-    given to `compile` is added to L, times `label_weight`; by default there is no label term, and
-    `evaluate` then reports the cross-entropy.
+    theta (student and adapter a) descends on L, phi (balancer) ascends on it, in one step. `loss`
+    is the label term: what is given to `compile`, such as `losses.BalancedSoftmax(class_counts)`.
+    Without it there is none, as published, and `evaluate` reports the cross-entropy.
+
+    With mixup, x, softmax(z_T / T), g(x) and the label term are mixed alike: each image of a batch
+    meets another at a share ~ Beta(mixup, mixup) (Zhang et al., ICLR 2018, arXiv 1710.09412).
 
     Args:
         teacher: a calibrated `Teacher`; frozen on entry.
@@ -180,7 +184,10 @@ class CandleModel(StudentModel):
         temperature: T.
         prior_adjusted: add the log prior of the class counts that calibrated the teacher to both
             sides of the KL, so that the student's own logits stay balanced.
-        label_weight: of the loss given to `compile`.
+        label_weight: w of the loss given to `compile`. None: `Teacher.label_weight`, which its
+            calibration measured: nothing where the teacher is always right, as much as the
+            teacher's word where it is right every other time.
+        mixup: alpha of mixup; 0 mixes nothing.
         image_size, seed: as in `StudentModel`.
     """
 
@@ -192,7 +199,8 @@ class CandleModel(StudentModel):
         balancer: AdversarialBalancer | float | None = None,
         temperature: float = 2.0,
         prior_adjusted: bool = False,
-        label_weight: float = 1.0,
+        label_weight: float | None = None,
+        mixup: float = 0.0,
         image_size: int | None = None,
         seed: int = 0,
         **kwargs,
@@ -207,7 +215,8 @@ class CandleModel(StudentModel):
         self.fixed_lambda = float(balancer) if isinstance(balancer, numbers.Real) else None
         if self.fixed_lambda is not None and not 0.0 <= self.fixed_lambda <= 1.0:
             raise ValueError(f"A fixed lambda lies in [0, 1], not {balancer}.")
-        self.temperature, self.label_weight = temperature, label_weight
+        check_alpha(mixup)
+        self.temperature, self.label_weight, self.mixup = temperature, label_weight, mixup
         self.prior_adjusted = prior_adjusted
         self.log_prior = losses.log_prior(teacher.class_counts) if prior_adjusted else None
         self.adapter = tf.keras.Sequential(
@@ -237,6 +246,8 @@ class CandleModel(StudentModel):
         """
         super().compile(optimizer, loss, metrics, **kwargs)
         self.has_label_term = loss is not None
+        if self.has_label_term and self.label_weight is None:
+            self.label_weight = self.teacher.label_weight()
         own = tf.keras.optimizers.get(balancer_optimizer or tf.keras.optimizers.Adam(1e-3))
         if scales_loss(self.optimizer) and not scales_loss(own):
             own = tf.keras.mixed_precision.LossScaleOptimizer(own)
@@ -250,21 +261,30 @@ class CandleModel(StudentModel):
     def train_step(self, data):
         x, labels, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         images, size, teacher_features, teacher_logits = self.see(x)
+        targets = losses.soften(teacher_logits, self.temperature, self.log_prior)
+        pairs, weight = None, sample_weight
+        if self.mixup:
+            step, batch_size = iterations(self.optimizer), tf.shape(images)[0]
+            pairs = draw_pairs(step, batch_size, self.mixup, self.resolution.seed, per_image=True)
+            images, teacher_features, targets = map(pairs.mix, (images, teacher_features, targets))
+            weight = None if sample_weight is None else pairs.mix(sample_weight)
         with tf.GradientTape(persistent=True) as tape:
             features = self.encode(resize(images, size), training=True)
             adapted = self.adapter(features, training=True)
             seen = tf.stop_gradient(features) if self.fixed_lambda == 0.0 else features
             logits = self.classify(seen, training=True)
-            kl = losses.kl_divergence(teacher_logits, logits, self.temperature, self.log_prior)
+            kl = losses.kl_from_target(targets, logits, self.temperature, self.log_prior)
             feature = losses.feature_similarity(adapted, teacher_features)
             lambda_ = self.weight_of_kl(kl, feature)
             kl_weight = 1.0 if self.fixed_lambda == 0.0 else lambda_
-            loss = batch_mean(kl_weight * kl + (1.0 - lambda_) * feature, sample_weight)
+            loss = batch_mean(kl_weight * kl + (1.0 - lambda_) * feature, weight)
             loss += sum(self.student.losses)  # regularizers
             # Gradients are summed over replicas; Keras divides its own loss already.
             loss /= self.distribute_strategy.num_replicas_in_sync
             if self.has_label_term:
-                loss += self.label_weight * self.compiled_loss(labels, logits, sample_weight)
+                term = (labels, logits, sample_weight)
+                term = pairs.label_terms(*term) if pairs else term
+                loss += self.label_weight * self.compiled_loss(*term)
         theta, phi = self.theta(), self.phi()
         descent = gradients(tape, loss, theta, self.optimizer)
         ascent = [-gradient for gradient in gradients(tape, loss, phi, self.balancer_optimizer)]
@@ -337,6 +357,7 @@ class CandleModel(StudentModel):
             "temperature": self.temperature,
             "prior_adjusted": self.prior_adjusted,
             "label_weight": self.label_weight,
+            "mixup": self.mixup,
         }
 
 

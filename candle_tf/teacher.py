@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-from candle_tf import classifiers, losses
+from candle_tf import classifiers
+from candle_tf.calibration import CALIBRATIONS, CrossValidation, fit_classifier
+from candle_tf.losses import positive_counts
 from candle_tf.networks.pretrained import build_encoder, networks_of, zoo_networks
 from candle_tf.networks.safe_load import load_model
 from candle_tf.networks.surgery import any_size, check_size, fold_batch_norm
@@ -17,8 +19,8 @@ from candle_tf.utils.distribution import ALONE, from_first, leads
 from candle_tf.utils.files import fingerprint
 from candle_tf.utils.names import lookup
 
+MOST_LABEL_WEIGHT = 99.0
 PREPROCESSING = ("tf", "torch", "caffe", "none")
-CALIBRATIONS = ("balanced_softmax", "label_aware_smoothing", "cross_entropy")
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -67,6 +69,7 @@ class Teacher(tf.keras.Model):
         self.image_size = image_size
         self.classifier = None
         self.class_counts = None
+        self.cross_validation = None
 
     @classmethod
     def from_keras(
@@ -165,54 +168,50 @@ class Teacher(tf.keras.Model):
         self,
         train: tf.data.Dataset,
         class_counts: Sequence[int],
-        epochs: int = 30,
+        *,
         loss: str = "balanced_softmax",
         label_smoothing: tuple[float, float] = (0.05, 0.1),
         views: int = 4,
-        batch_size: int = 128,
-        learning_rate: float = 3e-3,
         seed: int = 0,
         verbose="auto",
         directory: str | os.PathLike | None = None,
         strategy: tf.distribute.Strategy = ALONE,
-    ) -> tf.keras.callbacks.History | None:
+    ) -> CrossValidation:
         """Trains a new classifier on the frozen encoder's features, computed once.
 
+        The classifier is linear in standardised features. How small its weights are kept is chosen
+        by cross-validation on the training images (see `candle_tf.calibration`).
+
         Args:
-            train: batches of (images, labels), each training image once (or the same number of
+            train: Batches of (images, labels), each training image once (or the same number of
                 times, as augmented views). Read `views` times. For a strategy with several
-                replicas, what `candle_tf.utils.distribution.distributed` gives.
-            class_counts: training images per class, (classes,).
-            epochs: passes over the images, each in one of its views.
-            loss: "balanced_softmax" (BALMS) on instance-balanced batches, or
-                "label_aware_smoothing" on class-balanced ones with learnable weight
-                scaling (MiSLAS, stage 2), or "cross_entropy" for an ablation: not calibrated.
-            label_smoothing: (head, tail) factors of label-aware smoothing.
-            views: how often `train` is read; worth more than 1 where it augments.
-            batch_size, learning_rate: of the classifier's Adam, annealed by cosine to 0.
-            seed: of the classifier's initial weights and the order of the features.
-            directory: where the features stay, to be taken up by the same call, as in
+                replicas, what `candle_tf.distribution.distributed` gives.
+            class_counts: Training images per class, (classes,).
+            loss: "balanced_softmax" (BALMS): cross-entropy with the log prior inside;
+                "label_aware_smoothing" (MiSLAS, stage 2) with classes at equal weight; or
+                "cross_entropy" for an ablation: not calibrated.
+            label_smoothing: Factors of head and tail, for "label_aware_smoothing".
+            views: How often `train` is read; worth more than 1 where it augments.
+            seed: Seed of the folds of the cross-validation.
+            verbose: 0 for silence.
+            directory: Where the features stay, to be taken up by the same call, as in
                 `candle_tf.classifiers.encode_dataset`; a temporary one where None.
-            strategy: whose replicas each encode their part; the first worker then trains the
-                classifier for all.
+            strategy: Strategy whose replicas each encode their part; the first worker then trains
+                the classifier for all.
 
         Returns:
-            The classifier's training history, on the first worker.
+            The cross-validated accuracy, also kept as `teacher.cross_validation`. The student's
+            label term follows from it (`CandleModel`).
 
         Raises:
-            ValueError: for an empty class, counts that do not match the labels, a label out of
+            ValueError: For an empty class, counts that do not match the labels, a label out of
                 range or an image with NaN or Inf (named by its index).
+
+        Example:
+            >>> teacher.calibrate(batches, class_counts)  # doctest: +SKIP
         """
-        smoothed = loss == "label_aware_smoothing"
-        objective = lookup(
-            "calibration",
-            loss,
-            {
-                "balanced_softmax": losses.BalancedSoftmax(class_counts),
-                "label_aware_smoothing": losses.LabelAwareSmoothing(class_counts, *label_smoothing),
-                "cross_entropy": tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            },
-        )
+        lookup("calibration", loss, dict.fromkeys(CALIBRATIONS))
+        positive_counts(class_counts)
         features, labels = classifiers.encode_dataset(
             self.embed,
             train,
@@ -223,29 +222,47 @@ class Teacher(tf.keras.Model):
             self.identity(),
             strategy,
         )
-        new_classifier = classifiers.scaled_linear if smoothed else classifiers.linear
-        classifier = new_classifier(self.width, len(class_counts), seed)
-        history = None
+        num_classes = len(class_counts)
+        weights = np.zeros((self.width, num_classes)), np.zeros(num_classes)
+        measured = np.zeros(num_classes + 1)
         if leads(strategy):
-            history = classifiers.fit_on_features(
-                classifier,
+            *weights, checked = fit_classifier(
                 features,
                 labels,
-                objective,
-                "class_balanced" if smoothed else "instance_balanced",
-                epochs,
-                batch_size,
-                learning_rate,
-                seed,
-                verbose,
-                views,
+                class_counts,
+                loss=loss,
+                label_smoothing=label_smoothing,
+                seed=seed,
             )
-        # A fresh one without optimizer and metrics, which would be saved with the teacher.
-        self.classifier = new_classifier(self.width, len(class_counts))
-        self.classifier.set_weights([from_first(strategy, w) for w in classifier.get_weights()])
+            measured = np.array([checked.strength, *checked.per_class])
+            if verbose:
+                print(checked.summary())
+        self.classifier = classifiers.linear(self.width, num_classes)
+        self.classifier.set_weights([from_first(strategy, w) for w in weights])
         self.classifier.trainable = False
         self.class_counts = [int(n) for n in class_counts]
-        return history
+        strength, *accuracy = np.asarray(from_first(strategy, measured)).tolist()
+        self.cross_validation = CrossValidation(strength, accuracy, self.class_counts)
+        return self.cross_validation
+
+    def label_weight(self) -> float:
+        """Returns (1 - a) / (a - 1 / C), the weight of a label beside the teacher's word.
+
+        With a the cross-validated class-mean accuracy of the calibration and 1 / C that of chance,
+        it is 0 for a teacher that is always right, about 1 for one that is right every other time,
+        and `MOST_LABEL_WEIGHT` for one that guesses.
+
+        Raises:
+            ValueError: If the teacher was calibrated without a cross-validation.
+        """
+        checked = self.cross_validation
+        if checked is None or np.isnan(checked.class_mean):
+            raise ValueError(
+                "Nothing says how far to trust the teacher, for its calibration was not "
+                "cross-validated: pass label_weight, such as 1.0, or calibrate it again."
+            )
+        wrong, chance = 1.0 - checked.class_mean, 1.0 / len(self.class_counts)
+        return min(wrong / max(checked.class_mean - chance, 1e-6), MOST_LABEL_WEIGHT)
 
     def identity(self) -> dict:
         """What its features follow from, by name; values that JSON keeps."""
@@ -268,13 +285,14 @@ class Teacher(tf.keras.Model):
             )
 
     def get_config(self):
-        serialize = tf.keras.saving.serialize_keras_object
+        serialize, checked = tf.keras.saving.serialize_keras_object, self.cross_validation
         return {
             "encoder": serialize(self.encoder),
             "image_size": self.image_size,
             "preprocessing": self.preprocessing.mode,
             "classifier": self.classifier and serialize(self.classifier),
             "class_counts": self.class_counts,
+            "cross_validation": checked and checked.get_config(),
         }
 
     @classmethod
@@ -289,6 +307,8 @@ class Teacher(tf.keras.Model):
             teacher.classifier = deserialize(config["classifier"], custom_objects)
             teacher.classifier.trainable = False
             teacher.class_counts = config["class_counts"]
+        if config.get("cross_validation"):
+            teacher.cross_validation = CrossValidation(**config["cross_validation"])
         return teacher
 
 

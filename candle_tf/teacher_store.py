@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.data.examples import Examples
 from candle_tf.data.pipeline import Share, training_places
-from candle_tf.data.samplers import class_probabilities, epoch_length
+from candle_tf.data.samplers import epoch_length
 from candle_tf.data.views import Augmentation, draw_views, take_views
 from candle_tf.model import CandleModel
 from candle_tf.resolution import RandomResolution
@@ -25,31 +25,39 @@ from candle_tf.utils.distribution import (
 )
 from candle_tf.utils.files import Rows, fingerprint, locked
 
+ENOUGH = 20  # views of an image: more gave no accuracy on CIFAR-10-LT (docs/results.md)
+FEWEST = 4
+MOST_SECONDS = 1800.0  # of a teacher at work before the training
+
 
 class TeacherStore:
     """The features and logits of fixed views of the training images, in place of the teacher.
 
     After FKD (Shen & Xing, ECCV 2022, arXiv 2112.01528), which keeps soft labels: the views are
-    drawn once, the teacher sees each once, and training goes through an image's views about in
-    turn, from the first again after the last. An image has as many views as the sampler brings it
-    in V epochs: of class-balanced batches it is the tail's few images that want many.
+    drawn once, the teacher sees each view once, and training goes through the views of an image
+    in turn, from the first again after the last. Mixup is left to the model, which mixes a batch
+    afresh each time, so a few views of an image serve a training of any length and any sampler.
 
-    With several resolutions each view has one, as often as the model draws it; a batch takes views
-    of one size.
+    With several resolutions each view has one of them, as often as the model draws it; a batch
+    takes views of one resolution.
 
     Args:
-        directory: of the records, made if it is not there. See `records`.
-        model: whose teacher sees the views, at the sizes that the model draws.
-        examples: the training images.
-        image_size: side in pixels of the images in the batches.
-        views: V.
-        augmentation: what the views are drawn from.
-        sampler: a name of `candle_tf.data.SAMPLERS`.
-        seed: of the views.
+        directory: Directory of the records, made if it is missing. See `records`.
+        model: `CandleModel` whose teacher sees the views, at the sizes that the model draws.
+        examples: Training images.
+        image_size: Side in pixels of the images in the batches.
+        views: Number of views of each image.
+        augmentation: Bounds within which the views are drawn.
+        seed: Seed of the random views.
 
     Raises:
-        ValueError: if the directory holds another teacher's outputs, or those for other images,
-            views or sizes; if there are too few views for the resolutions; for an unknown sampler.
+        ValueError: If the directory holds another teacher's outputs, or outputs for other images,
+            views or sizes; if there are fewer views than resolutions.
+
+    Example:
+        >>> store = ct.TeacherStore("store/", model, data.train, image_size=32)  # doctest: +SKIP
+        >>> store.complete()  # doctest: +SKIP
+        >>> model.fit(store.training_batches(128), epochs=40)  # doctest: +SKIP
     """
 
     def __init__(
@@ -58,23 +66,22 @@ class TeacherStore:
         model: CandleModel,
         examples: Examples,
         image_size: int,
-        views: int = 10,
+        views: int = ENOUGH,
         augmentation: Augmentation = Augmentation(),
-        sampler: str = "instance_balanced",
         seed: int = 0,
     ):
         self.model, self.examples, self.image_size = model, examples, image_size
-        self.augmentation, self.sampler, self.seed = augmentation, sampler, seed
-        self.plan = plan_views(examples.labels, sampler, views, model.resolution)
+        self.augmentation, self.seed = augmentation, seed
+        self.sizes = view_sizes(model.resolution, views)
         teacher, resolution = model.teacher, model.resolution
-        made_of = sources(teacher, examples, image_size, augmentation, resolution, sampler, seed)
+        made_of = sources(teacher, examples, image_size, augmentation, resolution, seed)
         made_of["teacher's classifier"] = fingerprint(teacher.classifier.get_weights())
-        record = record_of(teacher.width, len(teacher.class_counts), augmentation)
+        record = record_of(teacher.width, len(teacher.class_counts))
         self.rows, self.verified = Rows(directory, record, made_of), False
 
     def __len__(self) -> int:
-        """How many records are needed: about V n, for n images."""
-        return len(self.plan)
+        """Returns the number of records that are needed: views times images."""
+        return len(self.sizes) * len(self.examples)
 
     @property
     def nbytes(self) -> int:
@@ -123,7 +130,7 @@ class TeacherStore:
                     if not np.isfinite(records["features"]).all():
                         raise ValueError(
                             "The teacher's features exceed half precision (65,504): do without "
-                            "the store (--teacher_views=0)."
+                            "the store (teacher_views=0)."
                         )
                     if writes:
                         self.rows.append(records)
@@ -136,27 +143,23 @@ class TeacherStore:
         return seen.map(lambda _, images: images).prefetch(tf.data.AUTOTUNE)
 
     def places(self, first: int) -> Iterator[tuple[tf.data.Dataset, int]]:
-        """The views from record `first` on, in parts of one size: (places, size)."""
-        plan, labels = self.plan, self.examples.labels
-        for epoch in range(plan["epoch"][first], plan["epoch"][-1] + 1):
-            rows = np.flatnonzero(plan["epoch"] == epoch)
-            key = tf.random.fold_in([self.seed, 5], epoch)
-            drawn = draw_views(labels, len(rows), key, self.augmentation)
-            for size in np.unique(plan["size"][rows]):
-                todo = rows[(plan["size"][rows] == size) & (rows >= first)]
-                some = {name: tf.gather(values, todo - rows[0]) for name, values in drawn.items()}
-                index = plan["index"][todo]
-                yield tf.data.Dataset.from_tensor_slices({"index": index, **some}), int(size)
+        """Yields places and size of the records from `first` on, one view of each image a time."""
+        n = len(self.examples)
+        for view in range(first // n, len(self.sizes)):
+            key = tf.random.fold_in([self.seed, 5], view)
+            places = {"index": tf.range(n, dtype=tf.int64), **draw_views(n, key, self.augmentation)}
+            todo = {name: values[max(first - view * n, 0) :] for name, values in places.items()}
+            yield tf.data.Dataset.from_tensor_slices(todo), int(self.sizes[view])
 
     def records(self) -> np.ndarray:
-        """What the teacher made of each view of `plan`: a structured array, mapped into memory.
+        """Returns what the teacher made of each view: a structured array, mapped into memory.
 
-        Its fields: features, float16 (width,); logits, float32 (classes,); the view's crop, flip,
-        color and, with mixup, partner and share, as `candle_tf.data.views.draw_views` gives them;
-        size, int32, the student's resolution.
+        Record `view * n + i` is of image i of n. Fields: features, float16 (width,); logits,
+        float32 (classes,); the view's crop, flip and color, as `candle_tf.data.views.draw_views`
+        gives them; size, int32, the student's resolution.
 
         Raises:
-            ValueError: if some are missing.
+            ValueError: If some records are missing.
         """
         records = self.rows.read()[: len(self)]
         if len(records) < len(self):
@@ -170,20 +173,19 @@ class TeacherStore:
         self,
         batch_size: int,
         num_examples: int | None = None,
+        sampler: str = "instance_balanced",
         seed: int = 0,
         first_example: int = 0,
         share: Share = Share(),
     ) -> tf.data.Dataset:
-        """As `candle_tf.data.training_batches`, with the teacher's outputs beside the images.
-
-        The sampler is that of the views.
+        """Returns the batches of `candle_tf.data.training_batches`, with the teacher's outputs.
 
         Returns:
             A dataset for `CandleModel.fit`: (x, labels), where x holds `images`, `features` and
             `logits` of the teacher, and `size`, the resolution, int32 (batch,).
 
         Raises:
-            ValueError: if records are missing or damaged, or the start is not at a batch's: a
+            ValueError: If records are missing or damaged, or the start is not at a batch's: a
                 batch has one size.
         """
         if first_example % batch_size:
@@ -194,16 +196,9 @@ class TeacherStore:
         if not self.verified:  # once: they may be many
             self.rows.verify()
             self.verified = True
-        records, labels = self.records(), self.examples.labels
-        plan, sizes = self.plan, self.model.resolution.sizes
-        of_size = np.searchsorted(sizes, plan["size"])
-        by_image = np.lexsort((of_size, plan["index"]))  # stable: in turn
-        counts = np.zeros((len(labels), len(sizes)), int)
-        np.add.at(counts, (plan["index"], of_size), 1)
-        starts = np.cumsum(counts).reshape(counts.shape) - counts
+        records, labels, resolution = self.records(), self.examples.labels, self.model.resolution
         names = [name for name in records.dtype.names if name != "checksum"]
-        length = epoch_length(labels, self.sampler)
-        comings = expected_comings(labels, self.sampler, 0.5)
+        length = epoch_length(labels, sampler)
 
         def in_turn(order, _, number):
             place = tf.range(length, dtype=tf.int64)
@@ -211,11 +206,8 @@ class TeacherStore:
                 steps = place // batch_size + number * -(-length // batch_size)
             else:
                 steps = (place + number * length) // batch_size
-            which = tf.stack([order, drawn_sizes(self.model.resolution, steps)], axis=1)
-            came = tf.floor(tf.cast(number, tf.float64) * tf.gather(comings, order) + 1e-6)
-            turn = tf.cast(came, tf.int64) + occurrence(order)  # about: draws are random
-            turn %= tf.gather_nd(counts, which)
-            return {"row": tf.gather(by_image, tf.gather_nd(starts, which) + turn)}
+            view = nth_view(self.sizes, drawn_sizes(resolution, steps), number + occurrence(order))
+            return {"row": view * len(labels) + order}
 
         def read(row):
             chosen = records[row]
@@ -231,7 +223,7 @@ class TeacherStore:
             x = {name: place[name] for name in ("features", "logits", "size")}
             return {"images": images, **x}, tf.gather(labels, place["index"])
 
-        places = training_places(labels, self.sampler, seed, in_turn, num_examples, first_example)
+        places = training_places(labels, sampler, seed, in_turn, num_examples, first_example)
         places, size = share.of(places, batch_size), share.batch_size(batch_size)
         seen = places.batch(size).map(of_record).unbatch()
         seen = seen.apply(tf.data.experimental.assert_cardinality(places.cardinality()))
@@ -247,24 +239,21 @@ def sources(
     image_size: int,
     augmentation: Augmentation,
     resolution: RandomResolution,
-    sampler: str,
     seed: int,
 ) -> dict:
-    """What a store follows from, but for the teacher's classifier: known before it is trained."""
+    """Returns what a store follows from, but for the teacher's classifier, which comes later."""
     return {
         **teacher.identity(),
         "images (set, ratio, split or seed)": examples.digest(),
         "image size": image_size,
         "augmentation": asdict(augmentation),
         "resolutions": [resolution.base, *resolution.sizes],
-        "sampler": sampler,
         "seed": seed,
     }
 
 
-def record_of(width: int, num_classes: int, augmentation: Augmentation) -> np.dtype:
-    """The record of a view; see `TeacherStore.records`."""
-    mixed = [("partner", np.int64), ("share", np.float32)] if augmentation.mixup else []
+def record_of(width: int, num_classes: int) -> np.dtype:
+    """Returns the record of a view; see `TeacherStore.records`."""
     return np.dtype(
         [
             ("features", np.float16, width),
@@ -273,66 +262,81 @@ def record_of(width: int, num_classes: int, augmentation: Augmentation) -> np.dt
             ("flip", np.bool_),
             ("color", np.float32, 3),
             ("size", np.int32),
-            *mixed,
         ]
     )
 
 
-def plan_views(
-    labels: np.ndarray, sampler: str, views: int, resolution: RandomResolution
-) -> np.ndarray:
-    """The views that a sampler's stream of `views` epochs asks for, in their order.
-
-    More epochs only add to the end.
-
-    Returns:
-        A structured array of `index`, the image's; `epoch`, when it is due; `size`, the student's.
+def view_sizes(resolution: RandomResolution, views: int) -> np.ndarray:
+    """Returns the size of each view, int32 (views,): as often as it is drawn, from the start on.
 
     Raises:
-        ValueError: for no view, fewer of an image than there are resolutions, or an unknown
-            sampler.
+        ValueError: For no view, or if a size gets no view.
     """
     if views < 1:
         raise ValueError(f"views is {views} but must be at least 1.")
-    comings = expected_comings(labels, sampler, 0.5)  # on average, for one that changes
-    most = np.ceil(views * comings).astype(int) + 1
-    index = np.repeat(np.arange(len(labels)), most)
-    turn = np.arange(len(index)) - np.repeat(np.cumsum(most) - most, most)
-    time = np.round(turn / comings[index], 9)  # in epochs
-    due = time < views
-    index, turn, time = index[due], turn[due], time[due]
-    epoch = time.astype(int)
-    view_sizes(resolution, np.bincount(index).min())  # that each image has a view of each size
-    size = view_sizes(resolution, turn.max() + 1)[turn]
-    order = np.lexsort((index, time, size, epoch))
-    return np.rec.fromarrays([index[order], epoch[order], size[order]], names="index,epoch,size")
-
-
-def expected_comings(labels: np.ndarray, sampler: str, progress: float) -> np.ndarray:
-    """How often an epoch brings each image, float64 (n,), at a share of all epochs."""
-    class_counts = np.bincount(labels)
-    share = class_probabilities(class_counts, sampler, progress)[labels] / class_counts[labels]
-    return epoch_length(labels, sampler) * share
-
-
-def view_sizes(resolution: RandomResolution, views: int) -> np.ndarray:
-    """The size of each view, int32 (views,): as often as it is drawn, also among the first few.
-
-    Raises:
-        ValueError: if a size gets no view.
-    """
-    counts = np.zeros(len(resolution.sizes))
-    sizes = np.zeros(views, np.int32)
-    for view in range(views):
-        due = np.argmax((view + 1) * resolution.probabilities - counts)
-        counts[due] += 1
-        sizes[view] = resolution.sizes[due]
-    if not counts.all():
+    which = shares_in_turn(resolution, views)
+    left_out = np.setdiff1d(range(len(resolution.sizes)), which)
+    if len(left_out):
         raise ValueError(
-            f"--teacher_views leave an image with {views}, and none at resolution "
-            f"{resolution.sizes[int(np.argmin(counts))]}: give more views, or fewer resolutions."
+            f"With views={views} no view has the resolution {resolution.sizes[left_out[0]]}: give "
+            "more views, or fewer resolutions."
         )
-    return sizes
+    return np.array(resolution.sizes, np.int32)[which]
+
+
+def shares_in_turn(resolution: RandomResolution, views: int) -> np.ndarray:
+    """Returns which of the sizes each view has, int64 (views,), each as often as it is drawn."""
+    counts = np.zeros(len(resolution.sizes))
+    which = np.zeros(views, int)
+    for view in range(views):
+        which[view] = np.argmax((view + 1) * resolution.probabilities - counts)
+        counts[which[view]] += 1
+    return which
+
+
+def plan_views(
+    images: int, draws: float, images_per_second: float, resolution: RandomResolution
+) -> tuple[int, str]:
+    """Returns how many views of each image a teacher shall see beforehand, and why in words.
+
+    As many as help (`ENOUGH`), but no more than the teacher sees in half an hour, and at least
+    `FEWEST`. 0, a live teacher, where the training shows each image no more often than that.
+
+    Args:
+        images: Number of training images.
+        draws: How often the training shows an image, on average.
+        images_per_second: Speed of the teacher.
+        resolution: Resolutions, each of which needs a view.
+    """
+    seconds = images / images_per_second
+    views = int(min(ENOUGH, max(FEWEST, MOST_SECONDS // seconds)))
+    while len(resolution.sizes) > len(set(shares_in_turn(resolution, views))):
+        views += 1
+    if draws <= views:
+        return 0, f"training shows each image {draws:.1f} times, each time in a fresh view"
+    return views, (
+        f"the teacher sees {views} views of each of the {images:,} images once, "
+        f"{duration(views * seconds)} at {images_per_second:,.0f} images a second; training shows "
+        f"each image {draws:,.0f} times"
+    )
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def nth_view(sizes: np.ndarray, wanted: tf.Tensor, turn: tf.Tensor) -> tf.Tensor:
+    """Returns the view of each place, int64 (n,): the views of its size in turn.
+
+    Args:
+        sizes: Size of each view, int32 (views,).
+        wanted: Which of the sizes, in ascending order, each place has, int64 (n,).
+        turn: How many views of its image came before, int64 (n,).
+    """
+    _, counts = np.unique(sizes, return_counts=True)
+    starts = np.cumsum(counts) - counts
+    by_size = np.argsort(sizes, kind="stable")
+    return tf.gather(by_size, tf.gather(starts, wanted) + turn % tf.gather(counts, wanted))
 
 
 def drawn_sizes(resolution: RandomResolution, steps: tf.Tensor) -> tf.Tensor:

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf import AdversarialBalancer, CandleModel, StudentModel, Teacher
+from candle_tf.calibration import CrossValidation
 from candle_tf.metrics import ShotAccuracy
+from candle_tf.mixup import draw_pairs
 from candle_tf.model import iterations
 from candle_tf.students import resnet_e
 from candle_tf.utils.optimizers import build_optimizer
@@ -55,6 +57,7 @@ def make_teacher() -> Teacher:
     teacher = Teacher(encoder, TEACHER_SIZE)
     teacher.classifier = candle_tf.classifiers.linear(WIDTH, CLASSES, seed=3)
     teacher.class_counts = COUNTS
+    teacher.cross_validation = CrossValidation(0.3, [0.8, 0.6, 0.4, 0.2], COUNTS)
     return teacher
 
 
@@ -85,19 +88,28 @@ def formula(
     label_weight=0.0,
     sample_weight=1.0,
     size=BASE,
+    mixup=None,
 ):
     """method.md, section 2, for one batch: {"loss", "kl", "feature", "lambda"}."""
 
-    def scaled(side):
-        return tf.image.resize(IMAGES, (side, side), antialias=True)
+    def scaled(images, side):
+        return tf.image.resize(images, (side, side), antialias=True)
+
+    def mixed(values):
+        if mixup is None:
+            return values
+        pairs = draw_pairs(tf.constant(0, tf.int64), 8, mixup, seed=0, per_image=True)
+        share = np.reshape(pairs[0], [8] + [1] * (len(values.shape) - 1))
+        return share * values + (1 - share) * tf.gather(values, pairs[1])
 
     def dense(x, kernel, bias):
         return x @ kernel + bias
 
-    g = tf.reduce_mean(model.teacher.encoder(scaled(size * 3 // 2) / 127.5 - 1.0), (1, 2))
+    g = tf.reduce_mean(model.teacher.encoder(scaled(IMAGES, size * 3 // 2) / 127.5 - 1.0), (1, 2))
     z_t = dense(g, *model.teacher.classifier.weights)
+    g = mixed(g)
     *encoder, classifier = model.student.layers
-    f = scaled(size)
+    f = scaled(mixed(IMAGES), size)
     for layer in encoder:
         f = layer(f)
     z_s = classifier(tf.stop_gradient(f) if fixed == 0.0 else f)
@@ -109,6 +121,7 @@ def formula(
     a = tf.where(a > 0, a, 0.3 * a)
 
     p, q = (tf.nn.softmax(z / temperature + prior) for z in (z_t, z_s))
+    p = mixed(p)
     kl = temperature**2 * tf.reduce_sum(p * tf.math.log(p / q), -1)
     cosine = tf.reduce_sum(a * g, -1) / (tf.norm(a, axis=-1) * tf.norm(g, axis=-1))
     feature = 2 - 2 * cosine
@@ -124,8 +137,11 @@ def formula(
 
     # At lambda 0 the classifier, cut off from the encoder, still follows the KL.
     total = (1.0 if fixed == 0.0 else lambda_) * kl + (1 - lambda_) * feature
-    log_likelihood = tf.gather(tf.nn.log_softmax(z_s), LABELS, batch_dims=1)
-    total = sample_weight * (total - label_weight * log_likelihood)
+    targets = mixed(
+        np.reshape(sample_weight * np.ones(8, np.float32), (8, 1)) * tf.one_hot(LABELS, CLASSES)
+    )
+    log_likelihood = tf.reduce_sum(targets * tf.nn.log_softmax(z_s), -1)
+    total = mixed(sample_weight * np.ones(8, np.float32)) * total - label_weight * log_likelihood
     values = {"loss": total, "kl": kl, "feature": feature, "lambda": lambda_}
     return {name: tf.reduce_mean(value) for name, value in values.items()}
 
@@ -143,9 +159,15 @@ STEPS = {  # name: (arguments of CandleModel, of compile, what the formula knows
     "feature only": ({"balancer": 0.0}, {}, {"fixed": 0.0}),
     "temperature": ({"temperature": 4.0}, {}, {"temperature": 4.0}),
     "prior": ({"prior_adjusted": True}, {}, {"prior": log_prior()}),
-    "label": ({}, {"loss": CROSS_ENTROPY}, {"label_weight": 1.0}),
+    "label": ({}, {"loss": CROSS_ENTROPY}, {"label_weight": 2.0}),  # by the teacher's 50 %
     "weighted label": ({"label_weight": 0.3}, {"loss": CROSS_ENTROPY}, {"label_weight": 0.3}),
-    "sample weights": ({}, {"loss": CROSS_ENTROPY}, {"sample_weight": HALF, "label_weight": 1.0}),
+    "sample weights": ({}, {"loss": CROSS_ENTROPY}, {"sample_weight": HALF, "label_weight": 2.0}),
+    "mixed": ({"mixup": 1.0}, {}, {"mixup": 1.0}),
+    "mixed label": (
+        {"mixup": 1.0, "label_weight": 0.3},
+        {"loss": CROSS_ENTROPY},
+        {"mixup": 1.0, "label_weight": 0.3, "sample_weight": HALF},
+    ),
     "weights of 2": ({"balancer": 0.3}, {}, {"fixed": 0.3, "sample_weight": np.full(8, 2.0, "f")}),
     "small size": ({"resolutions": (12, 16, 20), "seed": 1}, {}, {"size": 12}),
     "large size": ({"resolutions": (12, 16, 20), "seed": 7}, {}, {"size": 20}),

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from candle_tf import losses
 from candle_tf.data import SAMPLERS, Augmentation, Examples
-from candle_tf.teacher_store import drawn_sizes, occurrence, plan_views, view_sizes
+from candle_tf.teacher_store import drawn_sizes, nth_view, occurrence, plan_views, view_sizes
 from candle_tf.utils.files import checksums, locked
 
 LABELS = np.repeat([0, 1, 2], [12, 6, 2])
@@ -52,16 +52,15 @@ def store_of(directory, examples, distilled=None, views=4, how=PAD, **kwargs):
 HOW = {
     "pad": PAD,
     "photographs": Augmentation("resized", color_jitter=0.4),
-    "mixed": Augmentation("pad", mixup=1.0),
 }
 
 
 @pytest.mark.parametrize("how", HOW)
 def test_a_batch_brings_what_the_teacher_says_of_its_images(tmp_path, examples, how):
     distilled = model(resolutions=SIZES)
-    store = store_of(tmp_path, examples, distilled, 7, HOW[how], sampler="class_balanced")
+    store = store_of(tmp_path, examples, distilled, 7, HOW[how])
     store.complete(6, verbose=0)
-    batches = store.training_batches(8, 80)
+    batches = store.training_batches(8, 80, "class_balanced")
     drawn = distilled.resolution.draws(10)
     for step, (x, labels) in enumerate(batches):
         size = int(x["size"][0])
@@ -87,58 +86,63 @@ def test_views_come_in_turn(tmp_path, examples):
 
 
 def test_an_image_that_comes_again_in_an_epoch_comes_in_its_next_view(tmp_path, examples):
-    store = store_of(tmp_path, examples, views=1, sampler="class_balanced")
+    store = store_of(tmp_path, examples, views=5)
     store.complete(verbose=0)
-    records, index = store.records(), store.plan["index"]
-    x, labels = next(iter(store.training_batches(20, 20)))
+    features = store.records()["features"].reshape(5, 20, -1)
+    x, labels = next(iter(store.training_batches(20, 20, "class_balanced")))
     seen = x["features"].numpy()
-    rows = [np.flatnonzero((records["features"] == f).all(axis=1))[0] for f in seen]
-    assert np.bincount(labels).max() < 14
     for image in (18, 19):  # of the smallest class
-        came, its = ([row for row in rows if index[row] == image], np.flatnonzero(index == image))
-        assert len(came) > 1 and came == [its[i % len(its)] for i in range(len(came))]
+        came = [v for f in seen for v in np.flatnonzero((features[:, image] == f).all(axis=1))]
+        assert len(came) > 1 and came == [i % 5 for i in range(len(came))]
 
 
-@pytest.mark.parametrize("sampler", ["class_balanced", "over_sampling", "instance_balanced"])
-@pytest.mark.parametrize("sizes", [None, SIZES])
-def test_every_view_has_its_turn(tmp_path, examples, sampler, sizes):
-    store = store_of(tmp_path, examples, model(resolutions=sizes), views=5, sampler=sampler)
-    store.complete(verbose=0)
+@pytest.mark.parametrize("sampler", ["class_balanced", "instance_balanced"])
+def test_every_view_has_its_turn(of_three_sizes, sampler):
+    store, shown = of_three_sizes, set()
     crops = [crop.tobytes() for crop in store.records()["crop"]]
-    assert len(set(crops)) == len(store)
-    row = {(crop, image): i for i, (crop, image) in enumerate(zip(crops, store.plan["index"]))}
-    shown = set()
+    assert len(set(crops)) == len(store) == 400
 
     def count(places, batch_size):
-        for place in places:
-            shown.add(row[place["crop"].numpy().tobytes(), int(place["index"])])
+        shown.update(place["crop"].numpy().tobytes() for place in places)
         return places.take(0).map(lambda place: (place, tf.zeros((1, 1)))).batch(batch_size)
 
-    store.take = count
-    length = 36 if sampler == "over_sampling" else 20
-    store.training_batches(4, 40 * length)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "take", count)
+        store.training_batches(4, 160 * 20, sampler)
     assert len(shown) >= 0.97 * len(store)
 
 
-def test_views_are_as_many_as_the_sampler_brings():
-    one = ct.RandomResolution((16,), 16)
-    plan = plan_views(LABELS, "instance_balanced", 3, one)
-    np.testing.assert_array_equal(plan["index"], np.tile(np.arange(20), 3))
-    np.testing.assert_array_equal(plan["epoch"], np.repeat([0, 1, 2], 20))
-    plan = plan_views(LABELS, "class_balanced", 9, one)
-    views = np.bincount(plan["index"])
-    np.testing.assert_array_equal(views, np.repeat([5, 10, 30], [12, 6, 2]))  # 9 * 20 / 3 a class
-    assert (np.diff(plan["epoch"]) >= 0).all()
+def test_views_of_a_size_come_in_turn():
+    sizes = np.array([16, 12, 16, 20, 16], np.int32)
+    view = nth_view(sizes, tf.constant([1, 1, 1, 1, 0, 2], tf.int64), tf.range(6, dtype=tf.int64))
+    assert view.numpy().tolist() == [0, 2, 4, 0, 1, 3]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_more_views_only_add_to_the_end(sampler):
+@pytest.mark.parametrize(
+    "images, draws, speed, expected, said",
+    [
+        (753, 255, 50, 20, "20 views of each of the 753 images once, 5 minutes at 50 images"),
+        (10_847, 47, 50, 8, "8 views of each of the 10,847 images once, 29 minutes"),
+        (100_000, 47, 50, 4, "4 views of each of the 100,000 images once, 133 minutes"),
+        (200, 12.5, 50, 0, "shows each image 12.5 times, each time in a fresh view"),
+        (20, 500, 400, 20, "1 s at 400 images a second; training shows each image 500 times"),
+    ],
+)
+def test_as_many_views_as_help_and_as_there_is_time_for(images, draws, speed, expected, said):
+    views, reason = plan_views(images, draws, speed, ct.RandomResolution((16,), 16))
+    assert views == expected and said in reason
+
+
+def test_planned_views_have_every_size():
+    resolution = ct.RandomResolution((8, 16, 96), 16)
+    assert resolution.probabilities[2] < 0.05
+    views, _ = plan_views(100_000, 1e6, 50, resolution)
+    assert set(view_sizes(resolution, views)) == {8, 16, 96}
+
+
+def test_more_views_only_add_to_the_end():
     resolution = ct.RandomResolution(SIZES, 16)
-    few, many = (plan_views(LABELS, sampler, views, resolution) for views in (20, 27))
-    np.testing.assert_array_equal(few, many[: len(few)])
-    assert len(many) > len(few) and set(few["index"]) == set(range(20))
-    each = {(index, size) for index, _, size in few}
-    assert len(each) == 20 * 3
+    np.testing.assert_array_equal(view_sizes(resolution, 20), view_sizes(resolution, 27)[:20])
 
 
 def test_occurrence_against_a_loop():
@@ -153,7 +157,7 @@ def test_sizes_of_views_are_as_often_as_they_are_drawn():
     shares = [(sizes == size).mean() for size in SIZES]
     np.testing.assert_allclose(shares, resolution.probabilities, atol=0.005)
     np.testing.assert_array_equal(sizes[:10], view_sizes(resolution, 10))
-    with pytest.raises(ValueError, match="with 2, and none at resolution"):
+    with pytest.raises(ValueError, match="With views=2 no view has the resolution"):
         view_sizes(resolution, 2)
 
 
@@ -166,10 +170,10 @@ def test_sizes_of_steps_are_those_that_the_model_draws():
 
 @pytest.mark.parametrize("sizes", [None, SIZES])
 def test_the_step_is_that_of_a_live_teacher_on_the_same_images(tmp_path, examples, sizes):
-    stored, live = model(resolutions=sizes), model(resolutions=sizes)
-    store = store_of(tmp_path, examples, stored, 6, sampler="class_balanced")
+    stored, live = (model(resolutions=sizes, mixup=1.0) for _ in range(2))
+    store = store_of(tmp_path, examples, stored, 6)
     store.complete(verbose=0)
-    batches = store.training_batches(8, 40)
+    batches = store.training_batches(8, 40, "class_balanced")
     logs = [
         each.fit(data, epochs=1, verbose=0).history
         for each, data in ((stored, batches), (live, batches.map(lambda x, y: (x["images"], y))))
@@ -192,19 +196,25 @@ def test_the_step_reads_the_store_alone(tmp_path, examples):
     np.testing.assert_allclose(logs["loss"], tf.reduce_mean(expected), rtol=1e-4)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_resumed_stream_goes_on_as_the_first_would(tmp_path, examples, sampler):
-    store = store_of(tmp_path, examples, model(resolutions=SIZES), 20, sampler=sampler)
+@pytest.fixture(scope="module")
+def of_three_sizes(tmp_path_factory, examples):
+    store = store_of(tmp_path_factory.mktemp("store"), examples, model(resolutions=SIZES), 20)
     store.complete(verbose=0)
-    whole = list(store.training_batches(8, 80))[4:]
-    resumed = list(store.training_batches(8, 80, first_example=32))
+    return store
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_resumed_stream_goes_on_as_the_first_would(of_three_sizes, sampler):
+    store = of_three_sizes
+    whole = list(store.training_batches(8, 80, sampler))[4:]
+    resumed = list(store.training_batches(8, 80, sampler, first_example=32))
     assert len(whole) == len(resumed) == 6
     for (a, y), (b, z) in zip(whole, resumed):
         np.testing.assert_array_equal(y, z)
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
     with pytest.raises(ValueError, match="must be a multiple of the batch size, 8"):
-        store.training_batches(8, 80, first_example=36)
+        store.training_batches(8, 80, sampler, first_example=36)
 
 
 def test_without_an_end_each_reading_is_the_next_epoch(tmp_path, examples):
@@ -296,7 +306,6 @@ this.store_of({str(tmp_path)!r}, this.Examples(tf.constant(pixels), this.LABELS)
         ({"classifier": 1}, "teacher's classifier"),
         ({"how": Augmentation("pad", flip=False)}, "augmentation"),
         ({"seed": 1}, "seed"),
-        ({"sampler": "square_root"}, "sampler"),
         ({"resolutions": SIZES}, "resolutions"),
         ({"labels": LABELS[::-1]}, "images .set, ratio, split or seed."),
         ({"pixels": 1}, "images .set, ratio, split or seed."),
@@ -312,7 +321,7 @@ def test_a_store_of_something_else_is_refused(tmp_path, examples, other, named):
         distilled.teacher.encoder.layers[-1].activation = tf.nn.leaky_relu
     pixels = examples.images + tf.cast(other.get("pixels", 0), tf.uint8)
     examples = Examples(pixels, other.get("labels", LABELS))
-    same = {name: other[name] for name in ("how", "seed", "sampler") if name in other}
+    same = {name: other[name] for name in ("how", "seed") if name in other}
     with pytest.raises(ValueError, match=f"made of another {named} .*name another directory"):
         store_of(tmp_path, examples, distilled, views=5, **same)
 

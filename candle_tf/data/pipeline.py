@@ -96,7 +96,7 @@ def training_batches(
 
     def view(which: int) -> tf.data.Dataset:
         def draw(order, key, _):
-            return draw_views(labels, len(order), tf.random.fold_in(key, which), how)
+            return draw_views(len(order), tf.random.fold_in(key, which), how)
 
         places = training_places(labels, sampler, seed, draw, num_examples, first_example)
         places = share.of(places, batch_size)

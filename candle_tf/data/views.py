@@ -3,15 +3,12 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import tensorflow as tf
 from candle_tf.data.examples import Examples
-from candle_tf.data.samplers import class_probabilities, independent_draws
 from candle_tf.utils.names import lookup
 
 uniform = tf.random.stateless_uniform
 CROPS = ("pad", "resized")
-LEAST_ALPHA = 0.05  # of smaller ones both gammas of a share may be 0
 
 
 @dataclass(frozen=True)
@@ -24,33 +21,22 @@ class Augmentation:
             ends, for photographs.
         flip: mirror half of the images.
         color_jitter: largest relative change of brightness, contrast and saturation.
-        mixup: alpha of mixup (Zhang et al., ICLR 2018): each image meets another, drawn
-            class-balanced, at a share ~ Beta(alpha, alpha) of its own. 0 mixes nothing. The label
-            stays the image's: for distillation, where a teacher judges what is seen.
 
     Raises:
-        ValueError: for another crop, a color_jitter that is not from 0 to 1, or a mixup that is
-            neither 0 nor, finite, from 0.05 on.
+        ValueError: for another crop, or a color_jitter that is not from 0 to 1.
     """
 
     crop: str = "resized"
     flip: bool = True
     color_jitter: float = 0.0
-    mixup: float = 0.0
 
     def __post_init__(self):
         lookup("crop", self.crop, dict.fromkeys(CROPS))
         if not 0 <= self.color_jitter <= 1:
             raise ValueError(f"color_jitter is {self.color_jitter} but must be from 0 to 1.")
-        if self.mixup and not LEAST_ALPHA <= self.mixup < float("inf"):
-            raise ValueError(
-                f"mixup is {self.mixup} but must be 0, or finite and at least {LEAST_ALPHA}."
-            )
 
 
-def draw_views(
-    labels: np.ndarray, count: int, key: tf.Tensor, how: Augmentation
-) -> dict[str, tf.Tensor]:
+def draw_views(count: int, key: tf.Tensor, how: Augmentation) -> dict[str, tf.Tensor]:
     """What makes `count` random views, a function of the stateless `key` (2,) alone.
 
     Returns:
@@ -58,26 +44,13 @@ def draw_views(
             left of the crop lie.
         flip: bool (count,).
         color: float32 (count, 3), factors of brightness, contrast and saturation.
-        partner: int64 (count,), with mixup: the index of the other image.
-        share: float32 (count,), with mixup: of the image itself.
     """
-    keys = tf.unstack(tf.random.split(key, num=5))
-    views = {
+    keys = tf.unstack(tf.random.split(key, num=5))  # 5: the views of earlier versions
+    return {
         "crop": uniform([count, 4], keys[0]),
         "flip": uniform([count], keys[1]) < (0.5 if how.flip else 0.0),
         "color": uniform([count, 3], keys[2], 1.0 - how.color_jitter, 1.0 + how.color_jitter),
     }
-    if how.mixup:
-        balanced = class_probabilities(np.bincount(labels), "class_balanced")
-        views["partner"] = independent_draws(labels, balanced, count, keys[3])
-        views["share"] = beta([count], keys[4], how.mixup)
-    return views
-
-
-def beta(shape: list[int], key: tf.Tensor, alpha: float) -> tf.Tensor:
-    """Stateless draws from Beta(alpha, alpha), float32."""
-    gammas = tf.random.stateless_gamma([2, *shape], key, alpha, dtype=tf.float64)
-    return tf.cast(gammas[0] / tf.reduce_sum(gammas, axis=0), tf.float32)
 
 
 def take_views(
@@ -96,11 +69,7 @@ def take_views(
         return resized_crop(image, crop, size) if how.crop == "resized" else resized(image, size)
 
     def read(place):
-        image = cut(place["index"], place["crop"])
-        if how.mixup:  # before the rest, which pairs have in common
-            share = place["share"][..., None, None, None]
-            image = share * image + (1.0 - share) * cut(place["partner"], place["crop"])
-        return place, image
+        return place, cut(place["index"], place["crop"])
 
     def vary(place, batch):
         margin = size // 8 if how.crop == "pad" else 0

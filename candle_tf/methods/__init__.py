@@ -8,7 +8,7 @@ from candle_tf.methods.mixup import MixupModel
 from candle_tf.methods.oltr import OltrModel, with_meta_embedding
 from candle_tf.methods.paco import PacoModel
 from candle_tf.methods.second_stages import SECOND_STAGES, FirstStage
-from candle_tf.methods.table import METHODS, Method, Setup
+from candle_tf.methods.table import METHODS, Method, Setup, training_loss
 from candle_tf.methods.tade import TadeModel
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "Setup",
     "TadeModel",
     "branch",
+    "training_loss",
     "with_meta_embedding",
 ]

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 from candle_tf.methods.experts import check_experts
-from candle_tf.methods.weighting import stack
+from candle_tf.mixup import stack
 from candle_tf.model import StudentModel, iterations
 from candle_tf.networks.surgery import split_at_features
 

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 from candle_tf import losses
-from candle_tf.methods.weighting import stack
+from candle_tf.mixup import stack
 from candle_tf.model import StudentModel, batch_mean
 from candle_tf.networks.surgery import any_size
 

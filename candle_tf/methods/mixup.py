@@ -1,8 +1,7 @@
 """Mixup: students trained on convex combinations of images."""
 
 import tensorflow as tf
-from candle_tf.data.views import LEAST_ALPHA, beta
-from candle_tf.methods.weighting import stack
+from candle_tf.mixup import LEAST_ALPHA, Pairs, draw_pairs
 from candle_tf.model import StudentModel, iterations
 
 
@@ -38,21 +37,13 @@ class MixupModel(StudentModel):
         self.alpha = float(alpha)
 
     def objective(self, images, labels, sample_weight):
-        lambda_, partners = self.draw(iterations(self.optimizer), tf.shape(images)[0])
-        mixed = lambda_ * images + (1.0 - lambda_) * tf.gather(images, partners)
-        logits = self.classify(self.encode(mixed, training=True), training=True)
-        others = None if sample_weight is None else tf.gather(sample_weight, partners)
-        terms = stack(
-            (lambda_, labels, logits, sample_weight),
-            (1.0 - lambda_, tf.gather(labels, partners), logits, others),
-        )
-        return self.compute_loss(images, *terms), logits
+        pairs = self.draw(iterations(self.optimizer), tf.shape(images)[0])
+        logits = self.classify(self.encode(pairs.mix(images), training=True), training=True)
+        return self.compute_loss(images, *pairs.label_terms(labels, logits, sample_weight)), logits
 
-    def draw(self, step: tf.Tensor, batch_size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def draw(self, step: tf.Tensor, batch_size: tf.Tensor) -> Pairs:
         """Lambda () and the index of each image's partner (batch,) at a step."""
-        keys = tf.random.split(tf.random.fold_in([self.resolution.seed, 3], step))
-        partners = tf.random.experimental.stateless_shuffle(tf.range(batch_size), keys[1])
-        return beta([], keys[0], self.alpha), partners
+        return draw_pairs(step, batch_size, self.alpha, self.resolution.seed, per_image=False)
 
     def get_config(self):
         return {**super().get_config(), "alpha": self.alpha}

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf import classifiers, losses
 from candle_tf.balancer import AdversarialBalancer
+from candle_tf.data.samplers import class_probabilities
 from candle_tf.methods.auxiliary import AuxiliaryModel
 from candle_tf.methods.bbn import BbnModel
 from candle_tf.methods.dive import DiveModel
@@ -34,6 +35,7 @@ class Setup:
         first_stage: the trained model that the method starts from, if it does.
         encode: model -> its features and labels of the training images.
         lambda_per_sample: of the adversarial balancer.
+        label_smoothing: factors of head and tail, for label-aware smoothing.
     """
 
     class_counts: np.ndarray
@@ -44,6 +46,7 @@ class Setup:
     first_stage: StudentModel | None = None
     encode: Callable[[StudentModel], tuple[np.ndarray, np.ndarray]] | None = None
     lambda_per_sample: bool = False
+    label_smoothing: tuple[float, float] = (0.05, 0.1)
 
 
 def alone(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
@@ -62,6 +65,8 @@ def candle(method: "Method", student: tf.keras.Model, setup: Setup) -> CandleMod
         balancer=balancer,
         temperature=method.temperature,
         prior_adjusted=method.prior_adjusted,
+        label_weight=method.label_weight,
+        mixup=method.mixup,
         **setup.resolution,
     )
 
@@ -154,11 +159,14 @@ class Method:
 
     Attributes:
         paper: where it comes from.
-        loss: class_counts -> the loss given to `compile`; None where the model brings its own.
+        loss: class_counts -> the loss given to `compile`; None where the model brings its own. See
+            `training_loss`.
         sampler: what enters the batches, a name of `candle_tf.data.SAMPLERS`.
         partner_sampler: of a second stream of batches beside it.
         views: augmented views of an image.
         mixup: alpha of mixup (Zhang et al., ICLR 2018), of this training or the first stage's.
+        label_weight: weight of the loss beside the teacher's word; None for what follows from the
+            calibration (see `CandleModel`).
         network: student -> the student that is trained, where the method changes it.
         model: (method, student, setup) -> what `fit` trains.
         callbacks: epochs -> callbacks of `fit`.
@@ -169,6 +177,10 @@ class Method:
         fixed_lambda: the weight of the KL term; None for the adversarial balancer.
         temperature: of the KL term.
         prior_adjusted: the log prior inside the KL term.
+
+    Example:
+        >>> METHODS["candle_paper"].label_weight
+        0.0
     """
 
     paper: str
@@ -177,6 +189,7 @@ class Method:
     partner_sampler: str | None = None
     views: int = 1
     mixup: float = 0.0
+    label_weight: float | None = 0.0
     network: Callable[[tf.keras.Model], tf.keras.Model] = lambda student: student
     model: Callable[["Method", tf.keras.Model, Setup], StudentModel] = alone
     callbacks: Callable[[int], list[tf.keras.callbacks.Callback]] = lambda epochs: []
@@ -199,6 +212,27 @@ class Method:
         return self.model in (alone, candle)
 
 
+def training_loss(method: Method, setup: Setup) -> tf.keras.losses.Loss | None:
+    """Returns the loss that `compile` takes, or None for a distillation without a label term.
+
+    The prior inside the label term of a distillation is that of the batches, which the sampler
+    makes: a class-balanced batch has none.
+    """
+    if method.loss is losses.LabelAwareSmoothing:
+        return method.loss(setup.class_counts, *setup.label_smoothing)
+    if not method.distills:
+        return method.loss and method.loss(setup.class_counts)
+    if method.label_weight == 0.0:
+        return None
+    share = class_probabilities(setup.class_counts, method.sampler, progress=0.5)
+    return method.loss(np.maximum(np.rint(1e6 * share), 1))
+
+
+def candle_row(mixup: float = 1.0, label_weight: float | None = None, **others) -> Method:
+    given = {"mixup": mixup, "label_weight": label_weight, **others}
+    return Method(CANDLE, losses.BalancedSoftmax, model=candle, **given)
+
+
 def second_stage(paper: str, name: str, first: str = "cross_entropy", **others) -> Method:
     return Method(paper, first_stage={"method": first}, second_stage=name, **others)
 
@@ -210,20 +244,17 @@ LDAM = "Cao et al., LDAM, NeurIPS 2019"
 BALANCING = "Alshammari et al., Weight Balancing, CVPR 2022"
 
 METHODS = {
-    # The variant that measures best on held-out images (docs/results_small_student.md): without
-    # mixup, a balanced teacher makes the student balanced only where batches show it the tail.
-    "candle": Method(CANDLE, None, "class_balanced", model=candle),
-    "candle_uncalibrated": Method(
-        CANDLE, None, "class_balanced", model=candle, calibration="cross_entropy"
-    ),
-    "candle_kl": Method(CANDLE, None, "class_balanced", model=candle, fixed_lambda=1.0),
-    "candle_feature": Method(CANDLE, None, "class_balanced", model=candle, fixed_lambda=0.0),
-    "candle_fixed": Method(CANDLE, None, "class_balanced", model=candle, fixed_lambda=0.5),
+    # The recipe: mixed pairs of views, and a label term where the teacher errs (docs/results.md).
+    "candle": candle_row(),
+    "candle_uncalibrated": candle_row(calibration="cross_entropy"),
+    "candle_kl": candle_row(fixed_lambda=1.0),
+    "candle_feature": candle_row(fixed_lambda=0.0),
+    "candle_fixed": candle_row(fixed_lambda=0.5),
     # The published objective and its ablations.
-    "candle_paper": Method(CANDLE, None, model=candle),
-    "candle_paper_kl": Method(CANDLE, None, model=candle, fixed_lambda=1.0),
-    "candle_paper_feature": Method(CANDLE, None, model=candle, fixed_lambda=0.0),
-    "candle_paper_fixed": Method(CANDLE, None, model=candle, fixed_lambda=0.5),
+    "candle_paper": candle_row(mixup=0.0, label_weight=0.0),
+    "candle_paper_kl": candle_row(mixup=0.0, label_weight=0.0, fixed_lambda=1.0),
+    "candle_paper_feature": candle_row(mixup=0.0, label_weight=0.0, fixed_lambda=0.0),
+    "candle_paper_fixed": candle_row(mixup=0.0, label_weight=0.0, fixed_lambda=0.5),
     # Losses.
     "cross_entropy": Method(DECOUPLING),
     "inverse_frequency": Method("weights 1 / n_c", inverse_frequency),
@@ -237,6 +268,7 @@ METHODS = {
     "balanced_softmax": Method("Ren et al., BALMS, NeurIPS 2020", losses.BalancedSoftmax),
     # At tau = 1, as here, the same function as balanced softmax, which came later.
     "logit_adjusted_loss": Method("Menon et al., ICLR 2021", losses.LogitAdjustment),
+    "label_aware_smoothing": Method(MISLAS, losses.LabelAwareSmoothing),
     # Terms on features; class-balanced batches hold pairs of every class.
     "range_loss": Method(
         "Zhang et al., Range Loss, ICCV 2017", sampler="class_balanced", model=range_loss

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf import losses
 from candle_tf.methods.experts import check_experts
-from candle_tf.methods.weighting import stack
+from candle_tf.mixup import stack
 from candle_tf.model import StudentModel
 
 

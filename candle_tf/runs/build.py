@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tensorflow as tf
 from candle_tf import data, students
-from candle_tf.methods import Method, Setup
+from candle_tf.methods import Method, Setup, training_loss
 from candle_tf.model import StudentModel
 from candle_tf.networks.surgery import at_policy, check_size, renewed, with_synchronized_batch_norm
 from candle_tf.runs.checkpoints import newest_first
@@ -90,7 +90,7 @@ def build_model(
         model = method.model(method, student, setup)
         model.compile(
             build_optimizer(settings.binary_optimizer, schedule),
-            loss=method.loss and method.loss(setup.class_counts),
+            loss=training_loss(method, setup),
             metrics=["accuracy"],
         )
     return model

@@ -48,15 +48,9 @@ def view_size(settings: Settings, examples: data.LongTailedData) -> int:
     return min(needed, examples.image_size or needed)
 
 
-def unmixed(settings: Settings, examples: data.LongTailedData) -> data.Augmentation:
-    """The set's, with what the settings change of it."""
-    return dataclasses.replace(examples.info.augmentation, **settings.given(OF_VIEWS))
-
-
 def augmentation(settings: Settings, examples: data.LongTailedData) -> data.Augmentation:
-    """Of the images that a student trains on; mixed here for one that needs no labels for it."""
-    method, how = resolve(settings), unmixed(settings, examples)
-    return dataclasses.replace(how, mixup=method.mixup) if method.distills else how
+    """Returns how training images vary: the set's way, with what the settings change of it."""
+    return dataclasses.replace(examples.info.augmentation, **settings.given(OF_VIEWS))
 
 
 def training_batches(
@@ -67,7 +61,7 @@ def training_batches(
         examples.train,
         view_size(settings, examples),
         settings.batch_size,
-        **{"augmentation": unmixed(settings, examples), **stream},
+        **{"augmentation": augmentation(settings, examples), **stream},
     )
 
 
@@ -79,7 +73,11 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """A split of the data as the run's student sees it, in batches of (images, labels)."""
     return data.evaluation_batches(
-        part, view_size(settings, examples), settings.batch_size, unmixed(settings, examples), share
+        part,
+        view_size(settings, examples),
+        settings.batch_size,
+        augmentation(settings, examples),
+        share,
     )
 
 
@@ -105,13 +103,15 @@ def training_stream(
         "first_example": place * settings.batch_size,
     }
     if store:
-        stream = store.training_batches(settings.batch_size, seed=settings.seed, **span)
+        stream = store.training_batches(
+            settings.batch_size, sampler=method.sampler, seed=settings.seed, **span
+        )
     else:
         main, *partner = (
             training_batches(settings, examples, sampler=sampler, seed=seed, **span, **views)
             for (sampler, seed), views in zip(
                 streams(settings),
-                ({"views": method.views, "augmentation": augmentation(settings, examples)}, {}),
+                ({"views": method.views}, {}),
             )
         )
         stream = main

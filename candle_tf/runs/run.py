@@ -5,14 +5,15 @@ import dataclasses
 import json
 import shutil
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from candle_tf import data
+from candle_tf.calibration import CrossValidation
 from candle_tf.classifiers import encode_dataset
-from candle_tf.data.samplers import epoch_length
 from candle_tf.methods import Method, Setup
 from candle_tf.methods.second_stages import SECOND_STAGES, FirstStage
 from candle_tf.model import CandleModel, StudentModel
@@ -35,6 +36,7 @@ from candle_tf.runs.inputs import (
 from candle_tf.runs.settings import Settings, first_stage, resolve, resolved
 from candle_tf.runs.workdir import (
     CALIBRATION,
+    CALIBRATION_FILE,
     CHECKPOINTS,
     CLASSIFIER_FILE,
     FIRST_STEP,
@@ -43,13 +45,15 @@ from candle_tf.runs.workdir import (
     PREDICTIONS_FILE,
     REPORT,
     TEACHER_STORE,
+    as_begun,
     check_workdir,
     claimed_workdir,
+    of_earlier_version,
     read_results,
 )
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher
-from candle_tf.teacher_store import TeacherStore, plan_views, record_of, sources
+from candle_tf.teacher_store import TeacherStore, plan_views, record_of, sources, view_sizes
 from candle_tf.utils.distribution import (
     build_strategy,
     distributed,
@@ -59,7 +63,7 @@ from candle_tf.utils.distribution import (
     share_of,
     stopping_with_the_others,
 )
-from candle_tf.utils.files import Rows, check_room, locked, write_text, written_beside
+from candle_tf.utils.files import Rows, check_room, locked, read_json, write_text, written_beside
 
 
 def run(settings: Settings) -> dict:
@@ -81,10 +85,14 @@ def run(settings: Settings) -> dict:
 
 def run_here(settings: Settings, strategy: tf.distribute.Strategy) -> dict:
     """This process's part of the run."""
+    settings = as_begun(settings)
     settings.check()
     method, settings = resolve(settings), resolved(settings)
     share_of(strategy).batch_size(settings.batch_size)  # refuses parts of different sizes
     check_workdir(settings)
+    if settings.calibrates and of_earlier_version(settings):
+        settings = dataclasses.replace(settings, label_weight=0.0)
+        method = resolve(settings)
     first = first_stage(settings) if settings.epochs else None
     if first:
         first.check()
@@ -103,6 +111,8 @@ def run_here(settings: Settings, strategy: tf.distribute.Strategy) -> dict:
         student = build_student(settings, len(examples.class_names))
     StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
     writes = leads(strategy)
+    if settings.epochs and method.distills and settings.teacher_views is None:
+        settings = with_planned_views(settings, examples, teacher, strategy)
     if settings.epochs and settings.teacher_views and writes:
         check_store(settings, examples, teacher)
     for each in filter(None, (first, settings)):
@@ -125,6 +135,35 @@ def run_here(settings: Settings, strategy: tf.distribute.Strategy) -> dict:
     return results
 
 
+def with_planned_views(
+    settings: Settings,
+    examples: data.LongTailedData,
+    teacher: Teacher,
+    strategy: tf.distribute.Strategy,
+) -> Settings:
+    """Returns the settings with a number of teacher views, and says which and why."""
+    draws = settings.epochs * steps_per_epoch(settings, examples) * settings.batch_size
+    shown = training_batches(settings, examples, num_examples=settings.batch_size)
+    speed = images_per_second(teacher.embed, next(iter(shown))[0])
+    n, resolution = len(examples.train), resolution_of(settings)
+    planned, reason = plan_views(n, draws / n, speed, resolution)
+    if leads(strategy):
+        print(f"--teacher_views={planned}: {reason}")
+    return dataclasses.replace(settings, teacher_views=int(from_first(strategy, planned)))
+
+
+def images_per_second(embed: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor) -> float:
+    """Returns how many images a second a network encodes, by the better of two goes."""
+    encode = tf.function(embed)
+    encode(images)  # traced
+    seconds = []
+    for _ in range(2):
+        start = time.monotonic()
+        encode(images).numpy()
+        seconds.append(time.monotonic() - start)
+    return len(images) / min(seconds)
+
+
 def check_store(
     settings: Settings,
     examples: data.LongTailedData,
@@ -137,20 +176,17 @@ def check_store(
     """
     how, resolution = augmentation(settings, examples), resolution_of(settings)
     size, directory = view_size(settings, examples), store_directory(settings)
-    sampler = resolve(settings).sampler
-    made_of = sources(teacher, examples.train, size, how, resolution, sampler, settings.seed)
+    made_of = sources(teacher, examples.train, size, how, resolution, settings.seed)
     if (directory / FLAG_FILE).exists():
         raise ValueError(
             f"--teacher_store={directory} is the workdir of a run: give it a directory of its own."
         )
-    rows = Rows(directory, record_of(teacher.width, len(examples.class_names), how), made_of)
-    labels, views = examples.train.labels, settings.teacher_views
-    there, record = len(rows), rows.dtype.itemsize
-    check_room(directory, (views * epoch_length(labels, sampler) - there) * record)  # before a plan
-    total = len(plan_views(labels, sampler, views, resolution))
-    nbytes = total * record
-    check_room(directory, nbytes - there * record)
-    if settings.teacher_store and there < total:
+    rows = Rows(directory, record_of(teacher.width, len(examples.class_names)), made_of)
+    total = settings.teacher_views * len(examples.train)
+    nbytes = total * rows.dtype.itemsize
+    check_room(directory, nbytes - len(rows) * rows.dtype.itemsize)
+    view_sizes(resolution, settings.teacher_views)  # refuses too few
+    if settings.teacher_store and len(rows) < total:
         with locked(directory):  # that it can be written
             pass
     print(
@@ -212,6 +248,8 @@ def execute(
                 "kilobytes": 4 * teacher.count_params() / 1000,
                 **classifier_norms(teacher.classifier),
             }
+            if checked := teacher.cross_validation:
+                results["teacher"]["cross_validation"] = reported(checked, examples)
     if settings.epochs:
         if not method.second_stage:
             setup = set_up(settings, examples, teacher, first)
@@ -262,6 +300,7 @@ def set_up(
         restore(first)[0] if first else None,
         partial(encode_views, settings=settings, examples=examples),
         settings.lambda_per_sample,
+        examples.label_smoothing,
     )
 
 
@@ -277,6 +316,8 @@ def train(
     half = settings.epochs // 2 if settings.two_step else 0
     setup = dataclasses.replace(setup, epochs=settings.epochs - half)
     model = build_model(settings, method, student, setup)
+    if isinstance(model, CandleModel) and model.has_label_term and leads(model.distribute_strategy):
+        print(f"The labels weigh {model.label_weight:.2f} beside the teacher's word")
     store = None
     if settings.teacher_views:
         with timed(seconds, "teacher_views"):
@@ -306,7 +347,6 @@ def complete_store(
         view_size(settings, examples),
         settings.teacher_views,
         augmentation(settings, examples),
-        resolve(settings).sampler,
         settings.seed,
     )
     strategy = build_strategy(settings.strategy)
@@ -366,15 +406,33 @@ def encode_views(
     )
 
 
+def reported(checked: CrossValidation, examples: data.LongTailedData) -> dict:
+    """Returns a calibration's cross-validation as metrics.json has it: NaN is null there."""
+    return {
+        "strength": checked.strength,
+        "class_mean": null_for_nan(checked.class_mean),
+        "ranks": checked.by_rank(examples.info.bounds),
+        "per_class": [null_for_nan(value) for value in checked.per_class],
+    }
+
+
+def null_for_nan(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
 def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedData):
     """Calibrates the teacher, or takes up the classifier of an interrupted run."""
     classifier_file = Path(settings.workdir) / CLASSIFIER_FILE
+    calibration_file = Path(settings.workdir) / CALIBRATION_FILE
     features = Path(settings.workdir) / CALIBRATION
     strategy = build_strategy(settings.strategy)
     if from_first(strategy, classifier_file.exists()):
         teacher.classifier = load_model(classifier_file)
         teacher.classifier.trainable = False
         teacher.class_counts = examples.class_counts.tolist()
+        if calibration_file.exists():
+            checked = read_json(calibration_file, dict, "delete the workdir")
+            teacher.cross_validation = CrossValidation(**checked)
         if leads(strategy):
             shutil.rmtree(features, ignore_errors=True)
         return
@@ -385,19 +443,19 @@ def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedDat
 
     views = settings.calibration_views
     print(f"Calibrating {settings.teacher} on {len(examples.train)} images, {views} views each")
-    teacher.calibrate(
+    checked = teacher.calibrate(
         distributed(strategy, batches),
         examples.class_counts,
-        settings.calibration_epochs,
-        settings.calibration,
-        examples.label_smoothing,
-        views,
+        loss=settings.calibration,
+        label_smoothing=examples.label_smoothing,
+        views=views,
         seed=settings.seed,
         verbose=int(leads(strategy)),
         directory=features,
         strategy=strategy,
     )
     if leads(strategy):
+        write_text(calibration_file, json.dumps(checked.get_config()) + "\n")
         with written_beside(classifier_file) as beside:
             teacher.classifier.save(beside)
         shutil.rmtree(features, ignore_errors=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from candle_tf import data, students
 from candle_tf.methods import METHODS, Method
+from candle_tf.mixup import check_alpha
 from candle_tf.students import bits
 from candle_tf.teacher import CALIBRATIONS, PREPROCESSING
 from candle_tf.utils.distribution import STRATEGIES
@@ -16,6 +17,7 @@ from candle_tf.utils.optimizers import build_optimizer
 
 OWN = (
     "sampler",
+    "label_weight",
     "mixup",
     "prior_adjusted",
     "temperature",
@@ -25,6 +27,7 @@ OF_VIEWS = ("crop", "flip", "color_jitter")  # a data set's, unless given
 # What only a run with a teacher reads, and what one on a first stage's features reads too.
 OF_TEACHER = ("teacher", "teacher_weights", "teacher_preprocessing", "allow_custom_code")
 OF_DISTILLATION = (
+    "label_weight",
     "prior_adjusted",
     "temperature",
     "calibration",
@@ -113,19 +116,25 @@ class Settings:
     lambda_per_sample: bool = setting(False, "One adversarial lambda an image, not one a batch.")
     mixup: float | None = setting(
         None,
-        "Alpha of mixup, 0 for none; the method's own if not given. With a teacher, on the images "
-        "that it and the student see; else on images and labels, and a second stage passes it on "
-        "to its first.",
+        "Alpha of mixup of images and labels, and of the teacher's outputs where there is a "
+        "teacher; 0 for none; the method's own if not given. A second stage passes it on to its "
+        "first.",
     )
-    teacher_views: int = setting(
-        0,
-        "Epochs' worth of views that the teacher sees once, before the training, which goes "
-        "through each image's in turn; 0 shows it every batch.",
+    label_weight: float | None = setting(
+        None,
+        "Weight of the labels beside the teacher's word, 0 for none; as the teacher's "
+        "cross-validated accuracy says if the method has none of its own.",
+    )
+    teacher_views: int | None = setting(
+        None,
+        "Views of each image that the teacher sees once, before the training goes through them in "
+        "turn; 0 shows the teacher every batch. If not given, the run plans it from the number of "
+        "images, the length of the training and the teacher's measured speed.",
     )
     teacher_store: str | None = setting(
         None,
         "Directory of what the teacher makes of --teacher_views, for runs of the same images, "
-        "sampler, seed and calibration to share; teacher_store in --workdir if not given.",
+        "seed and calibration to share; teacher_store in --workdir if not given.",
     )
     teacher: str = setting(
         "letters",
@@ -148,9 +157,7 @@ class Settings:
         f"Loss of the calibration: {', '.join(CALIBRATIONS)}; the method's own if not given.",
     )
     calibration_epochs: int = setting(
-        30,
-        "Passes over the images in a teacher's calibration, over the features of all their views "
-        "in second stages.",
+        30, "Passes over the features of all views, in second stages."
     )
     calibration_views: int = setting(
         4, "Augmented views of each image, in a teacher's calibration and in second stages."
@@ -287,10 +294,10 @@ class Settings:
                 "--on_nan=skip moves what follows up, which changes the batches of the sampler "
                 "progressively_balanced: leave one of the two out."
             )
-        if self.teacher_store and not self.teacher_views:
+        if self.teacher_store and self.teacher_views == 0:
             raise ValueError(
-                "--teacher_store is where --teacher_views are kept: give their number, such as "
-                "--teacher_views=10, or leave it out."
+                "--teacher_store is where --teacher_views are kept, and there are none with "
+                "--teacher_views=0: leave one of the two out."
             )
         if self.teacher_store and within(self.teacher_store, self.workdir):
             raise ValueError(
@@ -313,7 +320,7 @@ class Settings:
                 "trains otherwise: leave it out."
             )
         least = {"imbalance_ratio": 1} | dict.fromkeys(
-            "epochs mixup seed teacher_views warmup_epochs".split(), 0
+            "epochs label_weight mixup seed teacher_views warmup_epochs".split(), 0
         )
         least |= dict.fromkeys(
             "batch_size calibration_epochs calibration_views checkpoint_every image_size n_max "
@@ -324,7 +331,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not minimum <= value < float("inf"):
                 raise ValueError(f"--{name} is {value} but must be finite and at least {minimum}.")
-        data.Augmentation(**self.given(OF_VIEWS), mixup=method.mixup)
+        data.Augmentation(**self.given(OF_VIEWS))
+        check_alpha(method.mixup)
         if self.seed >= 2**32:
             raise ValueError(f"--seed is {self.seed} but must be below 2^32.")
         if not 0 <= self.validation_split < 1:
@@ -389,10 +397,13 @@ def resolved(settings: Settings) -> Settings:
     unread = () if settings.calibrates else (*OF_TEACHER, *OF_DISTILLATION)
     if not settings.calibrates and method.first_stage is None:
         unread += OF_FEATURES
-    if method.second_stage != "mislas" and method.calibration != "label_aware_smoothing":
+    smoothed = (method.second_stage, method.calibration, settings.method)
+    if "mislas" not in smoothed and "label_aware_smoothing" not in smoothed:
         unread += ("label_smoothing",)
     fields = dataclasses.fields(settings)
     defaults = {field.name: field.default for field in fields if field.name in unread}
+    if "teacher_views" in defaults:
+        defaults["teacher_views"] = 0  # and none to plan
     return dataclasses.replace(settings, **(paths | own | defaults))
 
 

@@ -1,12 +1,13 @@
 """The directory of a run: what lies in it, and whose it is."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from candle_tf.data import LongTailedData
-from candle_tf.runs.settings import Settings
+from candle_tf.runs.settings import OWN, Settings, kind_of
 from candle_tf.utils.files import locked, read_json, read_text, write_text
 
 FLAG_FILE, METRICS_FILE, HISTORY_FILE = "flags.cfg", "metrics.json", "history.csv"
@@ -14,6 +15,7 @@ SKIPPED_FILE, NOT_FINITE = "skipped_batches.json", "not_finite"
 PREDICTIONS_FILE, CLASSES_FILE = "predictions.npz", "class_names.json"
 IMAGES_FILE = "images.txt"  # a digest of what the run trains and is measured on
 CLASSIFIER_FILE = "teacher_classifier.keras"
+CALIBRATION_FILE = "teacher_calibration.json"
 CALIBRATION, TEACHER_STORE, REPORT = "calibration", "teacher_store", "report"
 CHECKPOINTS, FIRST_STEP = "checkpoints", "first_step"
 BEGUN = (CALIBRATION, CLASSIFIER_FILE, TEACHER_STORE, CHECKPOINTS, FIRST_STEP, METRICS_FILE)
@@ -44,6 +46,32 @@ def filled(flags: str) -> list[str]:
 def has_begun(workdir: Path) -> bool:
     """Whether a run has made anything in it that another could not take up."""
     return any((workdir / name).exists() for name in BEGUN)
+
+
+def as_begun(settings: Settings) -> Settings:
+    """Returns the settings with what they leave open as the run in the workdir began with it.
+
+    A method's own values may change with a new version; a run that has begun keeps its own.
+    """
+    path = Path(settings.workdir) / FLAG_FILE
+    if not settings.workdir or not has_begun(path.parent) or not path.exists():
+        return settings
+    lines = read_text(path).splitlines()
+    begun = dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
+    taken = {}
+    for field in dataclasses.fields(settings):
+        left_open = field.name in (*OWN, "teacher_views") and getattr(settings, field.name) is None
+        if left_open and field.name in begun:
+            kind, _ = kind_of(field)
+            text = begun[field.name]
+            taken[field.name] = text == "True" if kind is bool else kind(text)
+    return dataclasses.replace(settings, **taken)
+
+
+def of_earlier_version(settings: Settings) -> bool:
+    """Returns whether the workdir's teacher was calibrated before there was a label term."""
+    workdir = Path(settings.workdir)
+    return (workdir / CLASSIFIER_FILE).exists() and not (workdir / CALIBRATION_FILE).exists()
 
 
 def check_workdir(settings: Settings):

@@ -127,11 +127,11 @@ class Bench:
             model.fit(batches, epochs=EPOCHS, verbose=0)
 
         def cached():
-            self.teacher().calibrate(batches, counts, EPOCHS, views=VIEWS, verbose=0)
+            self.teacher().calibrate(batches, counts, views=VIEWS, verbose=0)
 
         # Once each, and all of it, what it traces too: they are minutes long.
         looped, quick = medians(in_the_loop, cached, rounds=1, warm_up=False)
-        what = f"calibration: `fit` with the encoder / {VIEWS} views cached, {EPOCHS} epochs"
+        what = f"calibration: `fit` with the encoder / for {EPOCHS} epochs, {VIEWS} views cached"
         yield Row(what, looped / quick, at_least=0.85 * EPOCHS / VIEWS)
 
     def store(self) -> Iterator[Row]:

@@ -5,7 +5,6 @@ from candle_tf.data.examples import Examples
 from candle_tf.data.images import decode
 from candle_tf.data.views import (
     Augmentation,
-    beta,
     draw_views,
     jitter,
     resized,
@@ -15,46 +14,34 @@ from candle_tf.data.views import (
 )
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8)
-LABELS = np.repeat([0, 1], [90, 10])
 FILES = tf.constant([tf.io.encode_png(image).numpy() for image in PIXELS])
 
 
 def views_of(images, how, count=60, size=16):
     """`count` views of the first image."""
-    drawn = draw_views(LABELS, count, tf.constant([0, 1]), how)
-    drawn = {**drawn, "partner": drawn["partner"] % len(images)} if how.mixup else drawn
-    places = {"index": np.zeros(count, np.int64), **drawn}
+    places = {"index": np.zeros(count, np.int64), **draw_views(count, tf.constant([0, 1]), how)}
     places = tf.data.Dataset.from_tensor_slices(places)
     examples = Examples(tf.constant(images), np.zeros(len(images), np.int64))
     return next(iter(take_views(places, examples, size, count, how)))
 
 
 def test_what_is_drawn():
-    how = Augmentation("pad", color_jitter=0.4, mixup=1.0)
-    drawn = draw_views(LABELS, 4000, tf.constant([0, 1]), how)
+    how = Augmentation("pad", color_jitter=0.4)
+    drawn = draw_views(4000, tf.constant([0, 1]), how)
     drawn = {name: values.numpy() for name, values in drawn.items()}
     assert drawn["crop"].shape == (4000, 4) and drawn["color"].shape == (4000, 3)
     np.testing.assert_allclose(drawn["crop"].mean(axis=0), 0.5, atol=0.02)
     assert 0 <= drawn["crop"].min() and drawn["crop"].max() < 1
     assert abs(drawn["flip"].mean() - 0.5) < 0.03
     assert 0.6 <= drawn["color"].min() < 0.61 and 1.39 < drawn["color"].max() <= 1.4
-    assert abs(LABELS[drawn["partner"]].mean() - 0.5) < 0.03  # class-balanced
-    np.testing.assert_allclose(np.histogram(drawn["share"], 4, (0, 1))[0], 1000, atol=120)
 
 
 def test_what_is_drawn_follows_the_key_alone():
-    how = Augmentation("pad", mixup=0.2)
-    first, again, other = (draw_views(LABELS, 9, tf.constant([0, k]), how) for k in (1, 1, 2))
+    how = Augmentation("pad")
+    first, again, other = (draw_views(9, tf.constant([0, k]), how) for k in (1, 1, 2))
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])
     assert (first["crop"].numpy() != other["crop"].numpy()).all()
-
-
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
-def test_beta_has_its_moments(alpha):
-    drawn = beta([20_000], tf.constant([3, 4]), alpha).numpy()
-    assert abs(drawn.mean() - 0.5) < 0.01
-    assert abs(drawn.var() - 1 / (4 * (2 * alpha + 1))) < 0.005
 
 
 @pytest.mark.parametrize("images", [tf.constant(PIXELS), FILES], ids=["pixels", "files"])
@@ -110,21 +97,6 @@ def test_jitter_against_numpy():
         np.testing.assert_allclose(got, np.clip(expected, 0, 255), atol=0.01)
     same = jitter(tf.constant(images), np.ones((2, 3), np.float32))
     np.testing.assert_allclose(same, images, atol=1e-3)
-
-
-@pytest.mark.parametrize("images", [tf.constant(PIXELS), FILES], ids=["pixels", "files"])
-def test_mixed_images_are_shares_of_two(images):
-    mixed = Augmentation("pad", mixup=1.0)
-    place, views = views_of(images, mixed)
-    own, share = PIXELS[0].astype(np.float32), place["share"].numpy()
-    for crop, flip, partner, part, view in zip(
-        place["crop"].numpy(), place["flip"].numpy(), place["partner"].numpy(), share, views.numpy()
-    ):
-        both = part * own + (1 - part) * PIXELS[partner].astype(np.float32)
-        padded = np.pad(both, [(2, 2), (2, 2), (0, 0)])
-        top, left = np.int32(crop[2:] * 5)
-        expected = padded[top : top + 16, left : left + 16]
-        np.testing.assert_allclose(view, expected[:, ::-1] if flip else expected, atol=1e-3)
 
 
 def test_images_of_another_size_are_resized():

@@ -25,12 +25,6 @@ def test_views_are_those_of_the_set_unless_given(digits):
     assert inputs.augmentation(of(**OTHER), digits) == Augmentation("resized", True, 0.4)
 
 
-@pytest.mark.parametrize("method, mixup", [("candle", 1.0), ("cross_entropy", 0.0)])
-def test_views_are_mixed_for_a_student_that_needs_no_labels(method, mixup, digits):
-    settings = of(method=method, mixup=1.0, **OTHER)
-    assert inputs.augmentation(settings, digits) == Augmentation("resized", True, 0.4, mixup)
-
-
 def test_images_are_cropped_for_evaluation_as_in_training(digits):
     size = inputs.view_size(RUN, digits)
 

@@ -49,6 +49,7 @@ def test_a_first_stage_is_the_same_run_whatever_its_second_reads(method):
         ("calibration", "cross_entropy"),
         ("lambda_per_sample", True),
         ("teacher_views", 10),
+        ("label_weight", 0.5),
     ],
 )
 def test_a_flag_of_methods_with_a_teacher_is_refused_by_the_others(name, value):

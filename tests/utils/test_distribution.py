@@ -248,13 +248,12 @@ def show(strategy_name: str, directory: str):
     model.teacher.calibrate(
         distributed(strategy, batches),
         np.bincount(few.labels),
-        epochs=2,
         views=2,
         verbose=0,
         directory=directory / "calibration",
         strategy=strategy,
     )
-    store = TeacherStore(directory / "store", model, few, SIZE, 3, PAD, "class_balanced")
+    store = TeacherStore(directory / "store", model, few, SIZE, 3, PAD)
     store.complete(8, 0, strategy)
     tested = dataclasses.replace(examples, test=few)
     predictions = directory / f"predictions_{share_of(strategy).worker}.npz"
@@ -271,7 +270,7 @@ def call(function: str, *arguments):
 
 
 def rows_in(directory, width=12) -> np.ndarray:
-    kind = feature_record(12) if directory.name == "calibration" else record_of(width, 10, PAD)
+    kind = feature_record(12) if directory.name == "calibration" else record_of(width, 10)
     return Rows(directory, kind, {}).read()
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf.methods import MixupModel
+from candle_tf.mixup import Pairs
 
 
 def cross_entropy(logits, labels):
@@ -36,7 +37,7 @@ def test_the_loss_is_that_of_both_labels_on_mixed_images(
 def test_lambda_1_is_the_plain_loss(smooth_student, images, labels):
     model = MixupModel(smooth_student())
     model.compile(tf.keras.optimizers.SGD(0.0), metrics=["accuracy"], run_eagerly=True)
-    model.draw = lambda step, batch_size: (1.0, tf.range(batch_size)[::-1])
+    model.draw = lambda step, batch_size: Pairs(tf.constant(1.0), tf.range(batch_size)[::-1])
     logits = model.student(images).numpy()
     logs = model.train_on_batch(images, labels, return_dict=True)
     assert logs["loss"] == pytest.approx(cross_entropy(logits, labels).mean(), rel=1e-5)
