@@ -5,9 +5,9 @@ calibration asks for (w_i, targets q_i, log prior pi), the kernel K and the bias
 
     sum_i w_i CE(q_i, K u_i + b + pi) + ||K||^2 / (2 C)
 
-by L-BFGS (`scipy.optimize`). C is the value of `STRENGTHS` under which images that a fit did not
-see are classified best, all classes alike. K and b are folded with mean and std, so that outside a
-linear classifier of x is all there is.
+by L-BFGS (`scipy.optimize`). C is the smallest of `STRENGTHS` under which images that a fit did not
+see are classified as well as under the best, within one standard error, all classes alike. K and b
+are folded with mean and std, so that outside a linear classifier of x is all there is.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from candle_tf.utils.names import lookup
 from scipy.optimize import minimize
 
 CALIBRATIONS = ("balanced_softmax", "label_aware_smoothing", "cross_entropy")
-STRENGTHS = (0.3, 0.03, 3.0)  # the first where they are level
+STRENGTHS = (0.03, 0.3, 3.0)
 FOLDS = 3
 MOST_CROSS_VALIDATED = 5_000  # images; the largest classes give up theirs first
 MOST_ROWS = 100_000  # views beyond the first of each image are left out above this
@@ -121,7 +121,9 @@ def fit_classifier(
             "that hold it once, and views to read them more than once."
         )
     how = (loss, label_smoothing, iterations)
-    checked = cross_validate(x[:n], y[:n], len(counts), *how, seed)
+    # Half the iterations tell which strength is best, and how good it is.
+    quick = (loss, label_smoothing, iterations // 2)
+    checked = cross_validate(x[:n], y[:n], len(counts), *quick, seed)
     strength = checked.strength * n / rows  # views share the weight of their image
     kernel, bias = fit_standardized(x, y, len(counts), strength, *how)
     kernel /= std[:, None]
@@ -158,7 +160,8 @@ def cross_validate(
     chosen = most_balanced(y, MOST_CROSS_VALIDATED, generator)
     x, y = x[chosen], y[chosen]
     fold = deal(y, FOLDS, generator)
-    best, accuracies = -np.inf, None
+    tried = fold >= 0
+    accuracies = []
     for strength in STRENGTHS:
         predicted = np.full(len(y), -1)
         for k in range(fold.max() + 1):
@@ -167,12 +170,20 @@ def cross_validate(
                 x[~held_out], y[~held_out], num_classes, strength, loss, label_smoothing, iterations
             )
             predicted[held_out] = np.argmax(x[held_out] @ kernel + bias, axis=1)
-        tried = fold >= 0
-        per_class = metrics.per_class_accuracy(y[tried], predicted[tried], num_classes)
-        if nan_mean(per_class) > best or accuracies is None:
-            best, accuracies = nan_mean(per_class), (strength, per_class)
-    strength, per_class = accuracies
-    return CrossValidation(strength, per_class.tolist(), counts.tolist())
+        accuracies.append(metrics.per_class_accuracy(y[tried], predicted[tried], num_classes))
+    means = np.array([nan_mean(per_class) for per_class in accuracies])
+    best = accuracies[int(np.argmax(np.nan_to_num(means)))]
+    held_out = np.bincount(y[tried], minlength=num_classes)
+    within = np.nan_to_num(means) >= np.nan_to_num(means.max()) - standard_error(best, held_out)
+    chosen = int(np.argmax(within))
+    return CrossValidation(STRENGTHS[chosen], accuracies[chosen].tolist(), counts.tolist())
+
+
+def standard_error(per_class: np.ndarray, images: np.ndarray) -> float:
+    """Returns the standard error of a class mean of accuracies, for the images of each class."""
+    seen = images > 0
+    variances = per_class[seen] * (1.0 - per_class[seen]) / images[seen]
+    return float(np.sqrt(variances.sum()) / max(seen.sum(), 1))
 
 
 def most_balanced(y: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
