@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 
@@ -295,7 +295,7 @@ def shares_in_turn(resolution: RandomResolution, views: int) -> np.ndarray:
 
 
 def plan_views(
-    images: int, draws: float, images_per_second: float, resolution: RandomResolution
+    images: int, draws: float, speed: Callable[[], float], resolution: RandomResolution
 ) -> tuple[int, str]:
     """Returns how many views of each image a teacher shall see beforehand, and why in words.
 
@@ -305,15 +305,19 @@ def plan_views(
     Args:
         images: Number of training images.
         draws: How often the training shows an image, on average.
-        images_per_second: Speed of the teacher.
+        speed: Measures how many images a second the teacher sees; called where that matters.
         resolution: Resolutions, each of which needs a view.
     """
+    live = 0, f"training shows each image {draws:.1f} times, each time in a fresh view"
+    if draws <= FEWEST:
+        return live
+    images_per_second = speed()
     seconds = images / images_per_second
     views = int(min(ENOUGH, max(FEWEST, MOST_SECONDS // seconds)))
     while len(resolution.sizes) > len(set(shares_in_turn(resolution, views))):
         views += 1
     if draws <= views:
-        return 0, f"training shows each image {draws:.1f} times, each time in a fresh view"
+        return live
     return views, (
         f"the teacher sees {views} views of each of the {images:,} images once, "
         f"{duration(views * seconds)} at {images_per_second:,.0f} images a second; training shows "

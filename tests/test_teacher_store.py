@@ -129,14 +129,14 @@ def test_views_of_a_size_come_in_turn():
     ],
 )
 def test_as_many_views_as_help_and_as_there_is_time_for(images, draws, speed, expected, said):
-    views, reason = plan_views(images, draws, speed, ct.RandomResolution((16,), 16))
+    views, reason = plan_views(images, draws, lambda: speed, ct.RandomResolution((16,), 16))
     assert views == expected and said in reason
 
 
 def test_planned_views_have_every_size():
     resolution = ct.RandomResolution((8, 16, 96), 16)
     assert resolution.probabilities[2] < 0.05
-    views, _ = plan_views(100_000, 1e6, 50, resolution)
+    views, _ = plan_views(100_000, 1e6, lambda: 50.0, resolution)
     assert set(view_sizes(resolution, views)) == {8, 16, 96}
 
 

@@ -143,9 +143,12 @@ def with_planned_views(
 ) -> Settings:
     """Returns the settings with a number of teacher views, and says which and why."""
     draws = settings.epochs * steps_per_epoch(settings, examples) * settings.batch_size
-    shown = training_batches(settings, examples, num_examples=settings.batch_size)
-    speed = images_per_second(teacher.embed, next(iter(shown))[0])
     n, resolution = len(examples.train), resolution_of(settings)
+
+    def speed():
+        shown = training_batches(settings, examples, num_examples=settings.batch_size)
+        return images_per_second(teacher.embed, next(iter(shown))[0])
+
     planned, reason = plan_views(n, draws / n, speed, resolution)
     if leads(strategy):
         print(f"--teacher_views={planned}: {reason}")
