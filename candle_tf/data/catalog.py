@@ -7,7 +7,9 @@ from types import MappingProxyType
 import numpy as np
 from candle_tf.data.examples import Examples
 from candle_tf.data.long_tail import draw_per_class, long_tail_subset
+from candle_tf.data.overlap import overlap_of
 from candle_tf.data.sources import below, known, read
+from candle_tf.data.summary import summary
 from candle_tf.data.views import Augmentation
 from candle_tf.utils.files import fingerprint
 from candle_tf.utils.names import lookup
@@ -156,18 +158,22 @@ def info_of(dataset: str) -> DatasetInfo:
     return CATALOG.get(dataset.partition(",")[0], OTHER)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LongTailedData:
     """A long-tailed training set beside a test set.
 
     Attributes:
         train, test: examples.
-        validation: examples held out of the set before it was made long-tailed, or None.
+        validation: the set's own validation split, or examples held out of the set before it was
+            made long-tailed, or None.
         class_counts: int64 (classes,), images per class in `train`.
         class_names: a name a class.
         image_size: the side of the images where all have the same, else None.
         info: what the catalog declares of the set.
         label_smoothing: (head, tail) factors for this imbalance ratio.
+        left_out: how many files of the set are not read, where it is made of files.
+        notes: sentences about what was decided and what is wrong with the set.
+        overlap: how many images are in two splits or classes, by name.
     """
 
     train: Examples
@@ -178,6 +184,20 @@ class LongTailedData:
     image_size: int | None
     info: DatasetInfo
     label_smoothing: tuple[float, float]
+    left_out: int | None = None
+    notes: tuple[str, ...] = ()
+    overlap: Mapping[str, int] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """The line that says what was read."""
+        splits = {"validation": self.validation, "test": self.test}
+        others = {name: len(part) for name, part in splits.items() if part is not None}
+        return summary(self.class_names, self.class_counts, others, self.left_out)
+
+    def __repr__(self) -> str:
+        ratio = self.class_counts.max() / self.class_counts.min()
+        notes = f"{len(self.notes)} notes, first: {self.notes[0]}" if self.notes else "no notes"
+        return f"{self.summary()}\nimbalance ratio {ratio:.4g}\n{notes}"
 
     def fingerprint(self) -> str:
         """A digest of class names, labels and, of files, their names and sizes."""
@@ -267,13 +287,42 @@ def load(
     counts = np.bincount(labels[kept])
     reached = counts.max() / counts.min()
     nearest = min(info.label_smoothing, key=lambda ratio: abs(ratio - reached))
-    return LongTailedData(
-        train=images.take(np.searchsorted(needed, kept)) if len(held_out) else images,
-        validation=images.take(np.searchsorted(needed, held_out)) if len(held_out) else None,
+    train = images.take(np.searchsorted(needed, kept)) if len(held_out) else images
+    validation, notes = source.validation, []
+    if len(held_out):
+        validation = images.take(np.searchsorted(needed, held_out))
+        if source.validation is not None:
+            notes.append(
+                f"The set's own validation split, {len(source.validation)} images, is left out, as "
+                "validation_split holds out another."
+            )
+    measured = {"validation": validation, "test": source.test}
+    measured = {name: part for name, part in measured.items() if part is not None}
+    for name, part in measured.items():
+        missing = np.setdiff1d(np.arange(len(counts)), part.labels)
+        if len(missing):
+            some = ", ".join(source.class_names[c] for c in missing[:5])
+            notes.append(
+                f"{len(missing)} of {len(counts)} classes have no {name} image "
+                f"({some}{', ...' if len(missing) > 5 else ''}): accuracy there is of the others."
+            )
+    overlap = overlap_of(train, measured)
+    notes += overlap.notes
+    for note in notes:
+        print(note)
+    data = LongTailedData(
+        train=train,
+        validation=validation,
         test=source.test,
         class_counts=counts,
         class_names=source.class_names,
         image_size=source.image_size,
         info=info,
         label_smoothing=info.label_smoothing[nearest],
+        left_out=source.left_out,
+        notes=(*source.notes, *notes),
+        overlap=overlap.counts,
     )
+    if data.summary() != source.said:
+        print(data.summary())
+    return data

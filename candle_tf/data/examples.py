@@ -1,5 +1,6 @@
 """Images and their labels."""
 
+import hashlib
 import itertools
 import os
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.data.images import decode, read_image, stamp_of
+from candle_tf.data.images import MARK, decode, read_image, stamp_of
 from candle_tf.data.pixel_file import PixelFile
 from candle_tf.utils.files import fingerprint
 
@@ -22,12 +23,15 @@ class Examples:
         labels: int64 array (n,).
         on_disk: whether `images` are paths.
         cache: where their pixels are read from, if not from `images`.
+        marks: what files are recognised by, of `candle_tf.data.images.MARK` (n,), where they were
+            looked at.
     """
 
     images: tf.Tensor
     labels: np.ndarray
     on_disk: bool = False
     cache: PixelFile | None = None
+    marks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -39,6 +43,7 @@ class Examples:
             images=tf.gather(self.images, indices),
             labels=self.labels[indices],
             cache=self.cache and self.cache.take(indices),
+            marks=None if self.marks is None else self.marks[indices],
         )
 
     def image(self, index: tf.Tensor) -> tf.Tensor:
@@ -65,6 +70,17 @@ class Examples:
             starts = range(0, len(self), 1024)  # not all of them twice in memory
             parts = (self.images[i : i + 1024].numpy() for i in starts)
         return fingerprint(itertools.chain(parts, [self.labels]))
+
+    def recognised_by(self) -> np.ndarray:
+        """The marks of the images; of those in memory only digests of what is held."""
+        if self.marks is not None:
+            return self.marks
+        marks = np.zeros(len(self), MARK)
+        for start in range(0, len(self), 1024):  # not all of them twice in memory
+            for i, held in enumerate(self.images[start : start + 1024].numpy(), start):
+                digest = hashlib.blake2b(np.ascontiguousarray(held), digest_size=8).digest()
+                marks["content"][i] = int.from_bytes(digest, "little")
+        return marks
 
     def decoded(self) -> "Examples":
         """With pixels for files, all of one size, held in memory: decoded once."""

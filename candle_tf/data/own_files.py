@@ -1,22 +1,27 @@
 """A user's own images: lists of paths, folders of classes, CSV files."""
 
-import csv
 import os
 import posixpath
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import tensorflow as tf
 from candle_tf.data.examples import Examples
-from candle_tf.data.images import problems_of
+from candle_tf.data.images import Look, is_image, look_at_files
+from candle_tf.data.layout import SPLITS, TEST, TRAIN, VALIDATION, read_layout, refuse, said_of
+from candle_tf.data.listings import (
+    below_root,
+    check_numbers,
+    list_lines,
+    splits_of,
+    table_rows,
+)
 from candle_tf.data.long_tail import draw_per_class
+from candle_tf.data.summary import summary
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-TRAIN, TEST = ("train", "training"), ("test", "testing")
-VALIDATION = ("val", "valid", "validation")  # measured on where there is no test split
 ON_BAD_IMAGE = ("error", "skip")
 
 
@@ -41,160 +46,103 @@ class Files:
         return Files(*([column[i] for i in chosen] for column in columns))
 
 
-def read_list(train: str, test: str, root: str | None) -> tuple[Files, Files, str]:
-    """Text lists of "relative/path label" lines, as ImageNet-LT, Places-LT and iNaturalist have.
+@dataclass(frozen=True)
+class OwnFiles:
+    """A set as it was found.
 
-    Labels are 0 to the number of classes - 1.
-
-    Returns:
-        (training files, test files, the image root): the root is `root`, or where TRAIN lies.
+    Attributes:
+        splits: "train", and maybe "validation" and "test".
+        root: the directory that the paths are relative to.
+        left_out: how many files were found and are not read.
+        notes: sentences about what was decided.
     """
-    files = []
-    for name in (train, test):
-        path = found(name, root)
-        # A path may hold blanks: the label is what follows the last one.
-        lines = [(i, line.rsplit(None, 1)) for i, line in enumerate(lines_of(path), 1)]
-        lines = [(i, parts) for i, parts in lines if parts]
-        refuse(
-            [f"{path}, line {i}" for i, parts in lines if len(parts) < 2],
-            "no label",
-            "write 'relative/path label' in each line",
-        )
-        paths, labels = zip(*(parts for _, parts in lines)) if lines else ((), ())
-        files.append(Files(paths, labels, [f"{path}, line {i}" for i, _ in lines]))
-    check_numbers(*files)
-    return *files, root or os.path.dirname(os.path.abspath(found(train, root)))
+
+    splits: Mapping[str, Files]
+    root: str
+    left_out: int = 0
+    notes: Sequence[str] = field(default_factory=list)
 
 
-def check_numbers(train: Files, test: Files):
-    """Refuses labels that are not 0 to the number of training classes - 1."""
-    classes = set(train.classes)
-    known = {str(i) for i in range(len(classes))}
-    for split in (train, test):
-        wrong = [i for i, name in enumerate(split.classes) if name not in known]
-        refuse(
-            [f"{split.where[i]}: {split.classes[i]}" for i in wrong],
-            f"a label that is not in 0 to {len(known) - 1}, the {len(known)} classes that "
-            "have training images",
-            "number the classes from 0 without a gap",
-        )
+def read_list(train: str, test: str, root: str | None) -> OwnFiles:
+    """Reads text lists of "relative/path label" lines, as ImageNet-LT and iNaturalist have.
 
+    Labels are 0 to the number of classes - 1. Backslashes are slashes, 007 is 7, and an absolute
+    path below the root is below the root.
 
-def read_csv(train: str, test: str | None, root: str | None) -> tuple[Files, Files | None, str]:
-    """CSV files with the columns `path` and `label`, and maybe `split`: train or test.
-
-    Labels are names of classes; other columns do not matter. Without a TEST file or a column
-    `split` there is no test split.
-
-    Returns:
-        As `read_list`.
+    Args:
+        train, test: the lists.
+        root: the image root; the directory of TRAIN where None.
     """
-    files = [csv_rows(found(name, root)) for name in (train, test) if name]
-    root = root or os.path.dirname(os.path.abspath(found(train, root)))
+    image_root = root or os.path.dirname(os.path.abspath(found(train, root)))
+    splits, notes = {}, []
+    for kind, name in ((TRAIN, train), (TEST, test)):
+        paths, labels, where, said = list_lines(found(name, root))
+        splits[kind] = Files(below_root(paths, image_root), labels, where)
+        notes += said
+    check_numbers([(files.classes, files.where) for files in splits.values()])
+    return OwnFiles(splits, image_root, notes=notes)
+
+
+def read_csv(train: str, test: str | None, root: str | None) -> OwnFiles:
+    """Reads CSV files with the columns `path` and `label`, and maybe `split`.
+
+    Labels are names of classes; other columns do not matter. Without a TEST file and without a
+    row of another split than train there is no test split.
+
+    Args:
+        train, test: the files; both splits are in the first where the second is None.
+        root: the image root; the directory of TRAIN where None.
+    """
+    image_root = root or os.path.dirname(os.path.abspath(found(train, root)))
+    tables, notes = [], []
+    for name in filter(None, (train, test)):
+        paths, labels, where, splits, said = table_rows(found(name, root))
+        tables.append((Files(below_root(paths, image_root), labels, where), splits))
+        notes += said
     if test:
-        return files[0][0], files[1][0], root
-    every, splits = files[0]
+        if any(splits for _, splits in tables):
+            notes.append("The column 'split' does not count, as there are two files.")
+        return OwnFiles({TRAIN: tables[0][0], TEST: tables[1][0]}, image_root, notes=notes)
+    every, splits = tables[0]
     if splits is None:
-        return every, None, root
-    wrong = [i for i, split in enumerate(splits) if split not in TRAIN + TEST + VALIDATION]
-    refuse(
-        [f"{every.where[i]}: {splits[i]!r}" for i in wrong],
-        "no split",
-        "write train or test in the column 'split'",
-    )
-    chosen = [
-        [i for i, s in enumerate(splits) if s in names] for names in (TRAIN, measured(splits))
-    ]
-    return *(every.take(indices) for indices in chosen), root
+        return OwnFiles({TRAIN: every}, image_root, notes=notes)
+    kinds = splits_of(splits, every.where)
+    chosen = {kind: [i for i, k in enumerate(kinds) if k == kind] for kind in SPLITS}
+    chosen = {kind: every.take(i) for kind, i in chosen.items() if i or kind == TRAIN}
+    if VALIDATION in chosen and TEST not in chosen:
+        chosen[TEST] = chosen.pop(VALIDATION)
+        notes.append("No test split: the validation split is measured on in its place.")
+    return OwnFiles(chosen, image_root, notes=notes)
 
 
-def measured(splits: Iterable[str]) -> tuple[str, ...]:
-    """The names of the split to measure on; says which is left out where there are two."""
-    kinds = {kind for kind in (TEST, VALIDATION) if set(kind) & set(splits)}
-    if len(kinds) == 2:
-        print("The test split is measured on; the validation split beside it is left out.")
-    return VALIDATION if kinds == {VALIDATION} else TEST
+def read_folder(directory: str) -> OwnFiles:
+    """Reads DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE, or DIR/CLASS/IMAGE.
 
+    See `candle_tf.data.layout`. Images count in the order of their own names, whatever their class.
 
-def csv_rows(path: str) -> tuple[Files, list[str] | None]:
-    reader = csv.DictReader(lines_of(path))
-    try:
-        columns = reader.fieldnames or []
-        numbered = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: no CSV ({error}).") from error
-    if not {"path", "label"} <= set(columns):
-        raise ValueError(
-            f"{path} has the columns {', '.join(map(str, columns)) or '(none)'}: its first line "
-            "must name the columns path and label."
-        )
-    where, rows = [f"{path}, line {i}" for i, _ in numbered], [row for _, row in numbered]
-    refuse(
-        [name for name, row in zip(where, rows) if not row["path"] or not row["label"]],
-        "no path or no label",
-        "fill both columns",
-    )
-    files = Files([row["path"] for row in rows], [row["label"] for row in rows], where)
-    splits = [(row["split"] or "").lower() for row in rows] if "split" in columns else None
-    return files, splits
-
-
-def read_folder(directory: str) -> tuple[Files, Files | None, str]:
-    """DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE, or DIR/CLASS/IMAGE without a test split.
-
-    Images count in the order of their own names, whatever their class.
-
-    Returns:
-        As `read_list`.
+    Args:
+        directory: DIR, or a folder that holds it.
     """
-    by_name = {name.lower(): name for name in subfolders(directory)}
-    both = (TRAIN, measured(by_name))
-    splits = [next((by_name[n] for n in names if n in by_name), None) for names in both]
-    if splits[0] and not splits[1] and len(by_name) == 1:
-        raise ValueError(
-            f"{directory} has {splits[0]}/ but no test/ beside it: add one, or put the class "
-            f"folders into {directory} itself."
-        )
-    if not all(splits):
-        return files_below(directory, ""), None, directory
-    return *(files_below(directory, split) for split in splits), directory
+    layout = read_layout(directory, is_image)
+    splits = {}
+    for kind, classes in layout.splits.items():
+        rows = [(posixpath.basename(p), name, p) for name, paths in classes.items() for p in paths]
+        rows.sort()
+        paths = [path for *_, path in rows]
+        splits[kind] = Files(paths, [name for _, name, _ in rows], paths)
+    notes = [*layout.notes, *said_of(layout.left_out)]
+    return OwnFiles(splits, directory, sum(each.files for each in layout.left_out), notes)
 
 
-def files_below(root: str, split: str) -> Files:
-    base = os.path.join(root, split)
-    found = []  # (file's own name, class, path)
-    for name in subfolders(base):
-        for folder, _, names in sorted(os.walk(os.path.join(base, name))):
-            below = os.path.relpath(folder, root).replace(os.sep, "/")
-            if "/." in below:  # hidden, as what editors keep
-                continue
-            images = (n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith("."))
-            found += [(each, name, f"{below}/{each}") for each in images]
-    with_images = {name for _, name, _ in found}
-    refuse(
-        [os.path.join(base, name) for name in subfolders(base) if name not in with_images],
-        "no image",
-        "delete the folder, or fill it",
-    )
-    found.sort()
-    paths = [path for *_, path in found]
-    return Files(paths, [name for _, name, _ in found], paths)
-
-
-def subfolders(directory: str) -> list[str]:
-    with os.scandir(directory) as entries:
-        names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
-    return sorted(names)
-
-
-def with_test_split(train: Files, test: Files | None) -> tuple[Files, Files]:
+def with_test_split(own: OwnFiles) -> OwnFiles:
     """As given; or where there is no test split, a fifth of each class, drawn once and for all.
 
     Raises:
         ValueError: for a class of which nothing would be left to train on.
     """
-    if test is not None or not len(train.paths):
-        return train, test or train
+    train = own.splits[TRAIN]
+    if TEST in own.splits or not len(train.paths):
+        return own
     names, labels, counts = np.unique(train.classes, return_inverse=True, return_counts=True)
     refuse(
         [str(name) for name in names[counts < 2]],
@@ -204,129 +152,204 @@ def with_test_split(train: Files, test: Files | None) -> tuple[Files, Files]:
     )
     held_out = draw_per_class(labels, np.maximum(1, counts // 5), np.random.default_rng(0))
     rest = np.setdiff1d(np.arange(len(labels)), held_out)
-    print(f"No test split: {len(held_out)} of {len(labels)} images, a fifth of each class, are it.")
-    return train.take(rest), train.take(held_out)
+    note = (
+        f"No test split: {len(held_out)} of {len(labels)} images, a fifth of each class, are held "
+        "out as the test split."
+    )
+    splits = {**own.splits, TRAIN: train.take(rest), TEST: train.take(held_out)}
+    return replace(own, splits=splits, notes=[*own.notes, note])
 
 
-def to_examples(
-    train: Files, test: Files, root: str, on_bad_image: str = "error", cache: str | None = None
-) -> tuple[Examples, Examples, list[str]]:
-    """(training examples, test examples, class names), after everything has been looked at.
+def load(
+    own: OwnFiles, on_bad_image: str = "error", cache: str | None = None
+) -> tuple[OwnFiles, dict[str, Examples], str]:
+    """Checks what was found, says it, and decodes every image once.
 
     Args:
-        root: what the paths are relative to; none may leave it.
-        on_bad_image: "error", or "skip" to go on without images that cannot be read.
-        cache: as in `candle_tf.data.images.problems_of`.
+        own: the set as it was found.
+        on_bad_image: "error", or "skip" to leave out images that cannot be read.
+        cache: as in `candle_tf.data.images.look_at_files`.
+
+    Returns:
+        The set without what is skipped, its examples by split, and the line that was printed.
 
     Raises:
-        ValueError: for paths that leave the root or stand twice, classes without training images or
-            that differ in case, names that are not UTF-8, and images that cannot be read; with the
-            first few and how many there are.
+        ValueError: as `check` and `look`.
     """
-    splits = {"train": train, "test": test}
-    check_not_empty(splits, root)
-    check_paths(train, test)
-    names = check_classes(train, test)
-    for name, files in splits.items():
-        problems = problems_of([os.path.join(root, path) for path in files.paths], cache)
-        described = [f"{files.paths[i]} {why}" for i, why in problems.items()]
+    own = with_test_split(own)
+    check(own)
+    line = said(own)
+    print(*own.notes, line, sep="\n")  # before the look, which may take long
+    own, looks = look(own, on_bad_image, cache)
+    return own, to_examples(own, looks), line
+
+
+def class_names(own: OwnFiles) -> list[str]:
+    """The class names in order: by number where all are numbers, else by name."""
+    names = sorted(set(own.splits[TRAIN].classes))
+    if all(name.isdecimal() for name in names):
+        names.sort(key=int)
+    return names
+
+
+def check(own: OwnFiles):
+    """Refuses what can be seen without opening an image.
+
+    Raises:
+        ValueError: for paths that leave the root or are listed twice, an image root that is not
+            theirs, classes without training images or that differ in case, and names that are not
+            UTF-8; with the first few and how many there are.
+    """
+    for name, files in own.splits.items():
+        if not len(files.paths):
+            raise ValueError(f"The {name} split below {own.root} has no image that can be read.")
+    check_paths(own.splits)
+    check_classes(own)
+    for name, files in own.splits.items():
+        if not any(os.path.exists(as_on_disk(own.root, path)) for path in files.paths):
+            raise ValueError(
+                f"None of the {len(files.paths)} {name} images is below {own.root} (the first is "
+                f"{files.paths[0]}): name the directory that the paths begin at (--data_dir)."
+            )
+
+
+def look(
+    own: OwnFiles, on_bad_image: str = "error", cache: str | None = None
+) -> tuple[OwnFiles, dict[str, Look]]:
+    """Decodes every image once.
+
+    Args:
+        own: the set, as `check` passes it.
+        on_bad_image: "error", or "skip" to leave out images that cannot be read.
+        cache: as in `candle_tf.data.images.look_at_files`.
+
+    Returns:
+        The set without what is skipped, and by split what was found in its images.
+
+    Raises:
+        ValueError: for images that cannot be read, or a class of which none is left.
+    """
+    paths = {name: [as_on_disk(own.root, p) for p in f.paths] for name, f in own.splits.items()}
+    every = look_at_files([path for some in paths.values() for path in some], cache)
+    splits, looks, skipped, start = {}, {}, [], 0
+    for name, files in own.splits.items():
+        seen, start = every.take(range(start, start + len(files.paths))), start + len(files.paths)
+        bad = [i for i, why in enumerate(seen.problems) if why]
+        described = [f"{files.paths[i]} {seen.problems[i]}" for i in bad]
         if on_bad_image == "error":
             refuse(
                 described,
                 "a fault",
-                "mend or remove them, or skip them by --on_bad_image=skip",
-                of=f"{name} images below {root}",
+                "mend or remove them, or skip them (on_bad_image='skip', --on_bad_image=skip)",
+                of=f"{name} images below {own.root}",
             )
-        elif problems:
-            of_class = Counter(files.classes[i] for i in problems)
-            print(
-                f"Skipped {len(problems)} of {len(files.paths)} {name} images: "
+        elif bad:
+            of_class = Counter(files.classes[i] for i in bad)
+            skipped.append(
+                f"Skipped {len(bad)} of {len(files.paths)} {name} images: "
                 f"{', '.join(f'{n} of class {c}' for c, n in of_class.items())}; the first: "
                 f"{described[0]}."
             )
-            splits[name] = files.take(i for i in range(len(files.paths)) if i not in problems)
-    check_not_empty(splits, root)
-    check_classes(*splits.values())
-    number = {name: i for i, name in enumerate(names)}
-    train, test = (
-        Examples(
-            tf.constant([os.path.join(root, path) for path in files.paths]),
-            np.array([number[name] for name in files.classes], np.int64),
+            print(skipped[-1])
+        good = [i for i, why in enumerate(seen.problems) if not why]
+        splits[name], looks[name] = files.take(good), seen.take(good)
+    count = sum(map(bool, every.problems))
+    left = replace(own, splits=splits, left_out=own.left_out + count, notes=[*own.notes, *skipped])
+    if count:
+        check(left)
+    return left, looks
+
+
+def to_examples(own: OwnFiles, looks: Mapping[str, Look]) -> dict[str, Examples]:
+    """The examples of each split, labels numbered as `class_names` has them."""
+    number = {name: i for i, name in enumerate(class_names(own))}
+    return {
+        name: Examples(
+            tf.constant([as_on_disk(own.root, path) for path in files.paths]),
+            np.array([number[c] for c in files.classes], np.int64),
             on_disk=True,
+            marks=looks[name].marks,
         )
-        for files in splits.values()
-    )
-    return train, test, names
+        for name, files in own.splits.items()
+    }
 
 
-def check_not_empty(splits: Mapping[str, Files], root: str):
-    for name, files in splits.items():
-        if not len(files.paths):
-            raise ValueError(f"The {name} split below {root} has no image that can be read.")
+def said(own: OwnFiles) -> str:
+    """The line that says what was found."""
+    names, counts = class_names(own), Counter(own.splits[TRAIN].classes)
+    others = {n: len(own.splits[n].paths) for n in (VALIDATION, TEST) if n in own.splits}
+    return summary(names, [counts[name] for name in names], others, own.left_out)
 
 
-def check_paths(train: Files, test: Files):
-    """Refuses paths that leave the image root, are not UTF-8, or stand twice.
+def check_paths(splits: Mapping[str, Files]):
+    """Refuses paths that leave the image root, are not UTF-8, or are listed twice.
 
     By their text: links below the root are the user's own.
     """
-    both = [*zip(train.paths, train.where), *zip(test.paths, test.where)]
+    listed = [row for f in splits.values() for row in zip(f.paths, f.where, f.classes)]
     refuse(
-        [ascii(where) for path, where in both if not is_text(path)],
+        [ascii(where) for path, where, _ in listed if not is_text(path)],
         "a name that is not UTF-8",
         "rename them",
     )
-    normal = [posixpath.normpath(path.replace("\\", "/")) for path, _ in both]
-    outside = [n.startswith(("/", "../")) or n == ".." or "\0" in n for n in normal]
-    refuse(
-        [f"{where}: {path}" for (path, where), out in zip(both, outside) if out],
-        "a path that leaves the image root",
-        "give paths below it",
-    )
-    seen: set[str] = set()
-    twice = [
-        f"{where}: {path}"
-        for (path, where), name in zip(both, normal)
-        if name in seen or seen.add(name)
+    normal = [posixpath.normpath(path) for path, _, _ in listed]
+    outside = [
+        n.startswith(("/", "../")) or n == ".." or "\0" in n or n[1:3] == ":/" for n in normal
     ]
-    refuse(twice, "an image that stands before already", "leave one of the two lines")
-
-
-def check_classes(train: Files, test: Files) -> list[str]:
-    """The class names in order: by number where all are numbers, else by name.
-
-    Raises:
-        ValueError: for a class without training images, or two that differ in case alone.
-    """
-    names = sorted(set(train.classes))
-    if all(name.isdecimal() for name in names):
-        names.sort(key=int)
     refuse(
-        sorted(set(test.classes) - set(names)),
-        "test images but no training image that can be read",
-        "add some, or leave the class out",
-        of="classes",
+        [f"{where}: {path}" for (path, where, _), out in zip(listed, outside) if out],
+        "a path that leaves the image root",
+        "give paths below it, or name the directory that all are below (--data_dir)",
     )
+    seen: dict[str, str] = {}
+    twice, two_labels = [], []
+    for (path, where, label), name in zip(listed, normal):
+        if name not in seen:
+            seen[name] = label
+        elif seen[name] == label:
+            twice.append(f"{where}: {path}")
+        else:
+            two_labels.append(f"{where}: {path}, {seen[name]} and {label}")
+    refuse(two_labels, "an image that is listed twice, with two labels", "leave the right line")
+    refuse(twice, "an image that is listed twice", "leave one of the two lines")
+
+
+def check_classes(own: OwnFiles):
+    """Refuses a single class, one without training images, or two that differ in case alone."""
+    names = class_names(own)
+    others = {name for files in own.splits.values() for name in files.classes} - set(names)
     lower: dict[str, str] = {}
+    every = [*names, *sorted(others)]
     refuse(
-        [f"{lower[n.lower()]} and {n}" for n in names if lower.setdefault(n.lower(), n) != n],
+        [f"{lower[n.lower()]} and {n}" for n in every if lower.setdefault(n.lower(), n) != n],
         "names that differ in case alone",
         "rename one, or put their images together",
         of="classes",
     )
-    return names
+    refuse(
+        sorted(others),
+        "test images but no training image that can be read",
+        "add some, or leave the class out",
+        of="classes",
+    )
+    if len(names) == 1:
+        raise ValueError(
+            f"All training images below {own.root} are of one class, {names[0]!r}: give images of "
+            "at least two, each class in a folder or with a label of its own."
+        )
 
 
-def is_text(name: str) -> bool:
-    try:
-        name.encode()
-        return True
-    except UnicodeEncodeError:  # bytes of another encoding
-        return False
+def as_on_disk(root: str, path: str) -> str:
+    """The file at a path below the root, in the Unicode form that its name has on disk."""
+    full = os.path.join(root, path)
+    if path.isascii() or os.path.exists(full):
+        return full
+    forms = (os.path.join(root, unicodedata.normalize(form, path)) for form in ("NFC", "NFD"))
+    return next(filter(os.path.exists, forms), full)
 
 
 def found(name: str, root: str | None, what: str = "file") -> str:
-    """A file or directory as named, or where images lie, also if it was moved there since."""
+    """A file or directory as named, or where images are, also if it was moved there since."""
     there = os.path.isdir if what == "directory" else os.path.isfile
     last = os.path.basename(os.path.normpath(name))
     below = [os.path.join(root, n) for n in (name, last)] if root else []
@@ -337,15 +360,9 @@ def found(name: str, root: str | None, what: str = "file") -> str:
     raise FileNotFoundError(f"{name} is not there{nor}: give the path of the {what}.")
 
 
-def lines_of(path: str) -> Iterator[str]:
+def is_text(name: str) -> bool:
     try:
-        yield from Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}): save it as UTF-8.") from error
-
-
-def refuse(offenders: Sequence[str], what: str, remedy: str, of: str = "lines or images"):
-    """One sentence for all that is wrong in one way, with the first few and their number."""
-    if offenders:
-        first = "; ".join(offenders[:3]) + ("; ..." if len(offenders) > 3 else "")
-        raise ValueError(f"{len(offenders)} {of} with {what} ({first}): {remedy}.")
+        name.encode()
+        return True
+    except UnicodeEncodeError:  # bytes of another encoding
+        return False

@@ -3,13 +3,14 @@
 import contextlib
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from candle_tf.data import own_files
+from candle_tf.data.checks import check_labels
 from candle_tf.data.examples import Examples
 from candle_tf.data.images import stamp_of
 from candle_tf.data.long_tail import draw_per_class
@@ -33,7 +34,7 @@ def of_folder(name: str, data_dir: str | None):
     return own_files.read_folder(own_files.found(name, data_dir, "directory"))
 
 
-OWN = {  # kind -> (what follows the colon, the image root) -> train, test and image root
+OWN = {  # kind -> (what follows the colon, the image root) -> OwnFiles
     "list": of_lists,
     "csv": of_csv,
     "folder": of_folder,
@@ -43,13 +44,28 @@ SMALL = 64  # pixels a side: such images are decoded once and held so
 
 @dataclass(frozen=True)
 class Source:
-    """A set as it is published: the training labels, and its images on demand."""
+    """A set as it is published.
+
+    Attributes:
+        train_labels: of all training images, int64 (n,).
+        read_train: indices -> the training images there.
+        test, validation: examples; of the second maybe none.
+        class_names: a name for each class.
+        image_size: the side of the images where all have the same, else None.
+        left_out: how many files of it are not read, where it is made of files.
+        notes: sentences about what was decided, which have been printed.
+        said: the line about what is there that has been printed, if one has.
+    """
 
     train_labels: np.ndarray
     read_train: Callable[[np.ndarray], Examples]
     test: Examples
     class_names: list[str]
     image_size: int | None
+    validation: Examples | None = None
+    left_out: int | None = None
+    notes: Sequence[str] = field(default_factory=list)
+    said: str | None = None
 
 
 def known() -> list[str]:
@@ -68,10 +84,19 @@ def read(
     if dataset == "digits":
         return read_digits()
     if kind in OWN and name:
-        train, test, root = OWN[kind](name, data_dir)
-        train, test = own_files.with_test_split(train, test)
-        train, test, names = own_files.to_examples(train, test, root, on_bad_image)
-        return Source(train.labels, train.take, test, names, None)
+        own, examples, said = own_files.load(OWN[kind](name, data_dir), on_bad_image)
+        train, validation = examples["train"], examples.get("validation")
+        return Source(
+            train.labels,
+            train.take,
+            examples["test"],
+            own_files.class_names(own),
+            None,
+            validation,
+            own.left_out,
+            own.notes,
+            said,
+        )
     return read_tfds(dataset, data_dir, download)
 
 
@@ -175,6 +200,7 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
     if not measured:
         raise ValueError(f"{dataset} has no labelled test or validation split to measure on.")
     test = measured[0]
+    check_apart(builder.info.splits, train, test, dataset)
     for split in (train, test):
         check_labels(labels[split], classes.num_classes, f"{dataset} {split}")
     return Source(
@@ -186,17 +212,29 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
     )
 
 
+def check_apart(splits, train: str, test: str, dataset: str):
+    """Refuses two splits of TFDS that have examples in common."""
+    import tensorflow_datasets as tfds
+
+    ranges = []
+    for split in (train, test):
+        found = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
+        ends = [splits[r.splitname].num_examples if r.to is None else r.to for r in found]
+        ranges.append([(r.splitname, r.from_ or 0, end) for r, end in zip(found, ends)])
+    shared = sum(
+        max(0, min(end, last) - max(start, first))
+        for name, start, end in ranges[0]
+        for other, first, last in ranges[1]
+        if name == other
+    )
+    if shared:
+        raise ValueError(
+            f"{dataset}: the splits {train} and {test} have {shared:,} images in common: name "
+            "splits that are apart, as in train[:80%],train[80%:]."
+        )
+
+
 def state_of(directory: str, split: str) -> str:
     """A digest of a prepared set's files, their sizes and times of change, and a split of it."""
     paths = sorted(map(str, Path(directory).absolute().glob("*")))
     return fingerprint([np.array(repr((directory, split, paths)).encode()), stamp_of(paths)])
-
-
-def check_labels(labels: np.ndarray, num_classes: int, where: str, first: int = 0):
-    """Refuses labels outside [0, num_classes), naming the first by its index plus `first`."""
-    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if len(bad):
-        raise ValueError(
-            f"{where}: example {first + bad[0]} has label {labels[bad[0]]}, but labels go from 0 "
-            f"to {num_classes - 1} ({len(bad)} such examples); correct the labels or the classes."
-        )

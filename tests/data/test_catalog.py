@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from candle_tf import data
-from candle_tf.data.sources import check_labels
 from PIL import Image
 
 
@@ -134,6 +133,22 @@ def test_splits_of_tfds(shared_data):
         data.load("tfds:cifar10,train", root)
 
 
+@pytest.mark.parametrize(
+    "splits, shared", [("train,train", "50,000"), ("train[:60%],train[50%:]", "5,000")]
+)
+def test_splits_of_tfds_that_overlap_are_refused(splits, shared, shared_data):
+    with pytest.raises(ValueError, match=f"have {shared} images in common: name splits"):
+        data.load(f"tfds:cifar10,{splits}", str(shared_data / "tfds"))
+
+
+def test_what_was_read_is_said(capsys):
+    digits = data.load("digits", imbalance_ratio=20)
+    assert digits.summary().startswith("10 classes (")
+    assert digits.summary().endswith("), 400 test images")
+    assert digits.summary() in capsys.readouterr().out
+    assert repr(digits).splitlines()[0] == digits.summary() and len(repr(digits).splitlines()) == 3
+
+
 def test_labels_of_tfds_are_read_once(shared_data, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     spec, root = "tfds:cifar10,test[:40],test[40:70]", str(shared_data / "tfds")
@@ -176,9 +191,3 @@ def test_a_set_that_is_not_whole_is_refused(tmp_path):
 def test_ratio_that_leaves_a_class_empty():
     with pytest.raises(ValueError, match="keeps no training image"):
         data.load("digits", imbalance_ratio=1000)
-
-
-@pytest.mark.parametrize("label", [-1, 3])
-def test_label_out_of_range_is_named(label):
-    with pytest.raises(ValueError, match=f"example 2 has label {label}"):
-        check_labels(np.array([0, 1, label, 2]), 3, "train")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf.data import images
-from candle_tf.data.images import open_image, problem_of, problems_of, read_image
+from candle_tf.data.images import look_at_files, open_image, problem_of, read_image
 from PIL import Image
 
 RNG = np.random.default_rng(0)
@@ -100,7 +100,11 @@ def bomb(path):
         ("a.bmp", truncated, "is truncated or damaged"),
         ("a.gif", truncated, "is truncated or damaged"),
         ("a.png", lambda path: open(path, "w").close(), "is empty"),
-        ("a.jpg", lambda path: open(path, "w").write("hello"), "is no image in JPEG, PNG, BMP or"),
+        (
+            "a.jpg",
+            lambda path: open(path, "w").write("hello"),
+            "is no image that is read .JPEG, PNG",
+        ),
         ("a.png", bomb, "too large|50000 x 50000 pixels"),
         ("a.png", os.remove, "does not exist"),
     ],
@@ -126,15 +130,33 @@ def test_a_jpeg_with_bytes_after_its_end_is_whole(tmp_path):
 def test_files_are_opened_again_only_when_they_changed(tmp_path, monkeypatch):
     paths = [saved(tmp_path, f"{i}.png") for i in range(5)]
     open(paths[3], "w").close()
-    found = problems_of(paths, tmp_path / "cache")
-    assert found == {3: "is empty"}
-    opened = []
-    monkeypatch.setattr(images, "problem_of", opened.append)
-    assert problems_of(paths, tmp_path / "cache") == found
-    assert opened == []
+    first = look_at_files(paths, tmp_path / "cache")
+    assert first.problems == [None, None, None, "is empty", None]
+    opened, look_at = [], images.look_at
+    monkeypatch.setattr(images, "look_at", lambda path: opened.append(path) or look_at(path))
+    again = look_at_files(paths[::-1], tmp_path / "cache")
+    assert opened == [] and again.problems == first.problems[::-1]
+    np.testing.assert_array_equal(again.marks[::-1], first.marks)
     saved(tmp_path, "3.png")
-    problems_of(paths, tmp_path / "cache")
-    assert sorted(opened) == paths
+    assert look_at_files(paths, tmp_path / "cache").problems == [None] * 5
+    assert opened == [paths[3]]
+
+
+def test_what_an_interrupted_look_found_is_kept(tmp_path, monkeypatch):
+    paths = [saved(tmp_path, f"{i:02}.png") for i in range(40)]
+    opened, look_at = [], images.look_at
+
+    def interrupted(path):
+        if path == paths[30]:
+            raise KeyboardInterrupt
+        return look_at(path)
+
+    monkeypatch.setattr(images, "look_at", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        look_at_files(paths, tmp_path / "cache")
+    monkeypatch.setattr(images, "look_at", lambda path: opened.append(path) or look_at(path))
+    assert look_at_files(paths, tmp_path / "cache").problems == [None] * 40
+    assert sorted(opened) == paths[30:]
 
 
 def test_a_truncated_gif_of_noise(tmp_path):
@@ -146,15 +168,59 @@ def test_a_truncated_gif_of_noise(tmp_path):
 
 def test_what_may_pass_is_looked_at_again(tmp_path, monkeypatch):
     path = saved(tmp_path, "a.png")
-    monkeypatch.setattr(images, "problem_of", lambda path: f"{images.UNREADABLE} (Errno 5)")
-    assert problems_of([path], tmp_path / "cache")
+    failed = f"{images.UNREADABLE} (Errno 5)", np.zeros((), images.MARK)
+    monkeypatch.setattr(images, "look_at", lambda path: failed)
+    assert look_at_files([path], tmp_path / "cache").problems == [failed[0]]
     monkeypatch.undo()
-    assert problems_of([path], tmp_path / "cache") == {}
-    (cached,) = (tmp_path / "cache").glob("*.json")
+    assert look_at_files([path], tmp_path / "cache").problems == [None]
+    (cached,) = (tmp_path / "cache").glob("*.npz")
     cached.write_text("")  # damaged
-    assert problems_of([path], tmp_path / "cache") == {}
+    assert look_at_files([path], tmp_path / "cache").problems == [None]
 
 
 def test_a_cache_that_cannot_be_written_is_no_fault(tmp_path):
     (tmp_path / "cache").write_text("a file")
-    assert problems_of([saved(tmp_path, "a.png")], tmp_path / "cache") == {}
+    assert look_at_files([saved(tmp_path, "a.png")], tmp_path / "cache").problems == [None]
+
+
+@pytest.mark.parametrize(
+    "name, format",
+    [("a.webp", "WEBP"), ("a.jfif", "JPEG"), ("a.tif", "TIFF"), ("a.ppm", "PPM"), ("a", "JPEG")]
+    + [("a.dat", "PNG"), ("a.tga", "TGA"), ("a.jp2", "JPEG2000"), ("a.mpo", "MPO")],
+)
+def test_whatever_pillow_reads_is_read(name, format, tmp_path):
+    path = saved(tmp_path, name, format=format)
+    assert images.is_image(path) and problem_of(path) is None
+    assert np.abs(np.int32(open_image(path)) - SMOOTH).mean() < 8
+
+
+@pytest.mark.parametrize("content", [b"", b"notes", b"%!PS-Adobe-3.0 EPSF-3.0", b"GIF", bytes(99)])
+def test_what_is_no_image(content, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    assert not images.is_image(str(path))
+
+
+def test_pixels_of_floating_point_are_refused(tmp_path):
+    path = saved(tmp_path, "a.tif", Image.fromarray(np.float32(SMOOTH[..., 0]) / 255))
+    assert "floating-point numbers: save it with 8 or 16 bits" in problem_of(path)
+
+
+def scanned(path):
+    """Random bytes in the scan of a JPEG, with head and end whole."""
+    b = bytearray(open(path, "rb").read())
+    n = len(b)
+    b[n // 2 : n // 2 + n // 3] = np.random.default_rng(0).bytes(n // 3)
+    open(path, "wb").write(bytes(b[:-2]) + b"\xff\xd9")
+
+
+def test_what_passes_the_look_can_be_decoded(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for i in range(20):
+        path = saved(tmp_path, f"{i}.jpg", noise, quality=50 + i)
+        scanned(path)
+        if problem_of(path) is None:
+            assert open_image(path).shape == (64, 64, 3)
+        else:
+            with pytest.raises(ValueError, match="cannot be decoded"):
+                open_image(path)

@@ -144,16 +144,23 @@ def test_numbers_as_names_are_ordered_as_numbers(tree):
     assert data.load(f"csv:{path}").class_names == ["5", "6", "7", "8", "9", "10"]
 
 
-def test_a_validation_split_beside_a_test_split_is_left_out(tree, capsys):
+def test_a_validation_split_of_the_set_is_used(tree, capsys):
     for i in range(3):
         save(tree / "val" / "cat" / f"{i}.png", (0, 0, i))
-    assert len(data.load(f"folder:{tree}").test) == 6
+    loaded = data.load(f"folder:{tree}")
+    assert len(loaded.test) == 6 and loaded.validation.labels.tolist() == [0, 0, 0]
+    assert "9 files" not in loaded.summary() and "3 validation images" in loaded.summary()
+    assert "2 of 3 classes have no validation image (dog, emu)" in capsys.readouterr().out
+    held_out = data.load(f"folder:{tree}", validation_split=0.5)
+    assert np.bincount(held_out.validation.labels).tolist() == [3, 2, 1]
+    assert "The set's own validation split, 3 images, is left out" in capsys.readouterr().out
     lines = [(path, label, s) for s in ("train", "test", "val") for path, label in rows_of(tree, s)]
     path = write_csv(tree / "three.csv", ("path", "label", "split"), lines)
-    assert len(data.load(f"csv:{path}").test) == 6
-    assert capsys.readouterr().out.count("the validation split beside it is left out") == 2
+    loaded = data.load(f"csv:{path}")
+    assert len(loaded.test) == 6 and len(loaded.validation) == 3
     os.rename(tree / "test", tree.parent / "elsewhere")
     assert len(data.load(f"folder:{tree}").test) == 3
+    assert "val/ is measured on in its place" in capsys.readouterr().out
 
 
 def rows_of(tree, split):
@@ -182,7 +189,7 @@ def test_no_test_image_that_can_be_read(tree):
 
 def test_the_training_list_as_test_list(tree):
     train = write_list(tree, "train")
-    with pytest.raises(ValueError, match="12 lines or images with an image that stands before"):
+    with pytest.raises(ValueError, match="12 lines or images with an image that is listed twice"):
         data.load(f"list:{train},{train}")
 
 
@@ -251,9 +258,9 @@ def lists(tree, train=(), test=()):
         (["/etc/passwd 0"], [], "leaves the image root"),
         (["train/../../x.png 0"], [], "leaves the image root"),
         (["..\\x.png 0"], [], "leaves the image root"),
-        (["train/cat/000.png 0"], [], r"stands before already \(.*line 13: train/cat/000.png"),
-        (["train/./cat/000.png 1"], [], "stands before already"),
-        ([], ["train/cat/000.png 0"], r"stands before already \(.*test.txt, line 7"),
+        (["train/cat/000.png 0"], [], r"listed twice \(.*line 13: train/cat/000.png"),
+        (["train/./cat/000.png 1"], [], r"with two labels \(.*line 13: .*000.png, 0 and 1"),
+        ([], ["train/cat/000.png 0"], r"listed twice \(.*test.txt, line 7"),
         (["train/none.png 0"] * 1, [], "1 train images .*train/none.png does not exist"),
     ],
 )
@@ -273,7 +280,7 @@ def test_what_is_wrong_is_counted(tree):
         (("file", "label"), [("a.png", "x")], "has the columns file, label: its first line must"),
         (("path", "label"), [], "has no image"),
         (("path", "label"), [("a.png", "")], "no path or no label .*line 2"),
-        (("path", "label", "split"), [("a.png", "x", "dev")], "no split .*line 2: 'dev'"),
+        (("path", "label", "split"), [("a.png", "x", "extra")], "no split .*line 2: 'extra'"),
         (
             ("path", "label", "split"),
             [("train/cat/000.png", "x", "train"), ("test/cat/000.png", "y", "test")],
@@ -289,7 +296,7 @@ def test_what_is_wrong_is_counted(tree):
         (
             ("path", "label", "split"),
             [("train/cat/000.png", "x", "train")],
-            "test split .* no image",
+            "a single image, and there is no test",
         ),
     ],
 )
@@ -316,17 +323,20 @@ def test_bad_folders(tree, tmp_path):
     with pytest.raises(ValueError, match="with no image .*train/yak.: delete the folder"):
         data.load(f"folder:{tree}")
     shutil.rmtree(tree / "test")
-    with pytest.raises(ValueError, match="has train/ but no test/ beside it"):
-        data.load(f"folder:{tree}")
+    shutil.rmtree(tree / "train" / "yak")
+    assert len(data.load(f"folder:{tree}").test) == 3  # a fifth of each class
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no image"):
         data.load(f"folder:{tmp_path}/empty")
 
 
 def test_names_that_are_not_utf8(tree):
-    (tree / "train.txt").write_bytes(b"train/cat/\xff.png 0\n")
-    with pytest.raises(ValueError, match="train.txt is not UTF-8"):
-        data.load(f"list:{tree}/train.txt,{write_list(tree, 'test')}")
+    train = write_list(tree, "train")
+    save(tree / "train" / "cat" / "é.png", (1, 2, 3))
+    train.write_bytes(train.read_bytes() + "train/cat/é.png 0\n".encode("latin-1"))
+    loaded = data.load(f"list:{train},{write_list(tree, 'test')}")
+    assert loaded.class_counts.tolist() == [7, 4, 2]
+    assert "train.txt is not UTF-8: it is read as Latin-1" in loaded.notes[0]
     save(tree / "train" / "cat" / "a.png", (0, 0, 0))
     os.rename(tree / "train/cat/a.png", os.fsencode(tree) + b"/train/cat/\xff.png")
     with pytest.raises(ValueError, match=r"a name that is not UTF-8 \('train/cat/.udcff.png'\)"):
@@ -357,8 +367,9 @@ def test_large_lists_are_read_in_order(tmp_path):
     lines = [f"train_val2018/Aves/{i % 50}/{i}.jpg {i % 50}" for i in range(20_000)]
     (tmp_path / "train.txt").write_text("\n".join(lines))
     (tmp_path / "test.txt").write_text("\n".join(f"v/{i}.jpg {i}" for i in range(50)))
-    train, _, root = own_files.read_list("train.txt", "test.txt", str(tmp_path))
-    assert list(train.paths) == [line.split()[0] for line in lines] and root == str(tmp_path)
+    own = own_files.read_list("train.txt", "test.txt", str(tmp_path))
+    assert list(own.splits["train"].paths) == [line.split()[0] for line in lines]
+    assert own.root == str(tmp_path)
 
 
 def test_a_fingerprint_is_of_the_files_wherever_they_lie(tree):

@@ -1,0 +1,128 @@
+"""Pixels and labels where they enter: what they must be, in a sentence where they are not."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+CHANNELS = 3
+OVERSHOOT = 26  # beyond [0, 255], as sharp resizing and colour changes leave it
+SCALED = 1.2  # images that end here were divided by 255
+NORMALISED = 16  # images that begin below 0 and end here were normalised
+WHAT = "images are RGB in [0, 255], float32 or uint8, (batch, height, width, 3)"
+
+
+def check_pixels(images: ArrayLike, where: str, first: int = 0):
+    """Refuses a batch that cannot be images in [0, 255].
+
+    All images are judged together: one that is dark, or black, is as good as any.
+
+    Args:
+        images: the batch, as an array or a tensor.
+        where: what they were passed to, for the message.
+        first: the index of the first of them in their stream.
+
+    Raises:
+        ValueError: for another shape, dtype or range, or NaN; says what it seems to be.
+
+    Example:
+        >>> check_pixels(np.full((1, 8, 8, 3), 0.5), "fit")
+        Traceback (most recent call last):
+        ValueError: fit: images are in [0, 255]; these end at 0.5, as if divided by 255: ...
+    """
+    check_image_shape(np.shape(images), where)
+    images = np.asarray(images)
+    if images.dtype.kind not in "uif" and images.dtype.name != "bfloat16":
+        raise ValueError(f"{where}: {WHAT}; these are {images.dtype}: decode or cast them.")
+    if not images.size:
+        return
+    if images.dtype.kind not in "ui":
+        images = images.astype(np.float32) if images.dtype.itemsize < 4 else images
+        finite = np.isfinite(images).all(axis=(1, 2, 3))
+        if not finite.all():
+            raise ValueError(
+                f"{where}: image {first + int(np.argmin(finite))} of the stream holds NaN or Inf: "
+                "images are finite; repair it or leave it out."
+            )
+    low, high = float(images.min()), float(images.max())
+    if low < 0 and high < NORMALISED or low < -OVERSHOOT:
+        raise ValueError(
+            f"{where}: images are in [0, 255]; these go from {low:.4g} to {high:.4g}, as if "
+            "normalised: leave the scaling out, as networks carry their own."
+        )
+    if high > 255 + OVERSHOOT:
+        raise ValueError(
+            f"{where}: images are in [0, 255]; these end at {high:.6g}: bring them to that range."
+        )
+    if images.dtype.kind not in "ui" and 0 < high < SCALED and not almost_black(images):
+        raise ValueError(
+            f"{where}: images are in [0, 255]; these end at {high:.4g}, as if divided by 255: "
+            "leave that out, as networks carry their own scaling."
+        )
+
+
+def almost_black(images: np.ndarray) -> bool:
+    """Whether few pixels are 1 and all others 0, as of a photograph at night."""
+    return bool(((images == 0) | (images == 1)).all() and images.mean() < 0.02)
+
+
+def check_image_shape(shape: tuple[int | None, ...], where: str):
+    """Refuses a shape that is not (batch, height, width, 3); None is any size."""
+    shape = tuple(shape)
+    if len(shape) == 4 and shape[-1] in (CHANNELS, None):
+        return
+    if len(shape) == 4 and shape[1] == CHANNELS:
+        remedy = "the channels come first here, so transpose them: np.moveaxis(images, 1, -1)"
+    elif len(shape) == 4 and shape[-1] == 1:
+        remedy = "gray images need three channels: tf.image.grayscale_to_rgb(images)"
+    elif len(shape) == 4 and shape[-1] == 4:
+        remedy = "leave the fourth channel out: images[..., :3]"
+    elif len(shape) == 3 and shape[-1] == CHANNELS:
+        remedy = "a single image needs a batch around it: images[None]"
+    elif len(shape) == 3:
+        remedy = "gray images need three channels: tf.image.grayscale_to_rgb(images[..., None])"
+    else:
+        remedy = "bring them to that shape"
+    said = ", ".join("?" if n is None else str(n) for n in shape)
+    raise ValueError(f"{where}: {WHAT}; these have the shape ({said}): {remedy}.")
+
+
+def check_labels(labels: ArrayLike, num_classes: int, where: str, first: int = 0):
+    """Refuses labels that are not class numbers in [0, num_classes), one per image.
+
+    Args:
+        labels: of shape (batch,) or (batch, 1), as an array or a tensor.
+        num_classes: the number of classes.
+        where: what they were passed to, for the message.
+        first: the index of the first of them in their stream.
+
+    Raises:
+        ValueError: which names the first wrong label by its index in the stream.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim > 1 and labels.shape[1:] != (1,):
+        hot = labels.ndim == 2 and labels.shape[1] == num_classes
+        raise ValueError(
+            f"{where}: labels are class numbers, one per image, not "
+            f"{'one-hot' if hot else 'of the shape ' + str(labels.shape)}: "
+            f"{'pass labels.argmax(-1)' if hot else 'pass integers of shape (batch,)'}."
+        )
+    labels = labels.reshape(-1)
+    if labels.dtype.kind not in "uif":
+        raise ValueError(
+            f"{where}: labels are class numbers, these are {labels.dtype}: number the classes from "
+            "0."
+        )
+    if labels.dtype.kind == "f":
+        broken = np.flatnonzero(labels != np.floor(labels))
+        if len(broken):
+            raise ValueError(
+                f"{where}: labels are whole numbers, but example {first + broken[0]} has label "
+                f"{labels[broken[0]]:g}: number the classes from 0."
+            )
+    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(bad):
+        from_1 = labels.min() == 1 and labels.max() == num_classes
+        hint = "they begin at 1, so subtract 1" if from_1 else "correct the labels or the classes"
+        raise ValueError(
+            f"{where}: example {first + bad[0]} has label {labels[bad[0]]:g}, but labels go from 0 "
+            f"to {num_classes - 1} ({len(bad)} such examples): {hint}."
+        )

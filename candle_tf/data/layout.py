@@ -1,0 +1,387 @@
+"""Trees of folders: which folder is a split, which one a class, and what is neither."""
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
+WORDS = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "trn": TRAIN,
+    "val": VALIDATION,
+    "valid": VALIDATION,
+    "validation": VALIDATION,
+    "dev": VALIDATION,
+    "development": VALIDATION,
+    "test": TEST,
+    "testing": TEST,
+    "tst": TEST,
+    "eval": TEST,
+    "evaluation": TEST,
+    "holdout": TEST,
+}
+# What may stand beside such a word: seg_train, train_images, ILSVRC2012_img_val, testSet.
+FILLERS = set(
+    "data dataset datasets files folder folders ilsvrc images image imgs img jpeg jpegs jpg lt "
+    "mini part photos pics pictures png raw samples seg set small split splits subset".split()
+)
+# Folders that people keep beside classes, and that never are classes themselves.
+NO_CLASSES = set(
+    "annotation annotations bbox bboxes gt groundtruth image images img imgs label labels mask "
+    "masks pred preds prediction predictions unlabeled unlabelled".split()
+)
+INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
+READ = (
+    "DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE, or DIR/CLASS/IMAGE without a test split, are "
+    "read"
+)
+HIDDEN, NO_IMAGE, BESIDE = "hidden", "no image", "beside the class folders"
+
+
+def clean(name: str) -> str:
+    """A name as it is compared: in one Unicode form, without blanks around it."""
+    return unicodedata.normalize("NFC", name).strip().strip(INVISIBLE).strip()
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name says, as "Train", "seg_train", "testSet" or " val " do; else None.
+
+    Example:
+        >>> split_of("seg_train"), split_of("Test Set"), split_of("train_station")
+        ('train', 'test', None)
+    """
+    words = [w.lower() for w in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+|\d+", clean(name))]
+    words = "_".join(words).replace("hold_out", "holdout").split("_")
+    for filler in sorted(FILLERS, key=len, reverse=True):  # trainset, testdata
+        words = [w.removesuffix(filler) if w.removesuffix(filler) in WORDS else w for w in words]
+    said = [WORDS[w] for w in words if w in WORDS]
+    others = [w for w in words if w not in WORDS and w not in FILLERS and not w.isdecimal()]
+    return said[0] if len(said) == 1 and not others else None
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder and what is in it.
+
+    Attributes:
+        path: below the root, with slashes and one at the end; "" for the root itself.
+        images: names of the image files that lie in it.
+        folders: those in it, in order of their names.
+        others: names of other files and links -> why they are left out.
+    """
+
+    path: str
+    images: list[str] = field(default_factory=list)
+    folders: list["Folder"] = field(default_factory=list)
+    others: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.path.rstrip("/").rpartition("/")[2]
+
+    def every_image(self) -> Iterator[str]:
+        """The paths of the images in it and below."""
+        yield from (self.path + name for name in self.images)
+        for folder in self.folders:
+            yield from folder.every_image()
+
+    def has_images(self) -> bool:
+        return next(self.every_image(), None) is not None
+
+    def size(self) -> int:
+        """How many files are in it and below."""
+        return len(self.images) + len(self.others) + sum(folder.size() for folder in self.folders)
+
+    def with_images(self) -> list["Folder"]:
+        """The folders in it that hold images, at any depth."""
+        return [folder for folder in self.folders if folder.has_images()]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file, or a folder of files, that is not read."""
+
+    path: str
+    files: int
+    why: str
+    class_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a tree holds.
+
+    Attributes:
+        splits: "train", and maybe "test" and "validation" -> class -> paths of its images.
+        left_out: what is not read.
+        notes: sentences about what was decided.
+    """
+
+    splits: Mapping[str, Mapping[str, Sequence[str]]]
+    left_out: Sequence[LeftOut]
+    notes: Sequence[str]
+
+
+def scan(root: str, is_image: Callable[[str], bool]) -> Folder:
+    """All that is below a directory; a directory that links lead to is entered once.
+
+    Args:
+        root: the directory.
+        is_image: tells whether the file at a path is an image.
+    """
+    real_root = os.path.realpath(root)
+    entered = {real_root}
+
+    def enter(directory: str, path: str) -> Folder:
+        folder = Folder(path)
+        with os.scandir(directory) as entries:
+            entries = sorted(entries, key=lambda entry: entry.name)
+        for entry in entries:
+            name = entry.name
+            if name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini"):
+                folder.others[name] = HIDDEN
+            elif entry.is_dir():
+                real = os.path.realpath(entry.path)
+                below = os.path.commonpath([real, real_root]) == real_root
+                if (entry.is_symlink() and below) or real in entered:
+                    folder.others[name] = "a link to a folder that is read anyway"
+                    continue
+                entered.add(real)
+                folder.folders.append(enter(entry.path, f"{path}{name}/"))
+            elif entry.is_symlink() and not os.path.exists(entry.path):
+                folder.others[name] = "a link to nothing"
+            elif entry.is_file() and is_image(entry.path):
+                folder.images.append(name)
+            else:
+                folder.others[name] = NO_IMAGE
+        return folder
+
+    return enter(root, "")
+
+
+def read_layout(root: str, is_image: Callable[[str], bool]) -> Layout:
+    """Finds the splits and classes of a tree of folders.
+
+    Folders that only wrap others are descended into. Where there is no test split, a validation
+    split takes its place.
+
+    Args:
+        root: the directory.
+        is_image: tells whether the file at a path is an image.
+
+    Raises:
+        ValueError: for a tree that can be read in more than one way, or in none; names what was
+            found and what is read.
+    """
+    top = scan(root, is_image)
+    return Reader(root, top).layout()
+
+
+class Reader:
+    """Reads one tree; collects what it decides."""
+
+    def __init__(self, root: str, top: Folder):
+        self.root, self.top = root, top
+        self.notes: list[str] = []
+        self.dropped: dict[str, str] = {}  # path of a folder -> why it is left out
+        self.class_of: dict[str, str] = {}  # path of a folder -> its class
+
+    def refuse(self, found: str, remedy: str = ""):
+        raise ValueError(f"{self.root}: {found}. {READ}{': ' if remedy else ''}{remedy}.")
+
+    def shown(self, folder: Folder) -> str:
+        return folder.path or f"{os.path.basename(os.path.abspath(self.root))}/"
+
+    def layout(self) -> Layout:
+        if not self.top.has_images():
+            raise ValueError(f"{self.root} has no image that can be read: check the path.")
+        folder, splits = self.top, self.splits_in(self.top)
+        while not splits and (inner := self.wrapped(folder)):
+            folder = inner
+            splits = self.splits_in(folder)
+        if not splits:
+            self.say_place({"its classes": folder})
+            return self.result({TRAIN: self.classes(folder)})
+        for other in folder.folders:
+            if other not in splits.values():
+                self.dropped[other.path] = f"beside {' and '.join(splits)}"
+        if TRAIN not in splits:
+            names = ", ".join(split.path for split in splits.values())
+            self.refuse(f"there is {names} but no train/", "add it")
+        roots = {kind: self.class_root(kind, split) for kind, split in splits.items()}
+        for kind in (TEST, VALIDATION):
+            unlabelled = kind in roots and all(map(no_class, roots[kind].with_images()))
+            if unlabelled:
+                self.dropped[splits[kind].path] = "without class folders, so without labels"
+                del roots[kind]
+        self.say_place({kind: at for kind, at in roots.items() if at.path != f"{kind}/"})
+        classes = {kind: self.classes(at) for kind, at in roots.items()}
+        if VALIDATION in classes and TEST not in classes:
+            self.notes.append(
+                f"No test split: {splits[VALIDATION].path} is measured on in its place."
+            )
+            classes[TEST] = classes.pop(VALIDATION)
+        return self.result(classes)
+
+    def say_place(self, places: Mapping[str, Folder]):
+        read = ", ".join(f"{what} from {at.path}" for what, at in places.items() if at.path)
+        if read:
+            self.notes.append(f"Read {read}")
+
+    def splits_in(self, folder: Folder) -> dict[str, Folder]:
+        """The folders of splits right in a folder, if there are any."""
+        found = [(split_of(each.name), each) for each in folder.with_images()]
+        splits = [(kind, each) for kind, each in found if kind]
+        others = [each for kind, each in found if not kind and no_class(each) is None]
+        if len(splits) == 1 and others and all(each.images for each in others):
+            _, alone = splits[0]
+            if alone.images and not alone.with_images():  # a means of transport, among others
+                self.notes.append(f"{alone.path} is taken for a class, as it is beside classes.")
+                return {}
+        for kind in SPLITS:
+            same = [each.path for k, each in splits if k == kind]
+            if len(same) > 1:
+                self.refuse(f"{' and '.join(same)} are both a {kind} split", "leave one of them")
+        order = {kind: each for kind, each in splits}
+        return {kind: order[kind] for kind in SPLITS if kind in order}
+
+    def wrapped(self, folder: Folder) -> Folder | None:
+        """The one folder in a folder that only wraps it, if it does and is no class."""
+        inner = folder.with_images()
+        only = len(inner) == 1 and not inner[0].images
+        return inner[0] if only else None
+
+    def class_root(self, kind: str, split: Folder) -> Folder:
+        """The folder of a split's classes, at any depth of folders that only wrap them."""
+        while inner := self.wrapped(split):
+            split = inner
+        named = [each for each in split.with_images() if split_of(each.name)]
+        if len(named) == 1 == len(split.with_images()) and not named[0].with_images():
+            split = named[0]  # images right in train/train
+        if len({split_of(each.name) for each in named}) > 1:
+            names = " and ".join(each.path for each in named)
+            self.refuse(f"{self.shown(split)} holds {names} itself", "leave one level of splits")
+        if kind == TRAIN and not split.with_images():
+            self.refuse_flat(split)
+        return split
+
+    def refuse_flat(self, folder: Folder):
+        some = ", ".join(sorted(folder.images)[:3])
+        self.refuse(
+            f"{len(folder.images)} images are directly in {self.shown(folder)} ({some}, ...), not "
+            "in a folder per class",
+            "give each class its folder, or write their names into a CSV file (--dataset=csv:FILE)",
+        )
+
+    def classes(self, folder: Folder) -> dict[str, list[str]]:
+        """Class -> paths of its images, each folder in a folder being a class."""
+        members = folder.with_images()
+        if not members:
+            self.refuse_flat(folder)
+        for each in members:
+            inner = [i for i in each.with_images() if split_of(i.name)]
+            if inner and not each.images and len(inner) == len(each.with_images()):
+                names = " and ".join(i.path for i in inner)
+                beside = [other.path for other in members if other is not each]
+                self.refuse(
+                    f"{names} are splits inside {each.path}, beside {', '.join(beside[:3])}",
+                    "put the splits above the classes, or name the one folder that holds train/",
+                )
+        self.refuse_levels(members)
+        wrong = [each.path for each in members if no_class(each)]
+        if wrong:
+            self.refuse(
+                f"{', '.join(wrong)} is beside or in place of class folders, and is no class",
+                "move it elsewhere",
+            )
+        empty = [each for each in folder.folders if not each.has_images()]
+        self.dropped |= {each.path: "without an image" for each in empty if no_class(each)}
+        without = [each.path.rstrip("/") for each in empty if not no_class(each)]
+        refuse(
+            [os.path.join(self.root, path) for path in without],
+            "no image",
+            "delete the folder, or fill it",
+            of="class folders",
+        )
+        by_name: dict[str, list[Folder]] = {}
+        for each in members:
+            by_name.setdefault(clean(each.name), []).append(each)
+            self.class_of[each.path] = clean(each.name)
+        for name, same in by_name.items():
+            if len(same) > 1:
+                self.notes.append(
+                    f"{len(same)} folders are the class {name!r}, but for blanks or their "
+                    "Unicode form."
+                )
+        nested = [each for each in members if each.with_images()]
+        if nested:
+            inner = [i.path for each in nested for i in each.with_images()]
+            self.notes.append(
+                f"Images in {len(inner)} subfolders count to the class above: "
+                f"{', '.join(inner[:3])}{', ...' if len(inner) > 3 else ''}"
+            )
+        return {
+            name: [path for each in same for path in each.every_image()]
+            for name, same in by_name.items()
+        }
+
+    def refuse_levels(self, members: Sequence[Folder]):
+        """Refuses folders that each hold folders of the same names: which are the classes?"""
+        if len(members) < 2 or any(each.images for each in members):
+            return
+        holders = [self.wrapped(each) or each for each in members]
+        inner = [{clean(i.name) for i in each.with_images()} for each in holders]
+        shared = set.intersection(*inner)
+        if len(shared) > 1:
+            self.refuse(
+                f"each of {', '.join(each.path for each in members[:3])} holds the folders "
+                f"{', '.join(sorted(shared)[:3])}, so they seem to be no classes",
+                "name splits train and test, or give one of the folders as DIR",
+            )
+
+    def result(self, splits: Mapping[str, Mapping[str, Sequence[str]]]) -> Layout:
+        return Layout(splits, list(self.left_out(self.top, None)), self.notes)
+
+    def left_out(self, folder: Folder, class_name: str | None) -> Iterator[LeftOut]:
+        """What of a folder is not read, in order."""
+        if folder.path in self.dropped:
+            yield LeftOut(folder.path, folder.size(), self.dropped[folder.path])
+            return
+        class_name = class_name or self.class_of.get(folder.path)
+        for name, why in folder.others.items():
+            yield LeftOut(folder.path + name, 1, why, class_name)
+        if class_name is None:
+            yield from (LeftOut(folder.path + name, 1, BESIDE) for name in folder.images)
+        for inner in folder.folders:
+            yield from self.left_out(inner, class_name)
+
+
+def no_class(folder: Folder) -> str | None:
+    """The word that says that a folder is none of a class, if its name is one."""
+    name = clean(folder.name).lower()
+    return name if name in NO_CLASSES or name.rpartition("_")[2] in NO_CLASSES else None
+
+
+def said_of(left_out: Sequence[LeftOut]) -> list[str]:
+    """A sentence for what is left out, by reason, with the first few, and by class."""
+    sentences = []
+    for why in dict.fromkeys(each.why for each in left_out):
+        same = [each for each in left_out if each.why == why]
+        files = sum(each.files for each in same)
+        some = ", ".join(each.path for each in same[:3]) + (", ..." if len(same) > 3 else "")
+        by_class = Counter(each.class_name for each in same if each.class_name)
+        of = ", ".join(f"{n} of class {name}" for name, n in by_class.most_common(5))
+        of = f"; {of}{', ...' if len(by_class) > 5 else ''}" if of and why == NO_IMAGE else ""
+        sentences.append(f"Left out, {why}: {files} files ({some}{of})")
+    return sentences
+
+
+def refuse(offenders: Sequence[str], what: str, remedy: str, of: str = "lines or images"):
+    """One sentence for all that is wrong in one way, with the first few and their number."""
+    if offenders:
+        first = "; ".join(offenders[:3]) + ("; ..." if len(offenders) > 3 else "")
+        raise ValueError(f"{len(offenders)} {of} with {what} ({first}): {remedy}.")
