@@ -10,8 +10,9 @@ from types import MappingProxyType
 
 import numpy as np
 import tensorflow as tf
+from candle_tf.data.checks import check_labels, check_range
+from candle_tf.data.entrance import check_spec, reading_errors
 from candle_tf.data.samplers import epoch_length, epoch_order
-from candle_tf.data.sources import check_labels
 from candle_tf.utils.distribution import ALONE, from_first, leads, on_all_replicas
 from candle_tf.utils.files import Rows, locked
 
@@ -108,20 +109,27 @@ def encode_dataset(
         ValueError: for counts that do not match the labels, a label out of range or an image with
             NaN or Inf (named by its index); for a directory that holds other features.
     """
+    if isinstance(dataset, tf.data.Dataset):
+        check_spec(dataset.element_spec, "calibrate")
     look = on_all_replicas(strategy, look_at)
     encode = on_all_replicas(strategy, lambda images: embed(tf.cast(images, tf.float32)))
     writes = leads(strategy)
     rows, earlier, done, seen = None, np.zeros(0), 0, 0
     found = np.zeros(len(class_counts), int)
     progress = tf.keras.utils.Progbar(None, verbose=int(verbose != 0), unit_name="batch")
-    with contextlib.ExitStack() as stack:  # what is unlinked stays there as long as it is mapped
+    with (
+        reading_errors(),
+        contextlib.ExitStack() as stack,
+    ):  # what is unlinked stays there as long as it is mapped
         directory = directory or stack.enter_context(tempfile.TemporaryDirectory())
         if writes:
             stack.enter_context(locked(directory))
         for batch in itertools.chain.from_iterable(itertools.repeat(dataset, views)):
             images, labels, _ = tf.keras.utils.unpack_x_y_sample_weight(batch)
-            labels, checks, finite = (x.numpy() for x in look(images, labels))
+            labels, checks, finite, *ends = (x.numpy() for x in look(images, labels))
             check_images(finite, seen)
+            if not seen:
+                check_range(*ends, "calibrate")
             check_labels(labels, len(class_counts), "the stream", seen)
             end = seen + len(labels)
             features = encode(images) if end > done else None
@@ -164,10 +172,11 @@ def feature_record(width: int) -> np.dtype:
     return np.dtype([("features", np.float32, width), ("label", np.int64), ("image", np.uint32)])
 
 
-def look_at(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Of each image its label, its checksum and whether it is finite, int64 (batch,) each."""
+def look_at(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """The label of each image, its checksum, whether it is finite, its least and largest pixel."""
     if labels.shape[1:].num_elements() not in (1, None):
         raise ValueError("Labels must be class numbers, one an image, not one-hot.")
+    whole = images.dtype.is_integer
     images, labels = tf.cast(images, tf.float32), tf.cast(tf.reshape(labels, [-1]), tf.int64)
 
     def checksums(pixels):
@@ -175,7 +184,8 @@ def look_at(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor,
 
     finite = tf.reduce_all(tf.math.is_finite(images), axis=(1, 2, 3))
     checks = tf.ensure_shape(tf.numpy_function(checksums, [images], tf.int64), (None,))
-    return labels, checks, tf.cast(finite, tf.int64)
+    low, high = (reduce(images, axis=(1, 2, 3)) for reduce in (tf.reduce_min, tf.reduce_max))
+    return labels, checks, tf.cast(finite, tf.int64), low, high, tf.fill(tf.shape(low), whole)
 
 
 def check_images(finite: np.ndarray, first: int):

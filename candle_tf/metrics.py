@@ -145,6 +145,12 @@ class ShotAccuracy(tf.keras.metrics.Metric):
         self.total = self.add_weight("total", shape=shape, initializer="zeros")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
+        y_true = tf.convert_to_tensor(y_true)
+        if y_true.shape.rank == 2 and y_true.shape[1] not in (None, 1):
+            raise ValueError(
+                f"{self.name}: labels are class numbers, one per image, not one-hot: pass "
+                "labels.argmax(-1)."
+            )
         labels = tf.cast(tf.reshape(y_true, [-1]), tf.int32)
         weight = tf.ones_like(labels, self.dtype)
         if sample_weight is not None:

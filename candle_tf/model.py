@@ -8,9 +8,11 @@ import larq as lq
 import tensorflow as tf
 from candle_tf import losses
 from candle_tf.balancer import AdversarialBalancer
+from candle_tf.data.entrance import Entrance
 from candle_tf.export.flatbuffer import export_flatbuffer
 from candle_tf.export.saved_model import export_saved_model
 from candle_tf.mixup import check_alpha, draw_pairs
+from candle_tf.networks.checks import check_student, check_teacher
 from candle_tf.networks.surgery import check_size, split_at_features, synchronizes
 from candle_tf.resolution import RandomResolution, resize
 from candle_tf.teacher import Teacher
@@ -47,6 +49,7 @@ class StudentModel(tf.keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        check_student(student)
         base = image_size or student.input_shape[1]
         if base is None:
             raise ValueError(
@@ -82,6 +85,35 @@ class StudentModel(tf.keras.Model):
     def compile_from_config(self, config):
         deserialize = tf.keras.saving.deserialize_keras_object
         self.compile(**{key: deserialize(value) for key, value in config.items()})
+
+    def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
+        """As Keras', on images in [0, 255] and class numbers, which are checked."""
+        entrance = self.entrance("fit")
+        if isinstance(validation_data, (tuple, list)):
+            self.entrance("validation_data").checked(*validation_data[:2])
+        elif validation_data is not None:
+            validation_data = entrance.checked(validation_data)
+        x = entrance.checked(x, y)
+        with entrance.in_a_sentence():
+            return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """As Keras', on images in [0, 255] and class numbers, which are checked."""
+        entrance = self.entrance("evaluate")
+        if not kwargs.get("_use_cached_eval_dataset"):  # within `fit`, which has checked them
+            x = entrance.checked(x, y)
+        with entrance.in_a_sentence():
+            return super().evaluate(x, y, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """As Keras', on images in [0, 255], which are checked."""
+        entrance = self.entrance("predict")
+        x = entrance.checked(x)
+        with entrance.in_a_sentence():
+            return super().predict(x, *args, **kwargs)
+
+    def entrance(self, where: str) -> Entrance:
+        return Entrance(where, self.student.output_shape[-1])
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits (batch, classes) of the student at its base size."""
@@ -124,7 +156,11 @@ class StudentModel(tf.keras.Model):
         return {"student": self.student, "optimizer": self.optimizer}
 
     def export(
-        self, filepath: str, class_names: Sequence[str] | None = None, format: str = "saved_model"
+        self,
+        filepath: str,
+        class_names: Sequence[str] | None = None,
+        format: str = "saved_model",
+        centre_square: float = 1.0,
     ):
         """Writes the student alone.
 
@@ -133,9 +169,11 @@ class StudentModel(tf.keras.Model):
             class_names: names in class order; the numbers by default.
             format: "saved_model" (see `candle_tf.export.export_saved_model`), or a flatbuffer (see
                 `candle_tf.export.export_flatbuffer`): "lce" in 1 bit, "tflite" with real values.
+            centre_square: side of the central square that is measured of a photograph, as a share
+                of its shorter side; the export says so to who predicts with it.
         """
         write = lookup("format", format, FORMATS)
-        write(self.student, filepath, self.resolution.base, class_names)
+        write(self.student, filepath, self.resolution.base, class_names, centre_square)
 
     def get_config(self):
         return {
@@ -205,6 +243,7 @@ class CandleModel(StudentModel):
         seed: int = 0,
         **kwargs,
     ):
+        check_teacher(teacher)
         super().__init__(student, resolutions, image_size, seed, **kwargs)
         teacher.check_calibrated(num_classes=student.output_shape[-1])
         teacher.trainable = False

@@ -92,8 +92,13 @@ class RandomResolution:
 
 
 def resize(images: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
-    """Images (batch, h, w, 3) to (batch, size, size, 3), bilinear, antialiased when shrinking."""
+    """Images (batch, h, w, 3) to (batch, size, size, 3), bilinear, antialiased when shrinking.
+
+    Whole numbers become float32.
+    """
+    images = tf.convert_to_tensor(images)
     height, width = images.shape[1:3]
+    images = tf.cast(images, tf.float32) if images.dtype.is_integer else images
 
     def to_size(antialias: bool) -> tf.Tensor:
         return tf.image.resize(images, [size, size], antialias=antialias)

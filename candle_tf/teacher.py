@@ -10,6 +10,12 @@ import tensorflow as tf
 from candle_tf import classifiers
 from candle_tf.calibration import CALIBRATIONS, CrossValidation, fit_classifier
 from candle_tf.losses import positive_counts
+from candle_tf.networks.checks import (
+    last_of,
+    makes_probabilities,
+    own_scaling,
+    without_classifier,
+)
 from candle_tf.networks.pretrained import build_encoder, networks_of, zoo_networks
 from candle_tf.networks.safe_load import load_model
 from candle_tf.networks.surgery import any_size, check_size, fold_batch_norm
@@ -53,12 +59,17 @@ class Teacher(tf.keras.Model):
             copy with its batch norm inside its convolutions, which is the same function, faster.
         image_size: side in pixels that images are resized to by default.
         preprocessing: what the encoder wants of images: "tf" ([-1, 1]), "torch", "caffe" or "none"
-            (see `tf.keras.applications.imagenet_utils.preprocess_input`).
+            (see `tf.keras.applications.imagenet_utils.preprocess_input`). "none" where None and the
+            encoder scales images itself, else "tf".
+
+    Raises:
+        ValueError: for an encoder that ends in a softmax, or would scale what was scaled before.
     """
 
     def __init__(
-        self, encoder: tf.keras.Model, image_size: int, preprocessing: str = "tf", **kwargs
+        self, encoder: tf.keras.Model, image_size: int, preprocessing: str | None = None, **kwargs
     ):
+        preprocessing = check_encoder(encoder, preprocessing)
         # Images keep their pixels' precision whatever the policy: the encoder has its own.
         super().__init__(**{"dtype": "float32", **kwargs})
         self.preprocessing = Preprocessing(preprocessing, dtype="float32")
@@ -126,24 +137,28 @@ class Teacher(tf.keras.Model):
         preprocessing: str | None = None,
         allow_custom_code: bool = False,
     ) -> "Teacher":
-        """A whole saved Keras model (`.keras`, `.h5` or SavedModel) whose output is the encoding.
+        """A whole saved Keras model (`.keras`, `.h5` or SavedModel), without its classifier.
 
         Args:
             path: the file; read without executing anything from it.
             image_size: side in pixels of the images that the encoder sees.
-            preprocessing: "tf" where None.
+            preprocessing: as in `Teacher`.
             allow_custom_code: also load Lambda layers and classes that Keras and Larq do not know.
 
         Raises:
             ValueError, FileNotFoundError: as `candle_tf.networks.safe_load.load_model`.
         """
-        encoder = load_model(path, allow_custom_code)
+        encoder, cut = without_classifier(load_model(path, allow_custom_code))
+        if cut:
+            print(f"{path} ends in a classifier: it is cut after the layer {cut!r}, its features.")
+        if preprocessing is None and (scaling := own_scaling(encoder)):
+            print(f"{path} scales images itself (layer {scaling!r}): they are not scaled before.")
         if len(encoder.outputs or []) != 1 or encoder.output.shape.rank not in (2, 4):
             raise ValueError(
                 f"{path} does not end in one feature map or embedding: cut the network after its "
                 "last feature layer with tf.keras.Model(model.input, layer.output) and save that."
             )
-        return cls(encoder, image_size, preprocessing or "tf")
+        return cls(encoder, image_size, preprocessing)
 
     @property
     def width(self) -> int:
@@ -327,6 +342,29 @@ def nameless(layer: tf.keras.layers.Layer):
         return [stripped(v) for v in value] if isinstance(value, (list, tuple)) else value
 
     return stripped(layer.get_config())
+
+
+def check_encoder(encoder: tf.keras.Model, preprocessing: str | None) -> str:
+    """What an encoder wants of images; refuses one that cannot be a teacher's."""
+    if isinstance(encoder, type) or not isinstance(encoder, tf.keras.Model):
+        raise ValueError(f"The encoder is {encoder!r}: pass a functional Keras model.")
+    if getattr(encoder, "outputs", None) and (cut := without_classifier(encoder, False)[1]):
+        raise ValueError(
+            f"The encoder {encoder.name!r} ends in a classifier: cut it after its features, by "
+            f"tf.keras.Model(encoder.input, encoder.get_layer({cut!r}).output)."
+        )
+    if getattr(encoder, "outputs", None) and makes_probabilities(last_of(encoder)):
+        raise ValueError(
+            f"The encoder {encoder.name!r} ends in a softmax: cut it after its features, by "
+            "tf.keras.Model(encoder.input, encoder.get_layer(NAME).output)."
+        )
+    scaling = own_scaling(encoder)
+    if scaling and preprocessing not in (None, "none"):
+        raise ValueError(
+            f"The network {encoder.name!r} scales images itself (layer {scaling!r}), and "
+            f"preprocessing={preprocessing!r} would scale them before: leave it out."
+        )
+    return preprocessing or ("none" if scaling else "tf")
 
 
 def preprocessing_of(preprocess_input) -> str:

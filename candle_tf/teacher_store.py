@@ -8,6 +8,8 @@ from functools import partial
 
 import numpy as np
 import tensorflow as tf
+from candle_tf.data.checks import check_examples
+from candle_tf.data.entrance import reading_errors
 from candle_tf.data.examples import Examples
 from candle_tf.data.pipeline import Share, training_places
 from candle_tf.data.samplers import epoch_length
@@ -70,6 +72,7 @@ class TeacherStore:
         augmentation: Augmentation = Augmentation(),
         seed: int = 0,
     ):
+        check_examples(examples, model.student.output_shape[-1], "TeacherStore")
         self.model, self.examples, self.image_size = model, examples, image_size
         self.augmentation, self.seed = augmentation, seed
         self.sizes = view_sizes(model.resolution, views)
@@ -109,7 +112,7 @@ class TeacherStore:
             return
         teacher = on_all_replicas(strategy, self.model.teacher)
         writes = leads(strategy)
-        with locked(self.rows.directory) if writes else contextlib.nullcontext():
+        with reading_errors(), locked(self.rows.directory) if writes else contextlib.nullcontext():
             if writes:
                 self.rows.claim(len(self))
             done = from_first(strategy, len(self.rows))

@@ -15,6 +15,7 @@ from candle_tf.cli import run_flags
 from candle_tf.model import FORMATS
 from candle_tf.reports.export_report import export_report
 from candle_tf.runs import build as building
+from candle_tf.runs.inputs import centre_square
 from candle_tf.utils.files import write_text
 
 
@@ -23,7 +24,7 @@ def export():
     model, class_names = building.restore(settings)
     name = format if format == "saved_model" else f"{format}.tflite"
     output = flags.FLAGS.output or os.path.join(settings.workdir, name)
-    model.export(output, class_names, format)
+    model.export(output, class_names, format, centre_square(settings))
     print(f"Wrote {output}")
     if format == "lce":
         report = export_report(model.student, output, model.resolution.base)

@@ -42,7 +42,24 @@ def check_pixels(images: ArrayLike, where: str, first: int = 0):
                 f"{where}: image {first + int(np.argmin(finite))} of the stream holds NaN or Inf: "
                 "images are finite; repair it or leave it out."
             )
-    low, high = float(images.min()), float(images.max())
+    check_range(
+        images.min(axis=(1, 2, 3)),
+        images.max(axis=(1, 2, 3)),
+        images.dtype.kind in "ui" or almost_black(images),
+        where,
+    )
+
+
+def check_range(low: np.ndarray, high: np.ndarray, may_be_dark: ArrayLike, where: str):
+    """Refuses images that are not in [0, 255], judged together.
+
+    Args:
+        low, high: the least and the largest pixel of each image, (batch,).
+        may_be_dark: whether images that end at 1 are dark ones, as those of whole numbers are;
+            for all, or for each.
+        where: what they were passed to, for the message.
+    """
+    low, high = float(np.min(low)), float(np.max(high))
     if low < 0 and high < NORMALISED or low < -OVERSHOOT:
         raise ValueError(
             f"{where}: images are in [0, 255]; these go from {low:.4g} to {high:.4g}, as if "
@@ -52,7 +69,7 @@ def check_pixels(images: ArrayLike, where: str, first: int = 0):
         raise ValueError(
             f"{where}: images are in [0, 255]; these end at {high:.6g}: bring them to that range."
         )
-    if images.dtype.kind not in "ui" and 0 < high < SCALED and not almost_black(images):
+    if 0 < high < SCALED and not np.all(may_be_dark):
         raise ValueError(
             f"{where}: images are in [0, 255]; these end at {high:.4g}, as if divided by 255: "
             "leave that out, as networks carry their own scaling."
@@ -125,4 +142,16 @@ def check_labels(labels: ArrayLike, num_classes: int, where: str, first: int = 0
         raise ValueError(
             f"{where}: example {first + bad[0]} has label {labels[bad[0]]:g}, but labels go from 0 "
             f"to {num_classes - 1} ({len(bad)} such examples): {hint}."
+        )
+
+
+def check_examples(examples, num_classes: int, where: str):
+    """Refuses `Examples` with labels out of range, or pixels in memory that are not in [0, 255]."""
+    check_labels(examples.labels, num_classes, where)
+    if not examples.on_disk and examples.images.dtype.name != "string":
+        check_pixels(examples.images[:1024], where)
+    if len(examples.images) != len(examples.labels):
+        raise ValueError(
+            f"{where}: {len(examples.images)} images have {len(examples.labels)} labels: give one "
+            "per image."
         )

@@ -11,6 +11,7 @@ TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 WORDS = {
     "train": TRAIN,
     "training": TRAIN,
+    "trainval": TRAIN,
     "trn": TRAIN,
     "val": VALIDATION,
     "valid": VALIDATION,
@@ -54,13 +55,19 @@ def split_of(name: str) -> str | None:
         >>> split_of("seg_train"), split_of("Test Set"), split_of("train_station")
         ('train', 'test', None)
     """
+    said, others = split_words(name)
+    return said[0] if len(said) == 1 and not others else None
+
+
+def split_words(name: str) -> tuple[list[str], tuple[str, ...]]:
+    """(the splits that words of a name say, the other words that mean something)."""
     words = [w.lower() for w in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+|\d+", clean(name))]
     words = "_".join(words).replace("hold_out", "holdout").split("_")
     for filler in sorted(FILLERS, key=len, reverse=True):  # trainset, testdata
         words = [w.removesuffix(filler) if w.removesuffix(filler) in WORDS else w for w in words]
     said = [WORDS[w] for w in words if w in WORDS]
     others = [w for w in words if w not in WORDS and w not in FILLERS and not w.isdecimal()]
-    return said[0] if len(said) == 1 and not others else None
+    return said, tuple(others)
 
 
 @dataclass(frozen=True)
@@ -71,13 +78,13 @@ class Folder:
         path: below the root, with slashes and one at the end; "" for the root itself.
         images: names of the image files that lie in it.
         folders: those in it, in order of their names.
-        others: names of other files and links -> why they are left out.
+        others: names of other files and links -> (why they are left out, how many files).
     """
 
     path: str
     images: list[str] = field(default_factory=list)
     folders: list["Folder"] = field(default_factory=list)
-    others: dict[str, str] = field(default_factory=dict)
+    others: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -94,7 +101,8 @@ class Folder:
 
     def size(self) -> int:
         """How many files are in it and below."""
-        return len(self.images) + len(self.others) + sum(folder.size() for folder in self.folders)
+        others = sum(count for _, count in self.others.values())
+        return len(self.images) + others + sum(folder.size() for folder in self.folders)
 
     def with_images(self) -> list["Folder"]:
         """The folders in it that hold images, at any depth."""
@@ -143,24 +151,31 @@ def scan(root: str, is_image: Callable[[str], bool]) -> Folder:
         for entry in entries:
             name = entry.name
             if name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini"):
-                folder.others[name] = HIDDEN
+                folder.others[name] = HIDDEN, files_below(entry.path)
             elif entry.is_dir():
                 real = os.path.realpath(entry.path)
                 below = os.path.commonpath([real, real_root]) == real_root
                 if (entry.is_symlink() and below) or real in entered:
-                    folder.others[name] = "a link to a folder that is read anyway"
+                    folder.others[name] = "a link to a folder that is read anyway", 1
                     continue
                 entered.add(real)
                 folder.folders.append(enter(entry.path, f"{path}{name}/"))
             elif entry.is_symlink() and not os.path.exists(entry.path):
-                folder.others[name] = "a link to nothing"
+                folder.others[name] = "a link to nothing", 1
             elif entry.is_file() and is_image(entry.path):
                 folder.images.append(name)
             else:
-                folder.others[name] = NO_IMAGE
+                folder.others[name] = NO_IMAGE, 1
         return folder
 
     return enter(root, "")
+
+
+def files_below(path: str) -> int:
+    """How many files a path stands for: itself, or all in the folder that it is."""
+    if os.path.islink(path) or not os.path.isdir(path):
+        return 1
+    return sum(len(names) for _, _, names in os.walk(path))
 
 
 def read_layout(root: str, is_image: Callable[[str], bool]) -> Layout:
@@ -246,8 +261,21 @@ class Reader:
             same = [each.path for k, each in splits if k == kind]
             if len(same) > 1:
                 self.refuse(f"{' and '.join(same)} are both a {kind} split", "leave one of them")
-        order = {kind: each for kind, each in splits}
+        order = {kind: each for kind, each in splits} or self.named_alike(folder)
         return {kind: order[kind] for kind in SPLITS if kind in order}
+
+    def named_alike(self, folder: Folder) -> dict[str, Folder]:
+        """The folders whose names differ in the split alone, as Final_Training and Final_Test."""
+        groups: dict[tuple[str, ...], dict[str, Folder]] = {}
+        for each in folder.with_images():
+            said, others = split_words(each.name)
+            if len(said) == 1:
+                groups.setdefault(others, {}).setdefault(said[0], each)
+        alike = [group for group in groups.values() if TRAIN in group and len(group) > 1]
+        if len(alike) > 1:
+            names = ", ".join(each.path for group in alike for each in group.values())
+            self.refuse(f"{names} are several sets of splits", "give one set alone")
+        return alike[0] if alike else {}
 
     def wrapped(self, folder: Folder) -> Folder | None:
         """The one folder in a folder that only wraps it, if it does and is no class."""
@@ -352,8 +380,8 @@ class Reader:
             yield LeftOut(folder.path, folder.size(), self.dropped[folder.path])
             return
         class_name = class_name or self.class_of.get(folder.path)
-        for name, why in folder.others.items():
-            yield LeftOut(folder.path + name, 1, why, class_name)
+        for name, (why, count) in folder.others.items():
+            yield LeftOut(folder.path + name, count, why, class_name)
         if class_name is None:
             yield from (LeftOut(folder.path + name, 1, BESIDE) for name in folder.images)
         for inner in folder.folders:

@@ -174,8 +174,8 @@ def evaluation_batches(
 
     def example(place):
         image = examples.image(place["index"])
-        if augmentation.crop == "resized":
-            image = centre_square(image, 7 / 8)
+        if augmentation.centre_square < 1:
+            image = centre_square(image, augmentation.centre_square)
         return resized(image, image_size), place["label"]
 
     places = {"index": np.arange(len(examples)), "label": examples.labels}

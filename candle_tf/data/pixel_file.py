@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from candle_tf.utils.files import check_room, locked, written_beside
+from candle_tf.utils.progress import progress
 
 PIXELS, SHAPES = "pixels.bin", "shapes.npy"
 SAMPLE = 256  # images that the size of all is reckoned from
@@ -83,7 +84,8 @@ def write(image: Callable[[tf.Tensor], tf.Tensor], count: int, directory: Path):
     shapes = []
     try:
         with open(directory / PIXELS, "wb") as file:
-            for pixels in decoded(np.arange(count)).as_numpy_iterator():
+            every = decoded(np.arange(count)).as_numpy_iterator()
+            for pixels in progress(every, "Decoding images", count, "image"):
                 file.write(pixels.tobytes())
                 shapes.append(pixels.shape[:2])
     except OSError as error:

@@ -16,6 +16,7 @@ from candle_tf.data.images import stamp_of
 from candle_tf.data.long_tail import draw_per_class
 from candle_tf.utils.files import cache_directory, fingerprint, written_beside
 from candle_tf.utils.names import lookup
+from candle_tf.utils.progress import progress
 
 
 def of_lists(names: str, data_dir: str | None):
@@ -170,6 +171,7 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
                 f"{dataset} is not in {builder.data_dir}: pass --data_dir=DIR, the directory that "
                 f"holds {name!r}, or --download to let TFDS fetch and prepare it there."
             ) from error
+        batches = progress(batches, f"Reading labels of {split}", unit="10,000 images")
         labels = np.concatenate([batch[label_key].numpy() for batch in batches])
         if prepared:
             with contextlib.suppress(OSError):  # a cache that cannot be written is no fault
@@ -186,7 +188,8 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
         ).map(lambda example: example[image_key])
         chosen = encoded.enumerate().filter(lambda i, _: tf.gather(mask, i))
         batches = chosen.map(lambda _, image: image).batch(10_000)
-        examples = Examples(tf.concat(list(batches), axis=0), labels[kept])
+        batches = list(progress(batches, f"Reading {split}", unit="10,000 images"))
+        examples = Examples(tf.concat(batches, axis=0), labels[kept])
         return examples.decoded() if side and side <= SMALL else examples
 
     if splits and len(splits) != 2:

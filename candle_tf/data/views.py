@@ -30,6 +30,11 @@ class Augmentation:
     flip: bool = True
     color_jitter: float = 0.0
 
+    @property
+    def centre_square(self) -> float:
+        """The part of an image that is measured, as a share of its shorter side."""
+        return 7 / 8 if self.crop == "resized" else 1.0
+
     def __post_init__(self):
         lookup("crop", self.crop, dict.fromkeys(CROPS))
         if not 0 <= self.color_jitter <= 1:

@@ -11,7 +11,13 @@ import larq as lq
 import numpy as np
 import tensorflow as tf
 from candle_tf.export.interpreters import larq_compute_engine, lce_interpreter
-from candle_tf.export.saved_model import NAMES_FILE, names_text, writing
+from candle_tf.export.saved_model import (
+    NAMES_FILE,
+    PREPROCESSING_FILE,
+    names_text,
+    preprocessing_text,
+    writing,
+)
 from candle_tf.networks.surgery import rewire
 from candle_tf.students.bits import KERNELS, is_binary
 
@@ -21,6 +27,7 @@ def export_flatbuffer(
     path: str | os.PathLike,
     image_size: int,
     class_names: Sequence[str] | None = None,
+    centre_square: float = 1.0,
     *,
     binary: bool,
 ):
@@ -28,13 +35,15 @@ def export_flatbuffer(
 
     It takes `images`, float32 RGB in [0, 255], (1, image_size, image_size, 3), and gives
     `probabilities` float32 (1, classes). The names lie in it as TFLite's associated files do, in a
-    zip archive at the end: `unzip -p FILE class_names.txt`.
+    zip archive at the end: `unzip -p FILE class_names.txt`. Beside them
+    `preprocessing.json` holds the share that is to be cut out of photographs before.
 
     Args:
         student: Keras model from images to logits.
         path: the file to write; what stands there is replaced once the new one is complete.
         image_size: side in pixels.
         class_names: names in class order; the numbers by default.
+        centre_square: as in `candle_tf.export.export_saved_model`.
         binary: convert by LCE, which packs 1-bit weights and runs their convolutions as bit
             operations; its custom operations need LCE's runtime. Otherwise as TFLite converts it,
             with real-valued weights, for any TFLite runtime.
@@ -54,16 +63,17 @@ def export_flatbuffer(
         path.parent.mkdir(parents=True, exist_ok=True)
         written = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            written.write_bytes(with_names(flatbuffer, names))
+            written.write_bytes(with_names(flatbuffer, names, preprocessing_text(centre_square)))
             os.replace(written, path)
         finally:
             written.unlink(missing_ok=True)
 
 
-def with_names(flatbuffer: bytes, names: str) -> bytes:
+def with_names(flatbuffer: bytes, names: str, preprocessing: str) -> bytes:
     file = io.BytesIO(flatbuffer)
-    with zipfile.ZipFile(file, "a") as archive:
-        archive.writestr(zipfile.ZipInfo(NAMES_FILE), names)  # without a date: the same each time
+    with zipfile.ZipFile(file, "a") as archive:  # without dates: the same each time
+        archive.writestr(zipfile.ZipInfo(NAMES_FILE), names)
+        archive.writestr(zipfile.ZipInfo(PREPROCESSING_FILE), preprocessing)
     return file.getvalue()
 
 

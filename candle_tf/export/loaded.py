@@ -1,20 +1,27 @@
 """What `export` wrote, loaded again: a SavedModel or a flatbuffer, used alike."""
 
+import contextlib
+import json
 import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from candle_tf.data.checks import check_pixels
 from candle_tf.export.flatbuffer import operations
 from candle_tf.export.interpreters import lce_interpreter, tflite_interpreter
-from candle_tf.export.saved_model import NAMES_FILE
+from candle_tf.export.saved_model import NAMES_FILE, PREPROCESSING_FILE
 from candle_tf.resolution import resize
 from candle_tf.utils.files import LARGEST_TEXT, read_text
+from candle_tf.utils.progress import progress
 
 
 class Exported:
     """An exported student: `predict` images, look up `class_names`.
+
+    Its `centre_square` is the share of a photograph's shorter side that was measured, as a central
+    square; 1.0 for whole images, None where an older export does not say.
 
     Args:
         path: a SavedModel directory or a `.tflite` file that `export` wrote.
@@ -31,7 +38,12 @@ class Exported:
             raise FileNotFoundError(f"No exported model at {path}: check the path.")
         try:
             load = self._load_saved_model if path.is_dir() else self._load_flatbuffer
-            self.class_names = load(path).splitlines()
+            names, preprocessing = load(path)
+            self.class_names = names.splitlines()
+            share = preprocessing and float(json.loads(preprocessing)["centre_square"])
+            if share is not None and not 0 < share <= 1:
+                raise ValueError(f"{PREPROCESSING_FILE} in it has centre_square {share}")
+            self.centre_square = share
         except ImportError:
             raise
         except Exception as error:  # each parser of a damaged file fails in its own ways
@@ -40,27 +52,41 @@ class Exported:
                 f"({error})."
             ) from error
 
-    def _load_saved_model(self, path: Path) -> str:
+    def _load_saved_model(self, path: Path) -> tuple[str, str | None]:
         self.model = tf.saved_model.load(str(path))  # keeps the signature's variables alive
         signature = self.model.signatures["serving_default"]
         self.predict_batch = lambda images: signature(images=images)["probabilities"].numpy()
-        return read_text(path / "assets" / NAMES_FILE)
+        preprocessing = path / "assets" / PREPROCESSING_FILE
+        return read_text(path / "assets" / NAMES_FILE), (
+            read_text(preprocessing) if preprocessing.exists() else None
+        )
 
-    def _load_flatbuffer(self, path: Path) -> str:
+    def _load_flatbuffer(self, path: Path) -> tuple[str, str | None]:
         with zipfile.ZipFile(path) as archive:
-            if archive.getinfo(NAMES_FILE).file_size > LARGEST_TEXT:
-                raise ValueError(f"{NAMES_FILE} in it is over {LARGEST_TEXT:,} bytes")
-            names = archive.read(NAMES_FILE).decode()
+
+            def text(name: str) -> str:
+                if archive.getinfo(name).file_size > LARGEST_TEXT:
+                    raise ValueError(f"{name} in it is over {LARGEST_TEXT:,} bytes")
+                return archive.read(name).decode()
+
+            names, preprocessing = text(NAMES_FILE), None
+            with contextlib.suppress(KeyError):  # an older export
+                preprocessing = text(PREPROCESSING_FILE)
         flatbuffer = path.read_bytes()
         make = lce_interpreter if any(operations(flatbuffer)) else tflite_interpreter
         size, run = make(flatbuffer)
         self.predict_batch = lambda images: np.concatenate(
             [run(image[None]) for image in resize(images, size).numpy()]
         )
-        return names
+        return names, preprocessing
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Images (batch, height, width, 3) in [0, 255] to probabilities (batch, classes)."""
+        """Images (batch, height, width, 3) in [0, 255] to probabilities (batch, classes).
+
+        Raises:
+            ValueError: for images of another shape, dtype or range.
+        """
+        check_pixels(images, "predict")
         return self.predict_batch(tf.cast(images, tf.float32))
 
 
@@ -73,7 +99,7 @@ def agreement(exported: Exported, model: tf.keras.Model, batches: tf.data.Datase
     """
     same = images = 0
     largest = 0.0
-    for batch, _ in batches:
+    for batch, _ in progress(batches, "Comparing", unit="batch"):
         mine = tf.nn.softmax(model.predict_on_batch(batch)).numpy()
         theirs = exported.predict(batch)
         same += int(np.sum(mine.argmax(-1) == theirs.argmax(-1)))

@@ -1,6 +1,7 @@
 """The student alone as a SavedModel, and the class names that every export carries."""
 
 import contextlib
+import json
 import os
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ from candle_tf.resolution import resize
 from candle_tf.utils.files import directory_beside
 
 NAMES_FILE = "class_names.txt"
+PREPROCESSING_FILE = "preprocessing.json"
 
 
 @contextlib.contextmanager
@@ -40,23 +42,32 @@ def names_text(student: tf.keras.Model, class_names: Sequence[str] | None) -> st
     return "".join(f"{name}\n" for name in names)
 
 
+def preprocessing_text(centre_square: float) -> str:
+    """What is done to a photograph before the network sees it, as JSON."""
+    return json.dumps({"centre_square": centre_square}) + "\n"
+
+
 def export_saved_model(
     student: tf.keras.Model,
     path: str | os.PathLike,
     image_size: int,
     class_names: Sequence[str] | None = None,
+    centre_square: float = 1.0,
 ):
     """Writes a TensorFlow SavedModel of the student.
 
     Signatures `serving_default` (float32) and `serving_uint8` (uint8) take `images`, RGB in
     [0, 255], (batch, height, width, 3) of any size, and give `classes` int64 (batch,) and
-    `probabilities` float32 (batch, classes). The asset `class_names.txt` holds a name a line.
+    `probabilities` float32 (batch, classes). The asset `class_names.txt` holds a name a line, the
+    asset `preprocessing.json` the share that is to be cut out of photographs before.
 
     Args:
         student: Keras model from images (batch, image_size, image_size, 3) to logits.
         path: directory to write; what stands there is replaced once the new one is complete.
         image_size: side in pixels that images are resized to.
         class_names: names in class order; the numbers by default.
+        centre_square: side of the central square that is measured of a photograph, as a share of
+            its shorter side.
 
     Raises:
         ValueError: if the names are not as many as the classes.
@@ -77,13 +88,15 @@ def export_saved_model(
         return tf.function(lambda images: predict(prepare(images)), input_signature=[spec])
 
     with writing(path), directory_beside(path) as written:
-        names_file = str(written / NAMES_FILE)
-        with open(names_file, "w", encoding="utf-8") as file:
-            file.write(names)
+        files = {NAMES_FILE: names, PREPROCESSING_FILE: preprocessing_text(centre_square)}
+        for name, text in files.items():
+            (written / name).write_text(text, encoding="utf-8")
         module = tf.Module()
         # Variables instead of the Keras model: the file needs no Keras and no Larq to load.
         module.parameters = student.variables
-        module.class_names = tf.saved_model.Asset(names_file)
+        module.class_names, module.preprocessing = (
+            tf.saved_model.Asset(str(written / name)) for name in files
+        )
         module.serving_default = signature(tf.float32, tf.identity)
         module.serving_uint8 = signature(tf.uint8, lambda images: tf.cast(images, tf.float32))
         tf.saved_model.save(
@@ -95,4 +108,5 @@ def export_saved_model(
             },
             options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
         )
-        os.remove(names_file)  # the asset is a copy of it
+        for name in files:
+            os.remove(written / name)  # the asset is a copy of it

@@ -6,6 +6,7 @@ as text, and every class, function and module that it names must be Keras's, Lar
 alone rebuild the model; only numbers are then read from the file.
 """
 
+import contextlib
 import inspect
 import json
 import os
@@ -95,15 +96,30 @@ def _architecture(path: Path) -> dict:
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo("config.json").file_size > LARGEST_TEXT:
                 raise ModelFileError(f"{path}: config.json is over {LARGEST_TEXT:,} bytes.")
+            with contextlib.suppress(KeyError, json.JSONDecodeError, TypeError):
+                metadata = json.loads(archive.read("metadata.json"))
+                _refuse_keras_3(path, metadata["keras_version"])
             config = json.loads(archive.read("config.json"))
         return {**config, "compile_config": None}  # as Keras does with compile=False
     with h5py.File(path, "r") as file:
+        _refuse_keras_3(path, file.attrs.get("keras_version", ""))
         if "model_config" not in file.attrs:
             raise ModelFileError(
                 f"{path} holds weights only, no architecture: build the network by name "
                 "(--teacher=keras:NAME --teacher_weights=PATH)."
             )
         return json.loads(file.attrs["model_config"])
+
+
+def _refuse_keras_3(path: Path, version: str | bytes):
+    """Refuses a file of Keras 3, whose networks Keras 2 cannot make."""
+    version = version.decode() if isinstance(version, bytes) else str(version)
+    if version.startswith("3"):
+        raise ModelFileError(
+            f"{path} was saved by Keras 3: save it with tf-keras (TF_USE_LEGACY_KERAS=1), or load "
+            "its weights into a network that has a name (--teacher=keras:NAME "
+            "--teacher_weights=PATH)."
+        )
 
 
 def _rebuild(path: Path, config: dict) -> tf.keras.Model:

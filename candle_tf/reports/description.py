@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from candle_tf import data, metrics
 from candle_tf.reports import figures
+from candle_tf.utils.progress import progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +54,7 @@ def pixels(examples: data.Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     """
     chosen = np.unique(np.linspace(0, len(examples) - 1, MEASURED_IMAGES).astype(int))
     moments, sides = [], []
-    for i in chosen:
+    for i in progress(chosen, "Measuring pixels", unit="image"):
         image = examples.image(i).numpy() / 255
         sides.append(image.shape[:2])
         moments.append([image.mean(axis=(0, 1)), (image**2).mean(axis=(0, 1))])

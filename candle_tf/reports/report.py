@@ -35,6 +35,7 @@ pre {{ overflow-x: auto; background: #f4f4f4; padding: 1em; }}
 </style>
 <h1>{title}</h1>
 <p>{summary}</p>
+{notes}
 <h2>Test accuracy (%)</h2>
 {table}
 {sections}
@@ -205,6 +206,14 @@ def accuracy_table(networks: Mapping[str, dict]) -> str:
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>"
 
 
+def notes_of(run: dict) -> str:
+    """What was decided about the run's data, and what is wrong with them, as HTML."""
+    notes = "".join(f"<li>{html.escape(note)}</li>\n" for note in run.get("notes", ()))
+    left_out = run.get("files_left_out")
+    count = "" if left_out is None else f"<p>{left_out:,} files of the data are left out.</p>\n"
+    return f"<h2>Notes on the data</h2>\n{count}<ul>\n{notes}</ul>" if notes or left_out else ""
+
+
 def write_page(
     workdir: Path, run: dict, table: str, sections: Mapping[str, "Figure | str"]
 ) -> Path:
@@ -230,6 +239,7 @@ def write_page(
         title=html.escape(f"{run['method']} on {run['dataset']}"),
         summary=f"{trained} on {sum(counts):,} images of {len(counts)} classes, "
         f"imbalance ratio {run['imbalance_ratio']:.4g}; {run['test_images']:,} test images.",
+        notes=notes_of(run),
         table=table,
         sections="\n".join(parts),
         flags=html.escape((workdir / FLAG_FILE).read_text(encoding="utf-8")),

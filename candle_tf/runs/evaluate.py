@@ -9,11 +9,13 @@ import numpy as np
 import tensorflow as tf
 from candle_tf import data, metrics
 from candle_tf.classifiers import weight_norms
+from candle_tf.data.entrance import reading_errors
 from candle_tf.networks.surgery import renewed
 from candle_tf.runs.inputs import evaluation_batches, steps_per_epoch, widened
 from candle_tf.runs.settings import Settings, resolve
-from candle_tf.utils.distribution import ALONE, distributed, on_all_replicas
+from candle_tf.utils.distribution import ALONE, distributed, leads, on_all_replicas
 from candle_tf.utils.files import written_beside
+from candle_tf.utils.progress import progress
 
 
 def evaluate(
@@ -22,6 +24,7 @@ def evaluate(
     examples: data.LongTailedData,
     predictions_file: Path | None = None,
     strategy: tf.distribute.Strategy = ALONE,
+    what: str = "Student",
 ) -> dict:
     """Accuracy on the test set, and on the validation split where there is one.
 
@@ -29,6 +32,7 @@ def evaluate(
         network: images -> logits.
         predictions_file: where to save what is predicted of the test set, if anywhere.
         strategy: whose replicas each predict their part.
+        what: the network's name on the progress bar.
     """
     reports, predict = {}, on_all_replicas(strategy, network)
     wide = widened(settings, strategy)
@@ -37,7 +41,10 @@ def evaluate(
         if part is None:
             continue
         batches = distributed(strategy, partial(evaluation_batches, wide, examples, part))
-        logits = np.concatenate([predict(images).numpy() for images, _ in batches])
+        total = -(-len(part) // wide.batch_size)
+        shown = progress(batches, f"{what} on {split} images", total, "batch", leads(strategy))
+        with reading_errors():
+            logits = np.concatenate([predict(images).numpy() for images, _ in shown])
         if predictions_file and split == "test":
             save_predictions(predictions_file, logits, part.labels)
         predictions = np.argmax(logits, axis=-1)
@@ -71,6 +78,9 @@ def describe(settings: Settings, examples: data.LongTailedData) -> dict:
         "class_counts": counts.tolist(),
         "imbalance_ratio": float(counts.max() / counts.min()),
         "test_images": len(examples.test),
+        "files_left_out": examples.left_out,
+        "overlap": dict(examples.overlap),
+        "notes": list(examples.notes),
         "updates": 0 if second_stage else settings.epochs * steps_per_epoch(settings, examples),
     }
 

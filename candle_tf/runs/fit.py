@@ -52,7 +52,10 @@ def fit(
     if skipped_file.exists():
         skipped = read_json(skipped_file, list, "delete it, and what it named is skipped anew")
     if checkpoints.updates < epochs * steps:
-        print(f"Training {settings.student} by {settings.method}: epochs of {steps} updates")
+        print(
+            f"Training {settings.student} by {settings.method}: epochs of {steps} updates; the "
+            "first update waits for TensorFlow to build its graph"
+        )
     with checkpoints.saving_on_sigterm():
         if skips and checkpoints.updates == first_epoch * steps:
             checkpoints.save("the beginning")

@@ -53,6 +53,12 @@ def augmentation(settings: Settings, examples: data.LongTailedData) -> data.Augm
     return dataclasses.replace(examples.info.augmentation, **settings.given(OF_VIEWS))
 
 
+def centre_square(settings: Settings) -> float:
+    """Returns the part of an image that is measured, as a share of its shorter side."""
+    own = data.info_of(settings.dataset).augmentation
+    return dataclasses.replace(own, **settings.given(OF_VIEWS)).centre_square
+
+
 def training_batches(
     settings: Settings, examples: data.LongTailedData, **stream
 ) -> tf.data.Dataset:

@@ -24,6 +24,7 @@ from candle_tf.runs.evaluate import classifier_norms, describe, evaluate, studen
 from candle_tf.runs.fit import fit
 from candle_tf.runs.inputs import (
     augmentation,
+    centre_square,
     check_sampler,
     evaluation_batches,
     load_data,
@@ -247,7 +248,9 @@ def execute(
             calibrate(teacher, settings, examples)
         with timed(seconds, "evaluate_teacher"):
             results["teacher"] = {
-                **evaluate(lambda x: teacher(x)[1], settings, examples, strategy=strategy),
+                **evaluate(
+                    lambda x: teacher(x)[1], settings, examples, strategy=strategy, what="Teacher"
+                ),
                 "kilobytes": 4 * teacher.count_params() / 1000,
                 **classifier_norms(teacher.classifier),
             }
@@ -271,7 +274,11 @@ def execute(
             }
         if writes:
             with timed(seconds, "export"):
-                model.export(str(workdir / "saved_model"), examples.class_names)
+                model.export(
+                    str(workdir / "saved_model"),
+                    examples.class_names,
+                    centre_square=centre_square(settings),
+                )
     return results
 
 

@@ -1,11 +1,13 @@
 """Progress bars of long work."""
 
+import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
+OFTEN, SELDOM = 0.2, 10.0  # seconds between two states of a bar: on a terminal, in a file
 
 
 def progress(
@@ -20,4 +22,7 @@ def progress(
         unit: what one of them is.
         show: whether there is a bar at all.
     """
-    return tqdm(items, what, total, unit=f" {unit}", delay=2.0, leave=True, disable=not show)
+    between = OFTEN if sys.stderr.isatty() else SELDOM
+    return tqdm(
+        items, what, total, unit=f" {unit}", delay=2.0, mininterval=between, disable=not show
+    )

@@ -58,6 +58,7 @@ def test_names_of_splits(name, split):
     "train, test",
     [("train", "test"), ("Train", "TEST"), ("training_set", "test_set"), ("train", "eval")]
     + [("seg_train/seg_train", "seg_test/seg_test"), ("train/train", "test/test")]
+    + [("GTSRB/Final_Training", "GTSRB/Final_Test"), ("trainval", "test")]
     + [("dataset/train", "dataset/test"), ("a/b/c/train", "a/b/c/test"), ("train ", "test ")]
     + [("train/images", "test/images"), ("train", "test/images/all")],
 )
@@ -119,9 +120,15 @@ def test_files_in_class_folders_that_are_no_images_are_counted_by_class(make):
 
 
 def test_hidden_and_system_files_are_no_images(make):
-    hidden = ["__MACOSX/train/cat/._1.jpg", "train/cat/._1.jpg", "train/dog/Thumbs.db"]
+    hidden = [
+        "__MACOSX/train/cat/._1.jpg",
+        "__MACOSX/x",
+        "train/cat/._1.jpg",
+        "train/dog/Thumbs.db",
+    ]
     layout = read_layout(make(*both(), *hidden), is_image)
     assert counts(layout) == BOTH and {each.why for each in layout.left_out} == {"hidden"}
+    assert sum(each.files for each in layout.left_out) == 4
 
 
 def test_subfolders_of_a_class_count_to_it(make):
@@ -146,6 +153,7 @@ def test_subfolders_of_a_class_count_to_it(make):
         ([f"fold{i}/{c}/1.jpg" for i in (1, 2) for c in "ab"], "each of fold1/, fold2/ holds the"),
         ([f"{s}/{c}/1.jpg" for s in ("lehren", "pruefen") for c in "ab"], "seem to be no classes"),
         ([f"{s}/images/{c}/1.jpg" for s in ("web", "dslr") for c in "ab"], "seem to be no classes"),
+        (both("a_train", "a_test") + both("b_train", "b_test"), "are several sets of splits"),
         (both() + both("training", "x"), "train/ and training/ are both a train split"),
         (["train/train/cat/1.jpg", "train/val/cat/1.jpg", "test/cat/2.jpg"], "holds train/train/"),
         (["test/cat/1.jpg", "test/dog/1.jpg"], "there is test/ but no train/"),

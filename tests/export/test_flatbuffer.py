@@ -104,7 +104,7 @@ def test_a_binary_file_is_smaller(lce_file, plain_files):
 def test_the_default_student_is_a_twentieth_of_its_real_valued_twin():
     student = resnet_e(10)
     plain = to_tflite(at_bits(student, "32"), 32)
-    assert 20 * len(with_names(to_lce(student, 32), "\n".join(NAMES))) < len(plain)
+    assert 20 * len(with_names(to_lce(student, 32), "\n".join(NAMES), "{}")) < len(plain)
 
 
 def test_tflite_alone_cannot_run_a_binary_file(lce_file):

@@ -1,0 +1,160 @@
+"""Where data enter Keras' `fit`, `evaluate` and `predict`: checked on their first batch."""
+
+import contextlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from candle_tf.data.checks import check_image_shape, check_labels, check_pixels
+
+MOST_LOOKED_AT = 1024  # images of an array
+SENTENCE = re.compile(r"(?:ValueError|OSError|FileNotFoundError): (.*?)\n\s*\n?\s*Traceback", re.S)
+
+
+def images_of(x: Any) -> list:
+    """The batches of images in what `fit` takes as x: views, or a `TeacherStore`'s batch."""
+    if isinstance(x, Mapping):
+        return [x["images"]] if "images" in x else []
+    return list(x) if isinstance(x, tuple) else [x]
+
+
+def labels_of(y: Any) -> list:
+    """The batches of labels in what `fit` takes as y."""
+    return [] if y is None else list(y) if isinstance(y, tuple) else [y]
+
+
+def check_batch(batch: Any, where: str, num_classes: int):
+    """Refuses a batch (images, labels, ...) with another content than `fit` takes."""
+    x, y, _ = tf.keras.utils.unpack_x_y_sample_weight(batch)
+    for images in images_of(x):
+        check_pixels(images, where)
+    for labels in labels_of(y):
+        check_labels(labels, num_classes, where)
+        for images in images_of(x):
+            check_lengths(len(images), len(labels), where)
+
+
+def check_spec(spec: Any, where: str):
+    """Refuses what can be seen without a batch: shapes of images, and one-hot labels."""
+    x, y, _ = tf.keras.utils.unpack_x_y_sample_weight(spec)
+    for images in images_of(x):
+        shape = getattr(images, "shape", None)
+        if shape is not None and shape.rank is not None:
+            check_image_shape(shape.as_list(), where)
+    for labels in labels_of(y):
+        shape = getattr(labels, "shape", None)
+        if shape is not None and shape.rank == 2 and shape[1] not in (None, 1):
+            raise ValueError(
+                f"{where}: labels are class numbers, one per image, not one-hot: pass "
+                "labels.argmax(-1)."
+            )
+
+
+class Entrance:
+    """Checks the data of one call of `fit`, `evaluate` or `predict`, and says what was wrong.
+
+    Args:
+        where: the name of the call, for messages.
+        num_classes: of the labels.
+    """
+
+    def __init__(self, where: str, num_classes: int):
+        self.where, self.num_classes = where, num_classes
+        self.found: list[ValueError] = []
+
+    def checked(self, x: Any, y: Any = None) -> Any:
+        """x itself, or the same data that are checked when they are read.
+
+        A batch is looked at once, the first: by Python in arrays, sequences and generators, within
+        the pipeline of a `tf.data.Dataset`, which nobody can read twice. Labels of a dataset are
+        compared with the number of classes in every batch.
+        """
+        if isinstance(x, tf.data.Dataset):
+            check_spec(x.element_spec, self.where)
+            return x.enumerate().map(self.watch)
+        if isinstance(x, tf.distribute.DistributedDataset):
+            return x
+        if isinstance(x, tf.keras.utils.Sequence):
+            check_batch(x[0], self.where, self.num_classes)
+        elif hasattr(x, "__next__"):
+            first = next(x, None)
+            if first is not None:
+                check_batch(first, self.where, self.num_classes)
+                return itertools.chain([first], x)
+        elif x is not None and not callable(x):
+            some = [images[:MOST_LOOKED_AT] for images in map(as_array, images_of(x))]
+            for images, part in zip(images_of(x), some):
+                check_pixels(part, self.where)
+                for labels in labels_of(y):
+                    check_labels(labels, self.num_classes, self.where)
+                    check_lengths(len(images), len(labels), self.where)
+        return x
+
+    def watch(self, number: tf.Tensor, batch: Any):
+        """The batch, the first one looked at, others where a label is out of range."""
+        _, y, _ = tf.keras.utils.unpack_x_y_sample_weight(batch)
+        suspect = number < 1
+        for labels in labels_of(y):
+            if labels.dtype.is_integer or labels.dtype.is_floating:
+                most = tf.cast(self.num_classes - 1, labels.dtype)
+                suspect |= tf.reduce_any((labels < 0) | (labels > most))
+        flat = tf.nest.flatten(batch)
+
+        def look() -> tf.Tensor:
+            return tf.numpy_function(
+                lambda *arrays: self.look(tf.nest.pack_sequence_as(batch, arrays)), flat, tf.bool
+            )
+
+        looked = tf.cond(suspect, look, lambda: tf.constant(True))
+        with tf.control_dependencies([looked]):
+            return tf.nest.map_structure(tf.identity, batch)
+
+    def look(self, batch: Any) -> np.bool_:
+        try:
+            check_batch(batch, self.where, self.num_classes)
+        except ValueError as error:
+            self.found.append(error)
+            raise
+        return np.bool_(True)
+
+    @contextlib.contextmanager
+    def in_a_sentence(self) -> Iterator[None]:
+        """Within, TensorFlow's errors about what was found, or could not be read, are sentences."""
+        try:
+            with reading_errors():
+                yield
+        except Exception:
+            if self.found:
+                raise self.found[0] from None
+            raise
+
+
+def as_array(images: Any) -> Any:
+    return images if hasattr(images, "shape") else np.asarray(images)
+
+
+def check_lengths(images: int, labels: int, where: str):
+    if images != labels:
+        raise ValueError(f"{where}: {images} images have {labels} labels: give one per image.")
+
+
+@contextlib.contextmanager
+def reading_errors() -> Iterator[None]:
+    """Within, an error of a reader in TensorFlow's pipeline is its own sentence.
+
+    Raises:
+        ValueError: with the reader's sentence.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        said = SENTENCE.search(str(error.message))
+        if not said:
+            raise
+        raise ValueError(
+            f"{' '.join(said[1].split())} Start the same command again: it looks at all files that "
+            "changed, and names or skips those that cannot be read."
+        ) from None
