@@ -8,6 +8,10 @@ import os
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
+from candle_tf.utils.quiet import start_quietly  # noqa: E402
+
+start_quietly()
+
 import tensorflow as tf  # noqa: E402
 
 try:

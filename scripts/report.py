@@ -4,7 +4,10 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what matters comes as an exception
 
-from candle_tf.cli import report  # noqa: E402
+from quick_answers import answer  # noqa: E402
 
 if __name__ == "__main__":
+    answer("report")  # before TensorFlow is imported
+    from candle_tf.cli import report
+
     report.main()

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import tensorflow as tf
 from absl import app, flags, logging
+from candle_tf.data.entrance import reading_errors
 from candle_tf.runs.settings import Settings, kind_of
 from candle_tf.runs.workdir import FLAG_FILE
+from candle_tf.utils.distribution import first_line
 from candle_tf.utils.files import read_text
 
 DEFINE = {
@@ -93,10 +95,12 @@ def main_of(job, arguments: str | None = None):
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         try:
-            job(argv[1:]) if arguments else job()
+            with reading_errors():
+                job(argv[1:]) if arguments else job()
         except (ValueError, OSError, ImportError, tf.errors.OpError, flags.Error) as error:
             logging.debug("The error arose here:", exc_info=True)
-            sys.exit(f"{type(error).__name__}: {error}")
+            said = first_line(error) if isinstance(error, tf.errors.OpError) else error
+            sys.exit(f"{type(error).__name__}: {said}")
         except KeyboardInterrupt:
             sys.exit("Stopped.")
 

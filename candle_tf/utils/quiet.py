@@ -1,0 +1,72 @@
+"""What TensorFlow says of itself while it starts, kept from the user; all else is passed on."""
+
+import contextlib
+import importlib.abc
+import importlib.util
+import logging
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+
+NOISE = re.compile(
+    r"Unable to register cu\w+ factory|computation placer already registered|"
+    r"before absl::InitializeLog|Could not find cuda drivers|optimized to use available CPU|"
+    r"To enable the following instructions|oneDNN custom operations are on|"
+    r"Could not find TensorRT|failed call to cuInit"
+)
+LOGGED = re.compile(
+    r"`FeatureConnector\.dtype` is deprecated|unsaved custom gradients. Will likely fail|"
+    r"saving your model as an HDF5 file|You are using Python|untraced functions such as"
+)
+
+
+@contextlib.contextmanager
+def without_noise() -> Iterator[None]:
+    """Within, what is written to standard error waits for the end, and known noise is left out."""
+    sys.stderr.flush()
+    try:
+        real = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(real, 2)
+            os.close(real)
+            held.seek(0)
+            for line in held.read().decode(errors="replace").splitlines(keepends=True):
+                if not NOISE.search(line):
+                    sys.stderr.write(line)
+
+
+class QuietImport(importlib.abc.MetaPathFinder):
+    """Has the first import of TensorFlow run `without_noise`."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec and spec.loader:
+            load = spec.loader.exec_module
+
+            def quietly(module):
+                with without_noise():
+                    load(module)
+
+            spec.loader.exec_module = quietly
+        return spec
+
+
+def start_quietly():
+    """Keeps TensorFlow's own start-up messages, and those of what it loads, from the user."""
+    if "tensorflow" not in sys.modules:
+        sys.meta_path.insert(0, QuietImport())
+    for name in ("absl", "tensorflow"):
+        logging.getLogger(name).addFilter(lambda record: not LOGGED.search(record.getMessage()))

@@ -1,0 +1,86 @@
+"""Writes scripts/flags.json: what each command takes, for answers before TensorFlow is imported.
+
+python scripts/maintainers/write_flags.py
+"""
+
+import importlib
+import json
+from pathlib import Path
+from unittest import mock
+
+import candle_tf as ct
+from absl import flags
+from candle_tf.cli import run_flags
+from candle_tf.data import CATALOG  # noqa: F401  before what follows
+from candle_tf.data.views import CROPS
+from candle_tf.methods import METHODS
+from candle_tf.runs.settings import ON_NAN, PRECISIONS
+from candle_tf.students.bits import BITS
+from candle_tf.teacher import CALIBRATIONS, PREPROCESSING
+from candle_tf.utils.distribution import STRATEGIES
+
+COMMANDS = ("train", "evaluate", "export", "predict", "benchmark", "describe", "report", "compare")
+FILE = Path(__file__).parents[1] / "flags.json"
+CHOICES = {  # of flags of a run that take a name
+    "method": METHODS,
+    "profile": ct.data.PROFILES,
+    "sampler": ct.data.SAMPLERS,
+    "crop": CROPS,
+    "teacher_preprocessing": PREPROCESSING,
+    "calibration": CALIBRATIONS,
+    "student_bits": BITS,
+    "precision": PRECISIONS,
+    "strategy": STRATEGIES,
+    "on_nan": ON_NAN,
+    "on_bad_image": ct.data.ON_BAD_IMAGE,
+}
+KINDS = {
+    flags.BooleanFlag: "bool",
+    flags.EnumFlag: "enum",
+    flags.MultiFlag: "multi_string",
+}
+
+
+def kind_of(flag: flags.Flag) -> str:
+    """The end of the name of the function that defines such a flag."""
+    if type(flag) in KINDS:
+        return KINDS[type(flag)]
+    if isinstance(flag.parser, flags.ListParser):
+        return "list"
+    return {"int": "integer"}.get(flag.parser.flag_type(), flag.parser.flag_type())
+
+
+def flags_of(command: str) -> dict:
+    """The docstring of a command's module, and its flags in the order of their names."""
+    module = importlib.import_module(f"candle_tf.cli.{command}")
+    values, before = flags.FLAGS, set(flags.FLAGS)
+    with mock.patch.object(run_flags, "start", lambda *_: None):
+        module.main()
+    new = sorted(set(values) - before)
+    found = [
+        {
+            "name": name,
+            "kind": kind_of(values[name]),
+            "default": values[name].default,
+            "help": values[name].help,
+            "required": required(values, name),
+            "choices": list(getattr(values[name].parser, "enum_values", CHOICES.get(name, ()))),
+        }
+        for name in new
+    ]
+    for name in new:
+        delattr(values, name)
+    return {"doc": module.__doc__, "flags": found}
+
+
+def required(values: flags.FlagValues, name: str) -> bool:
+    return any("must have a value" in v.message for v in values[name].validators)
+
+
+def text() -> str:
+    """What the file is to hold."""
+    return json.dumps({name: flags_of(name) for name in COMMANDS}, indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(text(), encoding="utf-8")

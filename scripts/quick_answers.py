@@ -1,0 +1,56 @@
+"""Answers --help, and refuses flags that no command takes, before TensorFlow takes its seconds.
+
+What the commands take is in flags.json, which scripts/maintainers/write_flags.py writes.
+"""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+HERE = Path(__file__).parent
+HELP = {"--help", "-help", "--helpshort", "-helpshort", "-h", "-?"}
+
+
+def answer(command: str):
+    """Exits where the command line asks for help, or cannot be meant; else does nothing.
+
+    Args:
+        command: the name of a script.
+    """
+    known = json.loads((HERE / "flags.json").read_text(encoding="utf-8"))[command]
+    values = flags.FlagValues()
+    app.define_help_flags()
+    values.append_flag_values(flags.FLAGS)
+    for flag in known["flags"]:
+        define = getattr(flags, f"DEFINE_{flag['kind']}")
+        given = {"module_name": command, "required": flag["required"]}
+        given |= {"enum_values": flag["choices"]} if flag["kind"] == "enum" else {}
+        names = [flag["name"], flag["default"]]
+        define(*names, help=flag["help"], flag_values=values, **given)
+    if HELP & set(sys.argv[1:]):
+        print(f"{known['doc']}\nflags:\n{values.module_help(command)}")
+        print("\nTry --helpfull to get a list of all flags.")
+        sys.exit(0)
+    try:
+        values(sys.argv)
+    except flags.Error as error:
+        sys.exit(f"FATAL Flags parsing error: {error}\nPass --help to see the flags.")
+    for flag in known["flags"]:
+        value = values[flag["name"]].value
+        if flag["choices"] and flag["kind"] == "string" and value is not None:
+            try:
+                names_module().lookup(flag["name"], value, dict.fromkeys(flag["choices"]))
+            except ValueError as error:
+                sys.exit(f"ValueError: {error}")
+
+
+def names_module():
+    """`candle_tf.utils.names`, without the package, whose import brings TensorFlow."""
+    path = HERE.parent / "candle_tf" / "utils" / "names.py"
+    spec = importlib.util.spec_from_file_location("names", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,73 @@
+"""--help and refused flags are answered without TensorFlow."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs a script where importing TensorFlow is an error."""
+    (tmp_path / "tensorflow.py").write_text("raise SystemExit('TensorFlow was imported')")
+    path = os.pathsep.join([str(tmp_path), str(SCRIPTS.parent)])
+
+    def script(name, *arguments):
+        return subprocess.run(
+            [sys.executable, SCRIPTS / f"{name}.py", *arguments],
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return script
+
+
+@pytest.mark.parametrize(
+    "name, flag", [("train", "--teacher_preprocessing:"), ("export", "--format:")]
+)
+def test_help(name, flag, run):
+    done = run(name, "--help")
+    assert done.returncode == 0 and flag in done.stdout
+    assert done.stdout.startswith(("Calibrates a teacher", "Exports the student"))
+
+
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("train", ["--epoch=3"], "Unknown command line flag 'epoch'. Did you mean: epochs ?"),
+        ("train", ["--epochs=many"], "flag --epochs=many"),
+        ("train", ["--method=candel"], "Unknown method 'candel': did you mean 'candle'?"),
+        ("train", ["--flagfile=/nowhere.cfg"], "/nowhere.cfg"),
+        ("predict", ["a.png"], "Flag --model must have a value"),
+        ("export", ["--workdir=x", "--format=onnx"], "--format=onnx"),
+    ],
+)
+def test_what_no_command_takes(name, arguments, message, run):
+    done = run(name, *arguments)
+    assert done.returncode == 1 and message in done.stderr
+    assert "Traceback" not in done.stderr and "TensorFlow" not in done.stderr
+
+
+def test_other_flags_are_the_commands(run):
+    done = run("train", "--workdir=x", "--epochs=3", "--resolutions=24,32", "--verbosity=1")
+    assert "TensorFlow was imported" in done.stderr
+
+
+def test_what_the_commands_take_is_written_down():
+    """`python scripts/maintainers/write_flags.py` writes it anew."""
+    code = "import write_flags; print(write_flags.FILE.read_text() == write_flags.text())"
+    path = os.pathsep.join(map(str, (SCRIPTS / "maintainers", SCRIPTS.parent)))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.split() == ["True"], done.stderr[-2000:]
