@@ -332,7 +332,7 @@ def test_an_interrupted_calibration_goes_on(tmp_path, monkeypatch):
 
 def test_one_hot_labels_are_refused():
     one_hot = tf.data.Dataset.from_tensors((np.zeros((2, 8, 8, 3), np.float32), np.eye(2)))
-    with pytest.raises(ValueError, match="Labels must be class numbers, one an image"):
+    with pytest.raises(ValueError, match="labels are class numbers, one per image"):
         tiny_teacher().calibrate(one_hot, [1, 1], verbose=0)
 
 
