@@ -160,8 +160,8 @@ def test_calibration_and_store():
         teacher.calibrate(dataset(IMAGES, np.eye(3)[LABELS]), [3, 3, 2], verbose=0)
     with pytest.raises(ValueError, match="calibrate: .*channels come first"):
         teacher.calibrate(dataset(np.moveaxis(IMAGES, -1, 1)), [3, 3, 2], verbose=0)
-    teacher.calibrate(dataset(np.uint8(IMAGES > 250)), [3, 3, 2], epochs=1, verbose=0)  # dark
-    teacher.calibrate(dataset(IMAGES), [3, 3, 2], epochs=1, verbose=0)
+    teacher.calibrate(dataset(np.uint8(IMAGES > 250)), [3, 3, 2], verbose=0)  # dark
+    teacher.calibrate(dataset(IMAGES), [3, 3, 2], verbose=0)
     model = ct.CandleModel(teacher, student())
     model.compile()
     for pixels, message in ((IMAGES / 255, SCALED), (IMAGES[..., :1], "gray")):

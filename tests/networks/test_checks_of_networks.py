@@ -165,7 +165,7 @@ def test_a_student_of_probabilities_is_refused(end):
 def teacher():
     teacher = ct.Teacher(network(), 16, "none")
     data = tf.data.Dataset.from_tensor_slices((IMAGES, [0, 1])).batch(2)
-    teacher.calibrate(data, [1, 1], epochs=1, verbose=0)
+    teacher.calibrate(data, [1, 1], verbose=0)
     return teacher
 
 
