@@ -13,6 +13,8 @@ from candle_tf.data.layout import clean, refuse, split_of
 
 SEPARATORS = (",", ";", "\t", "|")
 SEVERAL = re.compile(r"\s*[|;,]\s*")  # between the labels of one cell
+JOINED = re.compile(r"\s*[/+&]\s*")  # also there, but in many names too
+MISSING = {"", "nan", "null", "<na>", "#n/a"}  # as programs write an empty cell
 QUOTES = "\"'\ufeff\u200b"
 NUMBER = re.compile(r"[+-]?\d+([.,]0*)?")  # a whole one, as spreadsheets also write it
 
@@ -177,7 +179,7 @@ def table_rows(path: str) -> tuple[list[str], list[str], list[str], list[str] | 
     rows = [row + [""] * (len(columns) - len(row)) for row in rows]
     paths, labels = ([row[columns.index(name)] for row in rows] for name in ("path", "label"))
     refuse(
-        [place for place, p, n in zip(where, paths, labels) if not p or not n],
+        [place for place, p, n in zip(where, paths, labels) if not p or n.lower() in MISSING],
         "no path or no label",
         "fill both columns",
     )
@@ -196,8 +198,10 @@ def names_in(header: str, separator: str) -> set[str]:
 def check_one_label(labels: Sequence[str], where: Sequence[str]):
     """Refuses cells that hold several labels, as "cat|dog" or "cat, dog" do.
 
-    A comma or semicolon may be part of a name, unless all its parts come with others too.
+    A comma or semicolon may be part of a name, unless all its parts come with others too; a slash,
+    plus or ampersand, unless all its parts are labels too.
     """
+    every = set(labels)
     partners: dict[str, set[str]] = {}
     for label in set(labels):
         for part in SEVERAL.split(label):
@@ -206,6 +210,8 @@ def check_one_label(labels: Sequence[str], where: Sequence[str]):
     for label, place in zip(labels, where):
         parts = SEVERAL.split(label)
         again = len(parts) > 1 and all(len(partners[part]) > 1 for part in parts)
+        joined = JOINED.split(label)
+        again = again or (len(joined) > 1 and all(part in every for part in joined))
         if again or "|" in label or (label.startswith("[") and label.endswith("]")):
             several.append(f"{place}: {label}")
     refuse(

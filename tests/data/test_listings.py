@@ -69,6 +69,12 @@ def test_a_cell_of_several_lines_keeps_the_count_of_lines(written):
         table_rows(written(content))
 
 
+@pytest.mark.parametrize("label", ["", " ", "nan", "NULL", "#N/A"])
+def test_an_empty_label_is_no_class(label, written):
+    with pytest.raises(ValueError, match="no path or no label .*line 3"):
+        table_rows(written(f"path,label\na.jpg,1\nb.jpg,{label}\n"))
+
+
 def test_blanks_around_cells_do_not_count(written):
     content = "path,label,split\na.jpg,cat ,train\n b.jpg,\u00a0cat,train\nc.jpg,cat\u200b,train\n"
     assert set(table_rows(written(content))[1]) == {"cat"}
@@ -80,6 +86,7 @@ def test_blanks_around_cells_do_not_count(written):
         (["7", "007", "7.0"], ["7", "7", "7"]),
         (["7", "cat"], ["7", "cat"]),
         (["1.5", "007"], ["1.5", "007"]),
+        (["in/kitchen", "out/kitchen", "in/bath"], ["in/kitchen", "out/kitchen", "in/bath"]),
         (["tench, Tinca tinca", "dog, Labrador"], ["tench, Tinca tinca", "dog, Labrador"]),
     ],
 )
@@ -95,6 +102,8 @@ def test_labels(labels, expected, written):
         ["cat", "dog", "cat, dog"],
         ["cat;dog", "dog;cat", "cat"],
         ["['cat', 'dog']", "['cat']"],
+        ["cat/dog", "cat", "dog"],
+        ["cat + dog", "cat", "dog"],
     ],
 )
 def test_several_labels_for_an_image_are_refused(labels, written):
