@@ -9,7 +9,9 @@ import tensorflow as tf
 from candle_tf import losses
 from candle_tf.balancer import AdversarialBalancer
 from candle_tf.data.entrance import Entrance
+from candle_tf.export.c_source import export_c
 from candle_tf.export.flatbuffer import export_flatbuffer
+from candle_tf.export.integer_flatbuffer import export_int8, export_lce_int8
 from candle_tf.export.saved_model import export_saved_model
 from candle_tf.mixup import check_alpha, draw_pairs
 from candle_tf.networks.checks import check_student, check_teacher
@@ -21,7 +23,10 @@ from candle_tf.utils.names import lookup
 FORMATS = {
     "saved_model": export_saved_model,
     "lce": partial(export_flatbuffer, binary=True),
+    "lce_int8": export_lce_int8,
     "tflite": partial(export_flatbuffer, binary=False),
+    "int8": export_int8,
+    "c": export_c,
 }
 
 
@@ -161,6 +166,7 @@ class StudentModel(tf.keras.Model):
         class_names: Sequence[str] | None = None,
         format: str = "saved_model",
         centre_square: float = 1.0,
+        **options,
     ):
         """Writes the student alone.
 
@@ -168,12 +174,17 @@ class StudentModel(tf.keras.Model):
             filepath: a directory, or a `.tflite` file.
             class_names: names in class order; the numbers by default.
             format: "saved_model" (see `candle_tf.export.export_saved_model`), or a flatbuffer (see
-                `candle_tf.export.export_flatbuffer`): "lce" in 1 bit, "tflite" with real values.
+                `candle_tf.export.export_flatbuffer`): "lce" in 1 bit, "tflite" with real values;
+                "lce_int8" and "int8" (see `candle_tf.export.export_lce_int8` and `export_int8`,
+                which needs `images`); "c", a directory of C source (see
+                `candle_tf.export.export_c`).
             centre_square: side of the central square that is measured of a photograph, as a share
                 of its shorter side; the export says so to who predicts with it.
+            options: what that function takes beside these.
         """
         write = lookup("format", format, FORMATS)
-        write(self.student, filepath, self.resolution.base, class_names, centre_square)
+        names, base = class_names, self.resolution.base
+        write(self.student, filepath, base, names, centre_square, **options)
 
     def get_config(self):
         return {

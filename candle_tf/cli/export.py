@@ -2,34 +2,51 @@
 
     python scripts/export.py --workdir=runs/digits --output=export/digits
     python scripts/export.py --workdir=runs/digits --format=lce --output=digits.tflite
+    python scripts/export.py --workdir=runs/digits --format=c --output=export/digits
 
 The second writes a flatbuffer of Larq Compute Engine, and beside it, as digits.md, what it saves:
-sizes, operations, latency.
+sizes, operations, latency. The third writes export/digits/digits.c and digits.h.
 """
 
 import os
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 from candle_tf.cli import run_flags
+from candle_tf.export.c_source import scratch_bytes
 from candle_tf.model import FORMATS
 from candle_tf.reports.export_report import export_report
+from candle_tf.resolution import resize
 from candle_tf.runs import build as building
-from candle_tf.runs.inputs import centre_square
+from candle_tf.runs import inputs
 from candle_tf.utils.files import write_text
 
 
 def export():
     settings, format = run_flags.settings_of(flags.FLAGS.workdir), flags.FLAGS.format
     model, class_names = building.restore(settings)
-    name = format if format == "saved_model" else f"{format}.tflite"
+    name = {"saved_model": "saved_model", "c": "student"}.get(format, f"{format}.tflite")
     output = flags.FLAGS.output or os.path.join(settings.workdir, name)
-    model.export(output, class_names, format, centre_square(settings))
+    options = {"images": training_images(settings)} if format == "int8" else {}
+    share = inputs.centre_square(settings)
+    model.export(output, class_names, format, centre_square=share, **options)
     print(f"Wrote {output}")
-    if format == "lce":
+    if format == "c":
+        print(f"Its scratch memory takes {scratch_bytes(output):,} bytes.")
+    if format in ("lce", "lce_int8"):
         report = export_report(model.student, output, model.resolution.base)
         write_text(Path(output).with_suffix(".md"), report)
         print(report)
+
+
+def training_images(settings, count: int = 200) -> np.ndarray:
+    """Returns some training images as the evaluation sees them."""
+    examples = inputs.load_data(settings)
+    drawn = np.random.default_rng(settings.seed).permutation(len(examples.train))[:count]
+    batches = inputs.evaluation_batches(settings, examples, examples.train.take(drawn))
+    images = np.concatenate([images for images, _ in batches])
+    return resize(images, inputs.resolution_of(settings).base).numpy()
 
 
 def main():
@@ -39,10 +56,15 @@ def main():
         "saved_model",
         list(FORMATS),
         "saved_model for TensorFlow and TF Serving; lce for Larq Compute Engine, 1-bit weights "
-        "packed; tflite for any TFLite runtime, real-valued weights.",
+        "packed; lce_int8 the same, its other weights in 8 bits; tflite for any TFLite runtime, "
+        "real-valued weights; int8 for students at 32 bits, full-integer; c for C source that "
+        "needs no library.",
     )
     flags.DEFINE_string(
-        "output", None, "What to write (WORKDIR/saved_model or WORKDIR/FORMAT.tflite if not given)."
+        "output",
+        None,
+        "What to write (WORKDIR/saved_model, WORKDIR/FORMAT.tflite or, for c, WORKDIR/student if "
+        "not given; C source is named after its directory).",
     )
     run_flags.start(export)
 

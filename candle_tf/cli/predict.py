@@ -1,4 +1,4 @@
-"""Prints the classes of images by an exported student, a SavedModel or a .tflite file.
+"""Prints the classes of images by an exported student, a SavedModel, a .tflite file or C source.
 
 python scripts/predict.py --model=runs/digits/saved_model digit.png
 python scripts/predict.py --model=student.tflite --output=classes.csv photos/ more/*.jpg
@@ -27,7 +27,9 @@ def predict(names: list[str]):
 
 
 def main():
-    flags.DEFINE_string("model", None, "SavedModel directory or .tflite file.", required=True)
+    flags.DEFINE_string(
+        "model", None, "SavedModel directory, .tflite file or C source directory.", required=True
+    )
     flags.DEFINE_string("output", None, "A .csv or .json file to write the classes to as well.")
     flags.DEFINE_float(
         "centre_square",

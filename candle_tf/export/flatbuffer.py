@@ -54,12 +54,29 @@ def export_flatbuffer(
             or a quantized layer would stay real-valued in a binary file (named).
         OSError: if it cannot be written.
     """
+    write_flatbuffer(
+        student,
+        path,
+        class_names,
+        centre_square,
+        lambda: to_lce(student, image_size) if binary else to_tflite(student, image_size),
+    )
+
+
+def write_flatbuffer(
+    student: tf.keras.Model,
+    path: str | os.PathLike,
+    class_names: Sequence[str] | None,
+    centre_square: float,
+    make: Callable[[], bytes],
+):
+    """Writes what `make` returns and the class names, as `export_flatbuffer` says."""
     path = Path(path)
     if path.suffix != ".tflite":
         raise ValueError(f"A flatbuffer's name ends in .tflite, not {path.name!r}.")
     names = names_text(student, class_names)
     with writing(path):
-        flatbuffer = to_lce(student, image_size) if binary else to_tflite(student, image_size)
+        flatbuffer = make()
         path.parent.mkdir(parents=True, exist_ok=True)
         written = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:

@@ -1,4 +1,4 @@
-"""What `export` wrote, loaded again: a SavedModel or a flatbuffer, used alike."""
+"""What `export` wrote, loaded again: a SavedModel, a flatbuffer or C source, used alike."""
 
 import contextlib
 import json
@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from candle_tf.data.checks import check_pixels
+from candle_tf.export.c_library import load_c
+from candle_tf.export.c_source import is_c_export
 from candle_tf.export.flatbuffer import operations
 from candle_tf.export.interpreters import lce_interpreter, tflite_interpreter
-from candle_tf.export.saved_model import NAMES_FILE, PREPROCESSING_FILE
+from candle_tf.export.saved_model import NAMES_FILE, PREPROCESSING_FILE, preprocessing_text
 from candle_tf.resolution import resize
 from candle_tf.utils.files import LARGEST_TEXT, read_text
 from candle_tf.utils.progress import progress
@@ -24,12 +26,14 @@ class Exported:
     square; 1.0 for whole images, None where an older export does not say.
 
     Args:
-        path: a SavedModel directory or a `.tflite` file that `export` wrote.
+        path: a SavedModel directory, a `.tflite` file or a directory of C source that `export`
+            wrote. C source is compiled and run: load none that you do not trust.
 
     Raises:
         FileNotFoundError: if nothing is there.
         ValueError: if it is neither, or broken.
-        ImportError: for a binary flatbuffer where Larq Compute Engine is not installed.
+        ImportError: for a binary flatbuffer where Larq Compute Engine is not installed, or C
+            source without a C compiler.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -38,6 +42,8 @@ class Exported:
             raise FileNotFoundError(f"No exported model at {path}: check the path.")
         try:
             load = self._load_saved_model if path.is_dir() else self._load_flatbuffer
+            if is_c_export(path):
+                load = self._load_c
             names, preprocessing = load(path)
             self.class_names = names.splitlines()
             share = preprocessing and float(json.loads(preprocessing)["centre_square"])
@@ -48,8 +54,8 @@ class Exported:
             raise
         except Exception as error:  # each parser of a damaged file fails in its own ways
             raise ValueError(
-                f"{path} is not what export writes, a SavedModel directory or a .tflite file "
-                f"({error})."
+                f"{path} is not what export writes, a SavedModel directory, a .tflite file or a "
+                f"directory of C source ({error})."
             ) from error
 
     def _load_saved_model(self, path: Path) -> tuple[str, str | None]:
@@ -60,6 +66,18 @@ class Exported:
         return read_text(path / "assets" / NAMES_FILE), (
             read_text(preprocessing) if preprocessing.exists() else None
         )
+
+    def _load_c(self, path: Path) -> tuple[str, str]:
+        names, size, share, run = load_c(path)
+
+        def predict_batch(images: tf.Tensor) -> np.ndarray:
+            images = resize(images, size).numpy()
+            if not np.all(np.isfinite(images)):
+                raise ValueError("An image holds NaN or Inf: give RGB in [0, 255].")
+            return run(np.clip(np.rint(images), 0, 255).astype(np.uint8))
+
+        self.predict_batch = predict_batch
+        return "\n".join(names), preprocessing_text(share)
 
     def _load_flatbuffer(self, path: Path) -> tuple[str, str | None]:
         with zipfile.ZipFile(path) as archive:

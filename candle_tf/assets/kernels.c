@@ -1,0 +1,457 @@
+/* section: common */
+/* How the windows of a convolution or a pooling lie on its input. */
+struct shape {
+    int height, width, out_height, out_width;
+    int kernel[2], stride[2], dilation[2], before[2];
+};
+
+/* Where one window begins on the map, and which of its taps lie on it. */
+struct window {
+    int start[2], first[2], last[2];
+};
+
+/* What counts of a window: `runs` parts of `run` words, `apart` from each other. */
+struct part {
+    int first, run, apart, runs;
+};
+
+/* What follows a layer on the channels of one pixel. */
+typedef void finish(struct SCRATCH *s, const void *row, size_t pixel);
+
+/* A binary convolution by some set of instructions. */
+typedef void convolution(
+    struct SCRATCH *s, const struct shape *shape, const uint64_t *map, int channels,
+    const uint64_t *weights, int outputs, int zeros_outside, finish *then);
+
+static INLINE struct window window_of(const struct shape *shape, int y, int x)
+{
+    const int size[2] = {shape->height, shape->width};
+    struct window window;
+    int axis;
+    window.start[0] = y * shape->stride[0] - shape->before[0];
+    window.start[1] = x * shape->stride[1] - shape->before[1];
+    for (axis = 0; axis < 2; axis++) {
+        int start = window.start[axis], step = shape->dilation[axis];
+        int end = start + (shape->kernel[axis] - 1) * step + 1;
+        window.first[axis] = start < 0 ? (step - 1 - start) / step : 0;
+        window.last[axis] = shape->kernel[axis];
+        if (end > size[axis])
+            window.last[axis] = (size[axis] - start + step - 1) / step;
+    }
+    return window;
+}
+
+/* The input pixel under a tap, which lies on the map. */
+static INLINE size_t under(const struct shape *shape, const struct window *window, int y, int x)
+{
+    size_t row = (size_t)(window->start[0] + y * shape->dilation[0]);
+    size_t column = (size_t)(window->start[1] + x * shape->dilation[1]);
+    return row * (size_t)shape->width + column;
+}
+
+/* exp(x) to 2 units in the last place, without a library and alike on every machine. */
+static float exponential(float x)
+{
+    float n, r, power;
+    uint32_t bits;
+    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    n = (float)(int)(x * 1.44269504f + (x < 0.0f ? -0.5f : 0.5f));
+    r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    power = 1.0f / 720.0f;
+    power = power * r + 1.0f / 120.0f;
+    power = power * r + 1.0f / 24.0f;
+    power = power * r + 1.0f / 6.0f;
+    power = power * r + 0.5f;
+    power = power * r + 1.0f;
+    power = power * r + 1.0f;
+    bits = (uint32_t)((int)n + 127) << 23;
+    memcpy(&r, &bits, sizeof r);
+    return power * r;
+}
+/* section: gather */
+/* Copies the window of a pixel tap by tap, with zeros outside the map. */
+static INLINE TARGET struct window FN(gather)(
+    const struct shape *shape, const unsigned char *map, size_t unit, int y, int x, unsigned char *to)
+{
+    struct window window = window_of(shape, y, x);
+    size_t taps = (size_t)shape->kernel[1], run = (size_t)(window.last[1] - window.first[1]);
+    for (y = 0; y < shape->kernel[0]; y++, to += taps * unit) {
+        int outside = y < window.first[0] || y >= window.last[0];
+        if (outside || run < taps)
+            memset(to, 0, taps * unit);
+        if (outside)
+            continue;
+        if (shape->dilation[1] == 1)
+            memcpy(
+                to + (size_t)window.first[1] * unit,
+                map + under(shape, &window, y, window.first[1]) * unit, run * unit);
+        else
+            for (x = window.first[1]; x < window.last[1]; x++)
+                memcpy(to + (size_t)x * unit, map + under(shape, &window, y, x) * unit, unit);
+    }
+    return window;
+}
+/* section: pack */
+/* Sets a bit for each channel below its threshold. */
+static ONCE TARGET void FN(pack)(
+    const float *row, const float *thresholds, int channels, uint64_t *bits)
+{
+    int c, i;
+    for (c = 0; c < channels; c += 64, bits++) {
+        uint64_t word = 0;
+        int count = channels - c < 64 ? channels - c : 64;
+        i = 0;
+#ifdef AVX2
+        for (; i + 8 <= count; i += 8) {
+            __m256 below = _mm256_cmp_ps(
+                _mm256_loadu_ps(row + c + i), _mm256_loadu_ps(thresholds + c + i), _CMP_LT_OQ);
+            word |= (uint64_t)(unsigned)_mm256_movemask_ps(below) << i;
+        }
+#endif
+        for (; i < count; i++)
+            word |= (uint64_t)(row[c + i] < thresholds[c + i]) << i;
+        *bits = word;
+    }
+}
+/* section: binary */
+/* Counts, for each output, the bits in which `pixels` windows of n words differ from the weights.
+ *
+ * The weights of 8 outputs lie side by side, word by word. `whole` is the sum where none differs.
+ */
+#if !defined(AVX2) && !defined(__ARM_NEON)
+static INLINE int32_t FN(ones)(uint64_t x)
+{
+#if defined(__POPCNT__)
+    return (int32_t)__builtin_popcountll(x);
+#else
+    x -= x >> 1 & 0x5555555555555555ULL;
+    x = (x & 0x3333333333333333ULL) + (x >> 2 & 0x3333333333333333ULL);
+    x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fULL;
+    return (int32_t)(x * 0x0101010101010101ULL >> 56);
+#endif
+}
+#endif
+
+static BLOCK TARGET void FN(count)(
+    const uint64_t *windows, int pixels, const uint64_t *weights, int n, int outputs,
+    struct part part, int32_t whole, int32_t *sums)
+{
+    int group, begin, p, r, i, stop;
+    for (group = 0; group < outputs; group += 8, weights += 8 * n) {
+#if defined(AVX512)
+        __m512i total[PIXELS];
+        UNROLL
+        for (p = 0; p < pixels; p++)
+            total[p] = _mm512_setzero_si512();
+        for (r = 0; r < part.runs; r++) {
+            begin = part.first + r * part.apart;
+            for (i = begin; i < begin + part.run; i++) {
+                __m512i w = _mm512_loadu_si512((const void *)(weights + 8 * i));
+                UNROLL
+                for (p = 0; p < pixels; p++) {
+                    __m512i x = _mm512_set1_epi64((long long)windows[p * n + i]);
+                    x = _mm512_popcnt_epi64(_mm512_xor_si512(x, w));
+                    total[p] = _mm512_add_epi64(total[p], x);
+                }
+            }
+        }
+        UNROLL
+        for (p = 0; p < pixels; p++) {
+            __m256i counted = _mm512_cvtepi64_epi32(total[p]);
+            counted = _mm256_sub_epi32(_mm256_set1_epi32(whole), _mm256_slli_epi32(counted, 1));
+            _mm256_storeu_si256((__m256i *)(void *)(sums + p * outputs + group), counted);
+        }
+        (void)stop;
+#elif defined(AVX2)
+        const __m256i nibble = _mm256_set1_epi8(15);
+        const __m256i table = _mm256_setr_epi8(
+            0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,
+            0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+        __m256i total[PIXELS][2];
+        UNROLL
+        for (p = 0; p < pixels; p++)
+            total[p][0] = total[p][1] = _mm256_setzero_si256();
+        for (r = 0; r < part.runs; r++) {
+            begin = part.first + r * part.apart;
+            for (i = begin; i < begin + part.run;) {
+                __m256i bytes[PIXELS][2]; /* each holds 31 words' counts of up to 8 */
+                stop = i + 31 < begin + part.run ? i + 31 : begin + part.run;
+                UNROLL
+                for (p = 0; p < pixels; p++)
+                    bytes[p][0] = bytes[p][1] = _mm256_setzero_si256();
+                for (; i < stop; i++) {
+                    const __m256i *at = (const __m256i *)(const void *)(weights + 8 * i);
+                    __m256i w[2];
+                    w[0] = _mm256_loadu_si256(at);
+                    w[1] = _mm256_loadu_si256(at + 1);
+                    UNROLL
+                    for (p = 0; p < pixels; p++) {
+                        __m256i x = _mm256_set1_epi64x((long long)windows[p * n + i]);
+                        int half;
+                        UNROLL
+                        for (half = 0; half < 2; half++) {
+                            __m256i differ = _mm256_xor_si256(x, w[half]);
+                            __m256i low = _mm256_and_si256(differ, nibble);
+                            __m256i high = _mm256_and_si256(_mm256_srli_epi16(differ, 4), nibble);
+                            low = _mm256_shuffle_epi8(table, low);
+                            high = _mm256_shuffle_epi8(table, high);
+                            bytes[p][half] = _mm256_add_epi8(
+                                bytes[p][half], _mm256_add_epi8(low, high));
+                        }
+                    }
+                }
+                UNROLL
+                for (p = 0; p < pixels; p++) {
+                    const __m256i zero = _mm256_setzero_si256();
+                    total[p][0] = _mm256_add_epi64(total[p][0], _mm256_sad_epu8(bytes[p][0], zero));
+                    total[p][1] = _mm256_add_epi64(total[p][1], _mm256_sad_epu8(bytes[p][1], zero));
+                }
+            }
+        }
+        UNROLL
+        for (p = 0; p < pixels; p++) {
+            __m256i counted = _mm256_castps_si256(_mm256_shuffle_ps(
+                _mm256_castsi256_ps(total[p][0]), _mm256_castsi256_ps(total[p][1]), 0x88));
+            counted = _mm256_permute4x64_epi64(counted, 0xd8);
+            counted = _mm256_sub_epi32(_mm256_set1_epi32(whole), _mm256_slli_epi32(counted, 1));
+            _mm256_storeu_si256((__m256i *)(void *)(sums + p * outputs + group), counted);
+        }
+#elif defined(__ARM_NEON)
+        uint32x4_t total[PIXELS][4];
+        int q;
+        UNROLL
+        for (p = 0; p < pixels; p++)
+            UNROLL
+            for (q = 0; q < 4; q++)
+                total[p][q] = vdupq_n_u32(0);
+        for (r = 0; r < part.runs; r++) {
+            begin = part.first + r * part.apart;
+            for (i = begin; i < begin + part.run;) {
+                uint8x16_t bytes[PIXELS][4];
+                stop = i + 31 < begin + part.run ? i + 31 : begin + part.run;
+                UNROLL
+                for (p = 0; p < pixels; p++)
+                    UNROLL
+                    for (q = 0; q < 4; q++)
+                        bytes[p][q] = vdupq_n_u8(0);
+                for (; i < stop; i++)
+                    UNROLL
+                    for (q = 0; q < 4; q++) {
+                        uint64x2_t w = vld1q_u64(weights + 8 * i + 2 * q);
+                        UNROLL
+                        for (p = 0; p < pixels; p++) {
+                            uint64x2_t x = veorq_u64(vdupq_n_u64(windows[p * n + i]), w);
+                            bytes[p][q] = vaddq_u8(bytes[p][q], vcntq_u8(vreinterpretq_u8_u64(x)));
+                        }
+                    }
+                UNROLL
+                for (p = 0; p < pixels; p++)
+                    UNROLL
+                    for (q = 0; q < 4; q++)
+                        total[p][q] = vpadalq_u16(total[p][q], vpaddlq_u8(bytes[p][q]));
+            }
+        }
+        UNROLL
+        for (p = 0; p < pixels; p++)
+            UNROLL
+            for (q = 0; q < 4; q++) {
+                int32_t *to = sums + p * outputs + group + 2 * q;
+                to[0] = whole - 2 * (int32_t)(vgetq_lane_u32(total[p][q], 0) + vgetq_lane_u32(total[p][q], 1));
+                to[1] = whole - 2 * (int32_t)(vgetq_lane_u32(total[p][q], 2) + vgetq_lane_u32(total[p][q], 3));
+            }
+#else
+        int o;
+        UNROLL
+        for (p = 0; p < pixels; p++) {
+            int32_t total[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+            for (r = 0; r < part.runs; r++) {
+                begin = part.first + r * part.apart;
+                for (i = begin; i < begin + part.run; i++)
+                    for (o = 0; o < 8; o++)
+                        total[o] += FN(ones)(windows[p * n + i] ^ weights[8 * i + o]);
+            }
+            for (o = 0; o < 8; o++)
+                sums[p * outputs + group + o] = whole - 2 * total[o];
+        }
+        (void)stop;
+#endif
+    }
+}
+
+/* A convolution of signs with signs: the sums of their products, -1 or 1 each. */
+static ONCE TARGET void FN(binary)(
+    struct SCRATCH *s, const struct shape *shape, const uint64_t *map, int channels,
+    const uint64_t *weights, int outputs, int zeros_outside, finish *then)
+{
+    int words = (channels + 63) / 64, taps = shape->kernel[0] * shape->kernel[1], n = taps * words;
+    int y, x, p, count;
+    size_t unit = (size_t)words * sizeof *map, pixel = 0;
+    for (y = 0; y < shape->out_height; y++)
+        for (x = 0; x < shape->out_width; x += count) {
+            struct part part = {0, 0, 0, 1};
+            int32_t inside = taps;
+            part.run = n;
+            for (count = 0; count < PIXELS && x + count < shape->out_width; count++) {
+                struct window window = FN(gather)(
+                    shape, (const unsigned char *)map, unit, y, x + count,
+                    (unsigned char *)(s->window.bits + count * n));
+                int high = window.last[0] - window.first[0];
+                int wide = window.last[1] - window.first[1];
+                if (zeros_outside && high * wide < taps) { /* alone, by the taps that lie inside */
+                    if (count)
+                        break;
+                    inside = high * wide;
+                    part.first = (window.first[0] * shape->kernel[1] + window.first[1]) * words;
+                    part.run = wide * words;
+                    part.apart = shape->kernel[1] * words;
+                    part.runs = high;
+                    count = 1;
+                    break;
+                }
+            }
+            if (count == PIXELS)
+                FN(count)(
+                    s->window.bits, PIXELS, weights, n, outputs, part, inside * channels, s->sums);
+            else
+                for (p = 0; p < count; p++)
+                    FN(count)(
+                        s->window.bits + p * n, 1, weights, n, outputs, part, inside * channels,
+                        s->sums + p * outputs);
+            for (p = 0; p < count; p++, pixel++)
+                then(s, s->sums + p * outputs, pixel);
+        }
+}
+/* section: real */
+/* Sums of products with real numbers: the weights of 8 outputs lie side by side. */
+static BLOCK TARGET void FN(multiply)(
+    const float *windows, int pixels, const WEIGHT *weights, int n, int outputs, float *sums)
+{
+    int group, p, i;
+    for (group = 0; group < outputs; group += 8, weights += 8 * n) {
+#if defined(AVX2)
+        __m256 total[PIXELS];
+        UNROLL
+        for (p = 0; p < pixels; p++)
+            total[p] = _mm256_setzero_ps();
+        for (i = 0; i < n; i++) {
+            __m256 w = LOAD(weights + 8 * i);
+            UNROLL
+            for (p = 0; p < pixels; p++) {
+                __m256 x = _mm256_broadcast_ss(windows + p * n + i);
+                total[p] = _mm256_add_ps(total[p], _mm256_mul_ps(x, w));
+            }
+        }
+        UNROLL
+        for (p = 0; p < pixels; p++)
+            _mm256_storeu_ps(sums + p * outputs + group, total[p]);
+#else
+        int o;
+        for (p = 0; p < pixels; p++) {
+            float total[8] = {0.0f};
+            for (i = 0; i < n; i++)
+                for (o = 0; o < 8; o++)
+                    total[o] += windows[p * n + i] * (float)weights[8 * i + o];
+            for (o = 0; o < 8; o++)
+                sums[p * outputs + group + o] = total[o];
+        }
+#endif
+    }
+}
+
+/* A convolution of real numbers; the scale of the weights follows. */
+static ONCE TARGET void FN(real)(
+    struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
+    const WEIGHT *weights, int outputs, finish *then)
+{
+    int n = shape->kernel[0] * shape->kernel[1] * channels, y, x, p, count;
+    size_t unit = (size_t)channels * sizeof *map, pixel = 0;
+    for (y = 0; y < shape->out_height; y++)
+        for (x = 0; x < shape->out_width; x += count) {
+            for (count = 0; count < PIXELS && x + count < shape->out_width; count++)
+                FN(gather)(
+                    shape, (const unsigned char *)map, unit, y, x + count,
+                    (unsigned char *)(s->window.reals + count * n));
+            if (count == PIXELS)
+                FN(multiply)(s->window.reals, PIXELS, weights, n, outputs, s->products);
+            else
+                for (p = 0; p < count; p++)
+                    FN(multiply)(
+                        s->window.reals + p * n, 1, weights, n, outputs,
+                        s->products + p * outputs);
+            for (p = 0; p < count; p++, pixel++)
+                then(s, s->products + p * outputs, pixel);
+        }
+}
+/* section: depthwise */
+/* A convolution of each channel by itself. */
+static ONCE TARGET void FN(depthwise)(
+    struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
+    const float *weights,
+    finish *then)
+{
+    size_t pixel = 0;
+    int row, column, y, x, c;
+    for (row = 0; row < shape->out_height; row++)
+        for (column = 0; column < shape->out_width; column++, pixel++) {
+            struct window window = window_of(shape, row, column);
+            for (c = 0; c < channels; c++)
+                s->row[c] = 0.0f;
+            for (y = window.first[0]; y < window.last[0]; y++)
+                for (x = window.first[1]; x < window.last[1]; x++) {
+                    const float *in = map + under(shape, &window, y, x) * (size_t)channels;
+                    const float *w = weights + (y * shape->kernel[1] + x) * channels;
+                    for (c = 0; c < channels; c++)
+                        s->row[c] += in[c] * w[c];
+                }
+            then(s, s->row, pixel);
+        }
+}
+/* section: average */
+/* The mean of what lies on the map. */
+static ONCE TARGET void FN(average)(
+    struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
+    finish *then)
+{
+    size_t pixel = 0;
+    int row, column, y, x, c;
+    for (row = 0; row < shape->out_height; row++)
+        for (column = 0; column < shape->out_width; column++, pixel++) {
+            struct window window = window_of(shape, row, column);
+            for (c = 0; c < channels; c++)
+                s->row[c] = 0.0f;
+            for (y = window.first[0]; y < window.last[0]; y++)
+                for (x = window.first[1]; x < window.last[1]; x++) {
+                    const float *in = map + under(shape, &window, y, x) * (size_t)channels;
+                    for (c = 0; c < channels; c++)
+                        s->row[c] += in[c];
+                }
+            y = window.last[0] - window.first[0];
+            x = window.last[1] - window.first[1];
+            for (c = 0; c < channels; c++)
+                s->row[c] /= (float)(y * x);
+            then(s, s->row, pixel);
+        }
+}
+/* section: max */
+/* The largest of what lies on the map. */
+static ONCE TARGET void FN(max)(
+    struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
+    finish *then)
+{
+    size_t pixel = 0;
+    int row, column, y, x, c;
+    for (row = 0; row < shape->out_height; row++)
+        for (column = 0; column < shape->out_width; column++, pixel++) {
+            struct window window = window_of(shape, row, column);
+            for (c = 0; c < channels; c++)
+                s->row[c] = -3.4028234e38f;
+            for (y = window.first[0]; y < window.last[0]; y++)
+                for (x = window.first[1]; x < window.last[1]; x++) {
+                    const float *in = map + under(shape, &window, y, x) * (size_t)channels;
+                    for (c = 0; c < channels; c++)
+                        s->row[c] = in[c] > s->row[c] ? in[c] : s->row[c];
+                }
+            then(s, s->row, pixel);
+        }
+}

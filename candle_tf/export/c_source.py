@@ -1,0 +1,703 @@
+"""The student as one C99 source and one header, which need no library."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from candle_tf.export.c_plan import Step, Value, plan
+from candle_tf.export.saved_model import names_text
+from candle_tf.utils.files import directory_beside
+
+KERNELS = Path(__file__).parents[1] / "assets" / "kernels.c"
+PIXELS = 4  # computed at a time, so that each weight is loaded once for all
+LANES = 8  # outputs computed at a time, whose weights lie side by side
+WEIGHTS = {32: "float", 16: "int16_t", 8: "int8_t"}
+LOADS = {
+    32: "_mm256_loadu_ps(at)",
+    16: "_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const void *)(at))))",
+    8: "_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(at))))",
+}
+MARK = "/* A network in C, written by candle_tf. */"
+NEEDS = {"binary": ("gather",), "real": ("gather",)}
+
+
+def export_c(
+    student: tf.keras.Model,
+    path: str | os.PathLike,
+    image_size: int,
+    class_names: Sequence[str] | None = None,
+    centre_square: float = 1.0,
+    *,
+    weight_bits: int = 32,
+):
+    """Writes a directory with the student as C99: NAME.c and NAME.h, after the directory's name.
+
+    Binary convolutions run as XOR and popcount on packed bits, stem and classifier in float32 with
+    integer weights. The same numbers come out on every machine, bit for bit.
+
+    Args:
+        student: Keras model from images to logits.
+        path: The directory to write. An earlier export there is replaced once the new one is
+            complete.
+        image_size: Side in pixels.
+        class_names: Names in class order; the numbers by default.
+        centre_square: As in `candle_tf.export.export_saved_model`; a constant in the header.
+        weight_bits: Width of the weights of stem and classifier: 32 (float32), 16 or 8 (integers
+            with a scale for each output).
+
+    Raises:
+        ValueError: If the names are not as many as the classes, or for a layer that the C source
+            cannot compute (named).
+        OSError: If it cannot be written, or other files stand at `path`, which stay.
+
+    Example:
+        >>> export_c(student, "export/digits", 24)
+        >>> sorted(os.listdir("export/digits"))
+        ['digits.c', 'digits.h']
+    """
+    path = Path(os.path.abspath(path))
+    if path.exists() and not is_c_export(path) and (not path.is_dir() or os.listdir(path)):
+        raise FileExistsError(f"{path} is no C source to replace: export to a new directory.")
+    names = names_text(student, class_names).splitlines()
+    name = identifier(path.name)
+    values = plan(student, image_size)
+    source, header = c_source(values, name, image_size, names, centre_square, weight_bits)
+    with directory_beside(path) as written:
+        (written / f"{name}.c").write_text(source, encoding="ascii")
+        (written / f"{name}.h").write_text(header, encoding="ascii")
+
+
+def is_c_export(path: Path) -> bool:
+    """Returns whether a directory holds what `export_c` writes, and nothing else."""
+    files = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
+    if len(files) != 2 or [Path(file).suffix for file in files] != [".c", ".h"]:
+        return False
+    with open(path / files[1], "rb") as header:
+        return header.readline().decode("ascii", "replace").strip() == MARK
+
+
+def scratch_bytes(path: str | os.PathLike) -> int:
+    """Returns the bytes of memory that the network in a directory of C source works in."""
+    (header,) = Path(path).glob("*.h")
+    return int(re.search(r"_SCRATCH_BYTES (\d+)", header.read_text(encoding="ascii"))[1])
+
+
+def identifier(name: str) -> str:
+    """Returns a file's name as one of C.
+
+    Example:
+        >>> identifier("10 digits.v2")
+        'student_10_digits_v2'
+    """
+    name = re.sub(r"[^0-9a-z]+", "_", name.lower()).strip("_")
+    return name if name[:1].isalpha() else f"student_{name}".rstrip("_")
+
+
+def c_source(
+    values: list[Value],
+    name: str,
+    image_size: int,
+    names: list[str],
+    centre_square: float,
+    weight_bits: int,
+) -> tuple[str, str]:
+    """Returns the source and the header of a plan.
+
+    Args:
+        values: From `plan`.
+        name: The C identifier that all public names begin with.
+        image_size: Side in pixels.
+        names: Name of each class.
+        centre_square: Share of a photograph's shorter side.
+        weight_bits: 32, 16 or 8.
+    """
+    if weight_bits not in WEIGHTS:
+        raise ValueError(f"weight_bits is 8, 16 or 32, not {weight_bits}.")
+    places = Places(values)
+    fields, scratch_bytes = places.fields()
+    layers = [Layer(value, index, places, weight_bits) for index, value in enumerate(values)]
+    layers = [layer for layer in layers if layer.value.kind != "view"]
+    used = {layer.value.kind for layer in layers} | ({"pack"} if places.bits_size else set())
+    used |= {needed for kind in used for needed in NEEDS.get(kind, ())}
+    kernels = sections(KERNELS.read_text(encoding="ascii"))
+    fill = {
+        "MARK": MARK,
+        "NAME": name,
+        "UPPER": name.upper(),
+        "SIZE": str(image_size),
+        "THOUSANDTHS": str(round(1000 * centre_square)),
+        "CLASSES": str(len(names)),
+        "NAMES": "".join(f"    {c_string(text)},\n" for text in names),
+        "WEIGHT": WEIGHTS[weight_bits],
+        "LOAD": LOADS[weight_bits],
+        "COMMON": kernels.pop("common"),
+        "HAS_BINARY": BINARY if "binary" in used else "#define BINARY_OF(isa) NULL\n",
+        "BINARY": "".join(kernels[kind] for kind in ("gather", "binary") if kind in used),
+        "KERNELS": "".join(
+            text
+            for kind, text in kernels.items()
+            if kind in used and kind not in ("gather", "binary")
+        ),
+        "TABLES": zeros(values) + "".join(table for layer in layers for table in layer.tables()),
+        "FINISHES": "\n".join(layer.finish() for layer in layers),
+        "CALLS": "".join(layer.call() for layer in layers),
+        "LOGITS": str(places.maps[values[-1]]),
+        "PIXELS": str(PIXELS),
+        "FIELDS": fields,
+        "BYTES": str(scratch_bytes),
+    }
+    return substitute(SOURCE, fill), substitute(HEADER, fill)
+
+
+def substitute(template: str, fill: dict[str, str]) -> str:
+    return re.sub(r"@(\w+)@", lambda match: fill[match[1]], template)
+
+
+def sections(kernels: str) -> dict[str, str]:
+    """Returns the parts of the kernels' file by their names."""
+    parts = re.split(r"^/\* section: (\w+) \*/\n", kernels, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+def c_string(text: str) -> str:
+    """Returns a C string literal of plain ASCII."""
+    plain = "".join(
+        chr(byte) if 32 <= byte < 127 and chr(byte) not in '"\\?' else f"\\{byte:03o}"
+        for byte in text.encode("utf-8")
+    )
+    return f'"{plain}"'
+
+
+def table(kind: str, name: str, numbers: Sequence[str], a_line: int = 8) -> str:
+    lines = (", ".join(numbers[i : i + a_line]) for i in range(0, len(numbers), a_line))
+    body = ",\n    ".join(lines)
+    return f"static const {kind} {name}[{len(numbers)}] = {{\n    {body}}};\n"
+
+
+def floats(numbers: np.ndarray) -> list[str]:
+    texts = (format(float(np.float32(x)), ".9g") for x in np.ravel(numbers))
+    return [f"{text}f" if re.search(r"[.e]", text) else f"{text}.0f" for text in texts]
+
+
+def zeros(values: list[Value]) -> str:
+    """Returns the table of thresholds of all that is compared with 0."""
+    signed = [v.shape[2] for v in values for pack in v.packs if not np.any(pack)]
+    return f"static const float zeros[{max(signed)}] = {{0.0f}};\n" if signed else ""
+
+
+def words_of(channels: int) -> int:
+    return -(-channels // 64)
+
+
+def padded(outputs: int) -> int:
+    return -(-outputs // LANES) * LANES
+
+
+class Places:
+    """Where each map lies in the scratch memory: one that nobody reads any more makes room.
+
+    Args:
+        values: In the order in which they are computed.
+
+    Attributes:
+        maps: First float of each stored value.
+        bits: First word of each value's packed signs, by (value, index of the pack).
+    """
+
+    def __init__(self, values: list[Value]):
+        self.values = values
+        last: dict = {}
+        for index, value in enumerate(values):
+            for read in (*value.inputs, *(step.value for step in value.steps if step.value)):
+                while read.kind == "view":
+                    last[read] = index
+                    (read,) = read.inputs
+                last[read] = index
+            if value.kind == "binary":
+                last[value.inputs[0], value.bits] = index
+        last[values[-1]] = len(values)
+        self.maps: dict[Value, int] = {}
+        self.bits: dict[tuple[Value, int], int] = {}
+        real, packed = Arena(), Arena()
+        for index, value in enumerate(values):
+            if value.kind == "view":
+                self.maps[value] = self.maps[value.inputs[0]]
+                continue
+            size = int(np.prod(value.shape))
+            if value.stored:
+                over = self.in_place(value, index, last)
+                if over is None:
+                    self.maps[value] = real.take(size, index, last[value])
+                else:
+                    self.maps[value] = self.maps[over]
+                    real.keep(self.maps[over], last[value])
+            words = value.shape[0] * value.shape[1] * words_of(value.shape[2])
+            for pack in range(len(value.packs)):
+                self.bits[value, pack] = packed.take(words, index, last[value, pack])
+        self.maps_size, self.bits_size = real.size, packed.size
+
+    @staticmethod
+    def in_place(value: Value, index: int, last: dict) -> Value | None:
+        """Returns the shortcut that a value may be written over, pixel by pixel."""
+        for step in value.steps:
+            other = step.value
+            if other and other.kind != "view" and other.shape == value.shape:
+                # What reads real numbers around a pixel needs them as they were.
+                if last[other] == index and (value.kind == "binary" or other not in value.inputs):
+                    return other
+        return None
+
+    def fields(self) -> tuple[str, int]:
+        """Returns the fields of the scratch struct, and its bytes."""
+        binary, real = ([v for v in self.values if v.kind == kind] for kind in ("binary", "real"))
+        channels = max(v.shape[2] for v in self.values)
+        words = max((v.weights.shape[0] * words_of(v.weights.shape[1]) for v in binary), default=1)
+        reals = max((v.weights.shape[0] * v.weights.shape[1] for v in real), default=1)
+        sums = PIXELS * max((padded(v.shape[2]) for v in binary), default=0)
+        products = PIXELS * max((padded(v.shape[2]) for v in real), default=0)
+        window = f"union {{ uint64_t bits[{PIXELS * words}]; float reals[{PIXELS * reals}]; }}"
+        fields = {
+            f"uint64_t bits[{self.bits_size}]": 8 * self.bits_size,
+            f"{window} window": 8 * PIXELS * max(words, -(-reals // 2)),
+            f"float maps[{self.maps_size}]": 4 * self.maps_size,
+            f"float row[{channels}]": 4 * channels,
+            f"float out[{channels}]": 4 * channels,
+            f"int32_t sums[{sums}]": 4 * sums,
+            f"float products[{products}]": 4 * products,
+        }
+        text = "".join(f"    {field};\n" for field, size in fields.items() if size)
+        return text, -(-sum(fields.values()) // 8) * 8
+
+
+class Arena:
+    """Memory given out from one point in time to another."""
+
+    def __init__(self):
+        self.size = 0
+        self.taken: list[list[int]] = []  # first, one past the last, until when
+
+    def take(self, size: int, now: int, until: int) -> int:
+        size = -(-size // 16) * 16
+        self.taken = sorted(part for part in self.taken if part[2] >= now)
+        first = 0
+        for begin, end, _ in self.taken:
+            if first + size <= begin:
+                break
+            first = max(first, end)
+        self.taken.append([first, first + size, until])
+        self.size = max(self.size, first + size)
+        return first
+
+    def keep(self, first: int, until: int):
+        for part in self.taken:
+            if part[0] == first:
+                part[2] = max(part[2], until)
+
+
+class Layer:
+    """One value's tables, its call and what follows on each pixel, as C."""
+
+    def __init__(self, value: Value, index: int, places: Places, weight_bits: int):
+        self.value, self.index, self.places = value, index, places
+        self.steps = list(value.steps)
+        self.weights: tuple[str, list[str]] | None = None
+        if value.kind == "real":
+            numbers, scale = side_by_side(value.weights, weight_bits)
+            texts = floats(numbers) if weight_bits == 32 else [str(int(x)) for x in numbers]
+            self.weights = WEIGHTS[weight_bits], texts
+            first = self.steps[0]
+            self.steps[0] = Step("affine", first.a * scale, first.b)
+        elif value.kind == "binary":
+            self.weights = "uint64_t", [f"0x{x:016x}ULL" for x in packed_words(value.weights)]
+        elif value.kind == "depthwise":
+            self.weights = "float", floats(value.weights)
+
+    def tables(self) -> Iterator[str]:
+        value, i = self.value, self.index
+        yield f"\n/* {comment(value.layer)}: {value.kind}, {' x '.join(map(str, value.shape))} */\n"
+        if value.inputs and value.kind != "copy":
+            yield self.shape()
+        if self.weights:
+            kind, numbers = self.weights
+            yield table(kind, f"weights_{i}", numbers, 4 if kind == "uint64_t" else 8)
+        for j, step in enumerate(self.steps):
+            for letter, numbers in (("a", step.a), ("b", step.b)):
+                if self.varies(numbers):
+                    yield table("float", f"{letter}_{i}_{j}", floats(numbers))
+        for j, thresholds in enumerate(value.packs):
+            if np.any(thresholds):
+                yield table("float", f"below_{i}_{j}", floats(thresholds))
+
+    @staticmethod
+    def varies(numbers: np.ndarray | None) -> bool:
+        return numbers is not None and np.any(numbers != numbers[0])
+
+    def factor(self, letter: str, j: int, numbers: np.ndarray) -> str:
+        return f"{letter}_{self.index}_{j}[c]" if self.varies(numbers) else floats(numbers[:1])[0]
+
+    def shape(self) -> str:
+        window, given = self.value.window, self.value.inputs[0].shape
+        pairs = (window.kernel, window.strides, window.dilation, window.before)
+        braced = ", ".join(f"{{{a}, {b}}}" for a, b in pairs)
+        sizes = f"{given[0]}, {given[1]}, {self.value.shape[0]}, {self.value.shape[1]}"
+        return f"static const struct shape shape_{self.index} = {{{sizes}, {braced}}};\n"
+
+    def finish(self) -> str:
+        """Returns the function that takes a pixel's raw channels to where the value lies."""
+        value, i = self.value, self.index
+        channels = value.shape[2]
+        raw = {"pixels": "uint8_t", "binary": "int32_t"}.get(value.kind, "float")
+        lines = [f"const {raw} *restrict in = row;"]
+        if value.stored:
+            lines.append(f"float *out = s->maps + {self.places.maps[value]} + pixel * {channels};")
+        else:
+            lines.append("float *out = s->out;")
+        first = "in[c]" if raw == "float" else "(float)in[c]"
+        body = [f"float x = {first};"]
+        for j, step in enumerate(self.steps):
+            if step.kind == "affine":
+                a, b = self.factor("a", j, step.a), self.factor("b", j, step.b)
+                times = "" if a == "1.0f" else f" * {a}"
+                plus = "" if b in ("0.0f", "-0.0f") else f" + {b}"
+                if times or plus:
+                    body.append(f"x = x{times}{plus};")
+            elif step.kind == "prelu":
+                a = self.factor("a", j, step.a)
+                body.append("positive = x > 0.0f ? x : 0.0f;")
+                below = "" if a == "0.0f" else f" + (x - positive) * {a}"
+                body.append(f"x = positive{below};")
+            elif step.kind == "sigmoid":
+                body.append("x = 1.0f / (1.0f + exponential(-x));")
+            else:
+                at = "" if step.value.shape[:2] == (1, 1) else f" + pixel * {channels}"
+                other = f"s->maps + {self.places.maps[step.value]}{at}"
+                lines.append(f"const float *other_{j} = {other};")
+                body.append(f"x = x {'+' if step.kind == 'add' else '*'} other_{j}[c];")
+        if any(step.kind == "prelu" for step in self.steps):
+            body.insert(0, "float positive;")
+            body[:2] = [f"float x = {first}, positive;"]
+        unused = [] if any("pixel" in line for line in lines) or value.packs else ["(void)pixel;"]
+        packs = []
+        for j in range(len(value.packs)):
+            thresholds = f"below_{i}_{j}" if np.any(value.packs[j]) else "zeros"
+            at = f"s->bits + {self.places.bits[value, j]} + pixel * {words_of(channels)}"
+            packs.append(f"FN(pack)(out, {thresholds}, {channels}, {at});")
+        text = [
+            f"static TARGET void FN(finish_{i})(struct SCRATCH *s, const void *row, size_t pixel)",
+            "{",
+        ]
+        text += [f"    {line}" for line in (*lines, "int c;")]
+        text += [f"    {line}" for line in unused]
+        text += [f"    for (c = 0; c < {channels}; c++) {{"]
+        text += [f"        {line}" for line in (*body, "out[c] = x;")]
+        text += ["    }", *(f"    {line}" for line in packs), "}", ""]
+        return "\n".join(text)
+
+    def call(self) -> str:
+        value, i, places = self.value, self.index, self.places
+        then = f"FN(finish_{i})"
+        if value.kind == "pixels":
+            return self.each_pixel(f"{then}(s, rgb + 3 * pixel, pixel);")
+        if value.kind == "copy":
+            return self.copy(then)
+        given = value.inputs[0]
+        channels = given.shape[2]
+        if value.kind == "binary":
+            bits, words = places.bits[given, value.bits], f"weights_{i}, {padded(value.shape[2])}"
+            where = f"s, &shape_{i}, s->bits + {bits}, {channels}"
+            return f"    binary({where}, {words}, {int(value.pad == 0)}, {then});\n"
+        start = f"    FN({value.kind})(s, &shape_{i}, s->maps + {places.maps[given]}, {channels}, "
+        if value.kind == "real":
+            outputs = padded(value.shape[2])
+            return f"{start}weights_{i}, {outputs}, {then});\n"
+        if value.kind == "depthwise":
+            return f"{start}weights_{i}, {then});\n"
+        return f"{start}{then});\n"
+
+    def copy(self, then: str) -> str:
+        value, places = self.value, self.places
+        lines, at = [], 0
+        for number, first, last in value.parts:
+            count = last - first
+            if number is None:
+                lines.append(f"memset((char *)(s->row + {at}), 0, {count} * sizeof(float));")
+            else:
+                given = value.inputs[number]
+                start = f"s->maps + {places.maps[given]} + pixel * {given.shape[2]} + {first}"
+                if count == value.shape[2]:
+                    return self.each_pixel(f"{then}(s, {start}, pixel);")
+                lines.append(f"memcpy(s->row + {at}, {start}, {count} * sizeof(float));")
+            at += count
+        return self.each_pixel(*lines, f"{then}(s, s->row, pixel);")
+
+    def each_pixel(self, *statements: str) -> str:
+        pixels = self.value.shape[0] * self.value.shape[1]
+        body = "".join(f"        {statement}\n" for statement in statements)
+        return f"    for (pixel = 0; pixel < {pixels}; pixel++) {{\n{body}    }}\n"
+
+
+def comment(text: str) -> str:
+    return re.sub(r"[^\w ./-]", "_", text, flags=re.ASCII)
+
+
+def packed_words(negative: np.ndarray) -> np.ndarray:
+    """Returns the words of a binary convolution's weights, 8 outputs side by side.
+
+    Args:
+        negative: bool (taps, inputs, outputs).
+    """
+    taps, inputs, outputs = negative.shape
+    full = np.zeros((taps, words_of(inputs) * 64, padded(outputs)), bool)
+    full[:, :inputs, :outputs] = negative
+    full = full.reshape(-1, 64, padded(outputs) // LANES, LANES)  # word, bit, group, lane
+    powers = np.uint64(1) << np.arange(64, dtype=np.uint64)
+    words = (full * powers[:, None, None]).sum(axis=1, dtype=np.uint64)
+    return words.transpose(1, 0, 2).ravel()
+
+
+def side_by_side(weights: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the weights of a convolution, 8 outputs side by side, and each output's scale.
+
+    Args:
+        weights: float64 (taps, inputs, outputs).
+        bits: 32 for float32 weights, whose scales are 1; 16 or 8 for integers.
+    """
+    flat = weights.reshape(-1, weights.shape[-1])
+    scale = np.ones(flat.shape[1])
+    if bits < 32:
+        most = np.max(np.abs(flat), axis=0)
+        scale = np.where(most > 0, most, 1.0) / (2 ** (bits - 1) - 1)
+        flat = np.rint(flat / scale)
+    full = np.zeros((len(flat), padded(flat.shape[1])))
+    full[:, : flat.shape[1]] = flat
+    return full.reshape(len(flat), -1, LANES).transpose(1, 0, 2).ravel(), scale
+
+
+HEADER = """\
+@MARK@
+#ifndef @UPPER@_H
+#define @UPPER@_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define @UPPER@_HEIGHT @SIZE@
+#define @UPPER@_WIDTH @SIZE@
+#define @UPPER@_CLASSES @CLASSES@
+#define @UPPER@_SCRATCH_BYTES @BYTES@
+/* Of a photograph, cut out the central square of so many thousandths of its shorter side. */
+#define @UPPER@_CENTRE @THOUSANDTHS@
+
+/* The memory that a call works in. */
+struct @NAME@_scratch {
+@FIELDS@};
+
+extern const char *const @NAME@_class_names[@UPPER@_CLASSES];
+
+/* Returns the most probable class of an image and writes the probabilities of all.
+ *
+ * rgb: @UPPER@_HEIGHT rows of @UPPER@_WIDTH pixels of 3 bytes, red first.
+ * One call at a time: it works in static memory. */
+int @NAME@_predict(const uint8_t *rgb, float *probabilities);
+
+/* The same in the caller's memory, for several calls at a time, and the logits instead. */
+int @NAME@_logits(const uint8_t *rgb, float *logits, struct @NAME@_scratch *scratch);
+
+/* Returns which instructions the binary convolutions use here. */
+const char *@NAME@_instructions(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
+"""
+
+BINARY = """\
+#define BINARY
+#define BINARY_OF(isa) binary_##isa
+"""
+
+SOURCE = """\
+@MARK@
+#ifndef ISA /* this file includes itself once for each set of instructions */
+#include <stddef.h>
+#include <string.h>
+
+#include "@NAME@.h"
+
+#define SCRATCH @NAME@_scratch
+#define WEIGHT @WEIGHT@
+#define LOAD(at) @LOAD@
+#define PIXELS @PIXELS@ /* computed at a time */
+#define PASTE(name, isa) name##_##isa
+#define EXPAND(name, isa) PASTE(name, isa)
+#define FN(name) EXPAND(name, ISA)
+
+#if defined(__GNUC__)
+#define INLINE inline __attribute__((always_inline))
+#else
+#define INLINE inline
+#endif
+#if defined(__GNUC__) && !defined(__clang__) /* which does so by itself */
+#define UNROLL _Pragma("GCC unroll 8")
+#define ONCE __attribute__((noinline, noclone))
+#else
+#define UNROLL
+#define ONCE
+#endif
+/* One rounding an operation, so that every machine computes the same numbers; nobody asks which
+ * operation was inexact. */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC optimize("fp-contract=off", "no-trapping-math")
+#endif
+
+#if defined(__GNUC__) && defined(__x86_64__) && !defined(@UPPER@_PORTABLE)
+#define DISPATCH
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+typedef char scratch_has_its_size[sizeof(struct SCRATCH) == @UPPER@_SCRATCH_BYTES ? 1 : -1];
+
+const char *const @NAME@_class_names[@UPPER@_CLASSES] = {
+@NAMES@};
+
+@COMMON@@TABLES@
+@HAS_BINARY@#if defined(DISPATCH)
+#define BLOCK INLINE
+#define ISA avx2
+#define AVX2
+#define TARGET __attribute__((target("avx2")))
+#include __FILE__
+#undef ISA
+#undef TARGET
+#if defined(BINARY) && !defined(@UPPER@_NO_AVX512)
+#define ISA avx512
+#define AVX512
+#define TARGET __attribute__((target("avx2,avx512f,avx512vl,avx512vpopcntdq")))
+#include __FILE__
+#undef ISA
+#undef TARGET
+#undef AVX512
+#endif
+#undef AVX2
+#undef BLOCK
+#endif
+#if defined(DISPATCH) && !defined(__clang__)
+#pragma GCC optimize("O2") /* small: for machines of before 2013 */
+#endif
+#define ISA portable
+#define TARGET
+#if defined(__ARM_NEON)
+#define BLOCK INLINE
+#else
+#define BLOCK ONCE
+#endif
+#include __FILE__
+
+/* Runs the network by the fastest instructions that this machine has, and returns their name. */
+static const char *run(const uint8_t *rgb, float *logits, struct SCRATCH *s)
+{
+#if defined(DISPATCH)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2")) {
+#if defined(BINARY) && !defined(@UPPER@_NO_AVX512)
+        if (__builtin_cpu_supports("avx512vpopcntdq")) {
+            if (rgb)
+                run_avx2(rgb, logits, s, binary_avx512);
+            return "AVX-512 VPOPCNTDQ";
+        }
+#endif
+        if (rgb)
+            run_avx2(rgb, logits, s, BINARY_OF(avx2));
+        return "AVX2";
+    }
+#endif
+    if (rgb)
+        run_portable(rgb, logits, s, BINARY_OF(portable));
+#if defined(__ARM_NEON)
+    return "NEON";
+#else
+    return "portable";
+#endif
+}
+
+const char *@NAME@_instructions(void)
+{
+    return run(NULL, NULL, NULL);
+}
+
+int @NAME@_logits(const uint8_t *rgb, float *logits, struct @NAME@_scratch *scratch)
+{
+    int c, best = 0;
+    run(rgb, logits, scratch);
+    for (c = 1; c < @UPPER@_CLASSES; c++)
+        best = logits[c] > logits[best] ? c : best;
+    return best;
+}
+
+int @NAME@_predict(const uint8_t *rgb, float *probabilities)
+{
+    static struct @NAME@_scratch scratch;
+    float total = 0.0f, most;
+    int c, best = @NAME@_logits(rgb, probabilities, &scratch);
+    most = probabilities[best];
+    for (c = 0; c < @UPPER@_CLASSES; c++) {
+        probabilities[c] = exponential(probabilities[c] - most);
+        total += probabilities[c];
+    }
+    for (c = 0; c < @UPPER@_CLASSES; c++)
+        probabilities[c] /= total;
+    return best;
+}
+
+#if defined(@UPPER@_MAIN)
+#include <stdio.h>
+
+/* Prints the class of each image in a file, or in what is piped in: raw RGB, one after another. */
+int main(int count, char **arguments)
+{
+    static uint8_t image[@UPPER@_HEIGHT * @UPPER@_WIDTH * 3];
+    static float probabilities[@UPPER@_CLASSES];
+    FILE *file = count > 1 ? fopen(arguments[1], "rb") : stdin;
+    size_t size;
+    if (!file) {
+        fprintf(stderr, "%s cannot be read\\n", arguments[1]);
+        return 1;
+    }
+    while ((size = fread(image, 1, sizeof image, file)) == sizeof image) {
+        int best = @NAME@_predict(image, probabilities);
+        printf("%s %.1f %%\\n", @NAME@_class_names[best], 100.0 * (double)probabilities[best]);
+    }
+    if (size)
+        fprintf(
+            stderr, "%lu bytes are not an image of %d x %d pixels of 3 bytes\\n",
+            (unsigned long)size, @UPPER@_WIDTH, @UPPER@_HEIGHT);
+    return size != 0;
+}
+#endif
+#else
+@BINARY@
+#if !defined(AVX512) /* which speeds up the binary convolutions alone */
+@KERNELS@
+@FINISHES@
+static TARGET void FN(run)(
+    const uint8_t *rgb, float *logits, struct SCRATCH *s, convolution *binary)
+{
+    size_t pixel;
+    (void)binary;
+@CALLS@    memcpy(logits, s->maps + @LOGITS@, @UPPER@_CLASSES * sizeof *logits);
+}
+#endif
+#endif
+"""
