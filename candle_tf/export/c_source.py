@@ -261,7 +261,7 @@ class Places:
         window = f"union {{ uint64_t bits[{PIXELS * words}]; float reals[{PIXELS * reals}]; }}"
         fields = {
             f"uint64_t bits[{self.bits_size}]": 8 * self.bits_size,
-            f"{window} window": 8 * PIXELS * max(words, -(-reals // 2)),
+            f"{window} window": PIXELS * max(8 * words, 4 * reals),
             f"float maps[{self.maps_size}]": 4 * self.maps_size,
             f"float row[{channels}]": 4 * channels,
             f"float out[{channels}]": 4 * channels,

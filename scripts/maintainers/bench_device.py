@@ -19,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import candle_tf  # noqa: F401  before tensorflow
 import numpy as np
 import tensorflow as tf
 from absl import flags
