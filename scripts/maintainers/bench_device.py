@@ -4,7 +4,7 @@
     python scripts/maintainers/bench_device.py --networks=QuickNet:64,reactnet_a:64 --rivals=0.35
     python scripts/maintainers/bench_device.py --workdir=runs/c10 --trained_rivals=a.tflite
 
-One image at a time, the engines in turn, round after round, and the median of each. Prints a
+One image at a time, the engines in turns of 20 calls, round after round; the median of each. Prints a
 Markdown table for each network: ms on one thread and on all, kB of the file, kB of scratch memory
 (of the C source alone: the interpreters do not tell theirs) and, of a trained run, its accuracy on
 the test images. The C source runs on one thread. A rival is an int8 MobileNetV2 of the alphas that
@@ -47,6 +47,13 @@ flags.DEFINE_string("workdir", None, "A trained run to measure in place of --net
 flags.DEFINE_string("data_dir", None, "Where the run's data lies now.")
 flags.DEFINE_list("rivals", ["0.05", "0.1", "0.35"], "Alphas of MobileNetV2, int8, untrained.")
 flags.DEFINE_list("trained_rivals", [], ".tflite files trained on the run's data.")
+flags.DEFINE_integer(
+    "calls",
+    20,
+    "Calls of an engine in each turn, as for a stream of images. With 1 each call finds the caches "
+    "full of what the others left there.",
+    1,
+)
 flags.DEFINE_float("seconds", 10.0, "Seconds of measuring for each network.", 0.1)
 
 
@@ -98,9 +105,10 @@ def medians(runs: dict, image: np.ndarray, seconds: float) -> dict[str, float]:
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(next(iter(took.values()))) < 5:
         for name, run in runs.items():
-            start = time.perf_counter()
-            run(image)
-            took[name].append(1000 * (time.perf_counter() - start))
+            for _ in range(flags.FLAGS.calls):
+                start = time.perf_counter()
+                run(image)
+                took[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(times) for name, times in took.items()}
 
 
