@@ -578,14 +578,14 @@ const char *const @NAME@_class_names[@UPPER@_CLASSES] = {
 #define ISA avx2
 #define AVX2
 #define TARGET __attribute__((target("avx2")))
-#include __FILE__
+#include "@NAME@.c"
 #undef ISA
 #undef TARGET
 #if defined(BINARY) && !defined(@UPPER@_NO_AVX512)
 #define ISA avx512
 #define AVX512
 #define TARGET __attribute__((target("avx2,avx512f,avx512vl,avx512vpopcntdq")))
-#include __FILE__
+#include "@NAME@.c"
 #undef ISA
 #undef TARGET
 #undef AVX512
@@ -603,7 +603,7 @@ const char *const @NAME@_class_names[@UPPER@_CLASSES] = {
 #else
 #define BLOCK ONCE
 #endif
-#include __FILE__
+#include "@NAME@.c"
 
 /* Runs the network by the fastest instructions that this machine has, and returns their name. */
 static const char *run(const uint8_t *rgb, float *logits, struct SCRATCH *s)

@@ -4,10 +4,10 @@
     python scripts/maintainers/bench_device.py --networks=QuickNet:64,reactnet_a:64 --rivals=0.35
     python scripts/maintainers/bench_device.py --workdir=runs/c10 --trained_rivals=a.tflite
 
-One image at a time, the engines in turns of 20 calls, round after round; the median of each. Prints a
-Markdown table for each network: ms on one thread and on all, kB of the file, kB of scratch memory
-(of the C source alone: the interpreters do not tell theirs) and, of a trained run, its accuracy on
-the test images. The C source runs on one thread. A rival is an int8 MobileNetV2 of the alphas that
+One image at a time, the engines in turns of 20 calls, and the median of each. Prints a Markdown
+table for each network: ms on one thread and on all, kB of the file, kB of scratch memory (of the C
+source alone: the interpreters do not tell theirs) and, of a trained run, its accuracy on the test
+images. The C source runs on one thread. A rival is an int8 MobileNetV2 of the alphas that
 `--rivals` lists, untrained: its speed and size count, its accuracy does not. `--trained_rivals`
 names .tflite files that were trained on the run's data, whose accuracy is measured.
 """
