@@ -35,9 +35,13 @@ def answer(command: str):
         print("\nTry --helpfull to get a list of all flags.")
         sys.exit(0)
     try:
-        values(sys.argv)
+        rest = values(sys.argv)[1:]
     except flags.Error as error:
         sys.exit(f"FATAL Flags parsing error: {error}\nPass --help to see the flags.")
+    if rest and not known["arguments"]:
+        sys.exit(f"Not a flag: {rest[0]!r}; flags begin with --.")
+    if known["arguments"] and not rest:
+        sys.exit(f"Nothing to work on: give {known['arguments']} after the flags.")
     for flag in known["flags"]:
         value = values[flag["name"]].value
         if flag["choices"] and flag["kind"] == "string" and value is not None:

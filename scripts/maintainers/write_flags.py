@@ -51,11 +51,12 @@ def kind_of(flag: flags.Flag) -> str:
 
 
 def flags_of(command: str) -> dict:
-    """The docstring of a command's module, and its flags in the order of their names."""
+    """The docstring of a command's module, what follows its flags, and the flags by name."""
     module = importlib.import_module(f"candle_tf.cli.{command}")
     values, before = flags.FLAGS, set(flags.FLAGS)
-    with mock.patch.object(run_flags, "start", lambda *_: None):
+    with mock.patch.object(run_flags, "start") as start:
         module.main()
+    _, *arguments = start.call_args.args
     new = sorted(set(values) - before)
     found = [
         {
@@ -70,7 +71,7 @@ def flags_of(command: str) -> dict:
     ]
     for name in new:
         delattr(values, name)
-    return {"doc": module.__doc__, "flags": found}
+    return {"doc": module.__doc__, "arguments": (arguments or [None])[0], "flags": found}
 
 
 def required(values: flags.FlagValues, name: str) -> bool:

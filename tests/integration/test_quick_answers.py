@@ -46,6 +46,8 @@ def test_help(name, flag, run):
         ("train", ["--flagfile=/nowhere.cfg"], "/nowhere.cfg"),
         ("predict", ["a.png"], "Flag --model must have a value"),
         ("export", ["--workdir=x", "--format=onnx"], "--format=onnx"),
+        ("train", ["--workdir=x", "digits"], "Not a flag: 'digits'"),
+        ("predict", ["--model=x"], "give IMAGE... after the flags"),
     ],
 )
 def test_what_no_command_takes(name, arguments, message, run):

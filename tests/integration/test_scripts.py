@@ -167,7 +167,7 @@ def test_a_killed_benchmark_goes_on(end, tmp_path):
         ("report", ["--workdir=/nowhere"], "names no run of train.py"),
         ("compare", ["/nowhere"], "/nowhere holds no finished run"),
         ("predict", ["--model=/nowhere"], "give IMAGE... after the flags"),
-        ("predict", ["--model=/nowhere", DOCUMENT], "README.md cannot be decoded"),
+        ("predict", ["--model=/nowhere", DOCUMENT], "No exported model at /nowhere"),
     ],
 )
 def test_a_mistake_is_one_sentence(name, arguments, message):
