@@ -44,11 +44,27 @@ def answer(command: str):
         sys.exit(f"Nothing to work on: give {known['arguments']} after the flags.")
     for flag in known["flags"]:
         value = values[flag["name"]].value
+        if problem := out_of_range(flag, value):
+            sys.exit(f"ValueError: --{flag['name']} is {problem}.")
         if flag["choices"] and flag["kind"] == "string" and value is not None:
             try:
                 names_module().lookup(flag["name"], value, dict.fromkeys(flag["choices"]))
             except ValueError as error:
                 sys.exit(f"ValueError: {error}")
+
+
+def out_of_range(flag: dict, value) -> str | None:
+    """What is wrong with a number, or with the numbers of a list, if anything is."""
+    least = flag["least"]
+    if least is not None and value is not None and not least <= value < float("inf"):
+        return f"{value} but must be finite and at least {least}"
+    try:
+        for part in value if flag["parts"] else ():
+            (int if flag["parts"] == "int" else float)(part)
+    except ValueError:
+        whole = "whole " if flag["parts"] == "int" else ""
+        return f"{','.join(value)} but must be {whole}numbers with commas between"
+    return None
 
 
 def names_module():

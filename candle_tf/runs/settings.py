@@ -39,6 +39,14 @@ PATHS = ("cache", "data_dir", "first_stage", "teacher_store", "workdir")
 ON_NAN = ("stop", "skip")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 OF_FEATURES = ("calibration_epochs", "calibration_views")
+LEAST = {
+    **dict.fromkeys("epochs label_weight mixup seed teacher_views warmup_epochs".split(), 0),
+    **dict.fromkeys(
+        "batch_size calibration_epochs calibration_views checkpoint_every image_size "
+        "imbalance_ratio n_max steps_per_epoch teacher_image_size".split(),
+        1,
+    ),
+}
 
 
 def setting(default, help):
@@ -319,15 +327,7 @@ class Settings:
                 f"--mixup is of methods with a teacher or a loss alone, and --method={self.method} "
                 "trains otherwise: leave it out."
             )
-        least = {"imbalance_ratio": 1} | dict.fromkeys(
-            "epochs label_weight mixup seed teacher_views warmup_epochs".split(), 0
-        )
-        least |= dict.fromkeys(
-            "batch_size calibration_epochs calibration_views checkpoint_every image_size n_max "
-            "steps_per_epoch teacher_image_size".split(),
-            1,
-        )
-        for name, minimum in least.items():
+        for name, minimum in LEAST.items():
             value = getattr(self, name)
             if value is not None and not minimum <= value < float("inf"):
                 raise ValueError(f"--{name} is {value} but must be finite and at least {minimum}.")

@@ -3,6 +3,7 @@
 python scripts/maintainers/write_flags.py
 """
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -14,7 +15,8 @@ from candle_tf.cli import run_flags
 from candle_tf.data import CATALOG  # noqa: F401  before what follows
 from candle_tf.data.views import CROPS
 from candle_tf.methods import METHODS
-from candle_tf.runs.settings import ON_NAN, PRECISIONS
+from candle_tf.runs.settings import LEAST, ON_NAN, PRECISIONS, Settings
+from candle_tf.runs.settings import kind_of as kind_of_setting
 from candle_tf.students.bits import BITS
 from candle_tf.teacher import CALIBRATIONS, PREPROCESSING
 from candle_tf.utils.distribution import STRATEGIES
@@ -33,6 +35,12 @@ CHOICES = {  # of flags of a run that take a name
     "strategy": STRATEGIES,
     "on_nan": ON_NAN,
     "on_bad_image": ct.data.ON_BAD_IMAGE,
+}
+PARTS = {  # the type of the numbers in a list
+    field.name: kind.__name__
+    for field in dataclasses.fields(Settings)
+    for kind, several in [kind_of_setting(field)]
+    if several
 }
 KINDS = {
     flags.BooleanFlag: "bool",
@@ -66,6 +74,8 @@ def flags_of(command: str) -> dict:
             "help": values[name].help,
             "required": required(values, name),
             "choices": list(getattr(values[name].parser, "enum_values", CHOICES.get(name, ()))),
+            "least": LEAST.get(name),
+            "parts": PARTS.get(name),
         }
         for name in new
     ]
