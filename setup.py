@@ -26,7 +26,6 @@ setup(
         "scikit-learn>=1.3",  # the digits that it ships are the embedded data set
         "scipy>=1.10",  # L-BFGS, for the calibration
         "setuptools<81",  # TFDS 4.8 and zookeeper import pkg_resources
-        "scipy>=1.10",
         "tensorflow>=2.16,<2.20",
         "tensorflow-datasets>=4.8,<4.9",
         "tf-keras>=2.16,<2.20",
