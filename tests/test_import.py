@@ -61,3 +61,10 @@ def test_a_switch_turned_off_is_named():
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("ImportError: candle_tf needs Keras 2"), message
     assert "TF_USE_LEGACY_KERAS=1" in message
+
+
+def test_the_import_leaves_the_devices_to_the_user():
+    """Logical devices and strategies of several machines come before anything is computed."""
+    code = "import candle_tf\nfrom tensorflow.python.eager import context\n"
+    done = run(f"{code}print(context.context()._initialized)")
+    assert done.stdout.split() == ["False"], done.stderr[-2000:]

@@ -10,6 +10,7 @@ import tensorflow as tf
 from candle_tf.networks.surgery import rewire
 from candle_tf.students.quantizers import FusedApproxSign  # noqa: F401  registers its name
 from candle_tf.students.reactnet import RPReLU, RSign
+from tf_keras.src.layers.core import TFOpLambda  # of TensorFlow functions; not exported
 
 Shape = tuple[int, int, int]
 
@@ -517,6 +518,5 @@ READERS: dict[type, Callable] = {
     lq.layers.QuantDepthwiseConv2D: read_depthwise,
     K.Flatten: read_reshape,
     K.Reshape: read_reshape,
+    TFOpLambda: read_operation,
 }
-# The class of what a TensorFlow function becomes, which Keras does not export.
-READERS[type(tf.add(tf.keras.Input(()), 1.0).node.layer)] = read_operation
