@@ -6,14 +6,20 @@ import tensorflow as tf
 from candle_tf.data import SAMPLERS
 from candle_tf.losses import DeferredReweighting
 from candle_tf.methods.second_stages import SECOND_STAGES
-from candle_tf.methods.table import METHODS, with_cosine_classifier, with_weight_decay
+from candle_tf.methods.table import (
+    METHODS,
+    training_loss,
+    with_cosine_classifier,
+    with_weight_decay,
+)
 from candle_tf.students import resnet_e
 from candle_tf.teacher import CALIBRATIONS
 
 
 def test_the_published_objective_and_its_ablations():
     paper = METHODS["candle_paper"]
-    assert paper.loss is None and paper.sampler == "instance_balanced" and paper.temperature == 2.0
+    assert paper.label_weight == paper.mixup == 0.0 and paper.temperature == 2.0
+    assert paper.sampler == "instance_balanced" and training_loss(paper, None) is None
     assert paper.fixed_lambda is None and not paper.prior_adjusted
     for name, weight in {"kl": 1.0, "feature": 0.0, "fixed": 0.5}.items():
         for whole in ("candle_paper", "candle"):
