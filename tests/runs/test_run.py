@@ -347,7 +347,7 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"teacher_views": -1}, "--teacher_views is -1"),
         (
             {"teacher_views": 2, "resolutions": (12, 16, 20)},
-            "leave an image with 1, and none at res",
+            "With views=2 no view has the resolution",
         ),
         ({"teacher_views": 2, "teacher_store": "run"}, "--teacher_store is the --workdir"),
         ({"teacher_views": 2, "teacher_store": "run/calibration"}, "is the --workdir or in it"),
