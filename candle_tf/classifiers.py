@@ -176,7 +176,7 @@ def look_at(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """The label of each image, its checksum, whether it is finite, its least and largest pixel."""
     if labels.shape[1:].num_elements() not in (1, None):
         raise ValueError("Labels must be class numbers, one an image, not one-hot.")
-    whole = images.dtype.is_integer
+    whole = tf.constant(images.dtype.is_integer, tf.int64)  # replicas gather no bool
     images, labels = tf.cast(images, tf.float32), tf.cast(tf.reshape(labels, [-1]), tf.int64)
 
     def checksums(pixels):
