@@ -202,7 +202,7 @@ def check_store(
     directory = training.store_directory(settings)
     if stores.setdefault(directory, made_of) != made_of:
         raise ValueError(
-            f"--teacher_store={directory} is to serve cells of other images, samplers, seeds, "
+            f"--teacher_store={directory} is to serve cells of other images, seeds, "
             "teachers or calibrations too: leave it out, so that each has its own."
         )
 
