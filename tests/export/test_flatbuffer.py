@@ -114,7 +114,8 @@ def test_tflite_alone_cannot_run_a_binary_file(lce_file):
 
 def names_in(path):
     with zipfile.ZipFile(path) as archive:
-        assert archive.testzip() is None and archive.namelist() == ["class_names.txt"]
+        assert archive.testzip() is None
+        assert archive.namelist() == ["class_names.txt", "preprocessing.json"]
         return archive.read("class_names.txt").decode().splitlines()
 
 

@@ -292,7 +292,8 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
     settings = tiny(tmp_path, epochs=0, validation_split=0.2)
     results = training.run(settings)
     assert "student" not in results
-    assert set(results["teacher"]) == {"validation", "test", "kilobytes", "classifier_norms"}
+    kept = {"validation", "test", "kilobytes", "classifier_norms", "cross_validation"}
+    assert set(results["teacher"]) == kept
     with pytest.raises(ValueError, match="has trained no student"):
         building.restore(settings)
 

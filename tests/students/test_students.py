@@ -36,7 +36,7 @@ def distilled(name: str, images, labels) -> CandleModel:
     teacher.calibrate(
         tf.data.Dataset.from_tensor_slices((images, labels)).batch(50),
         np.bincount(labels, minlength=10),
-        epochs=1,
+        views=1,
         verbose=0,
     )
     model = CandleModel(teacher, students.find(name)(10, size, **arguments))
