@@ -3,7 +3,7 @@
 from candle_tf.data.catalog import CATALOG, DatasetInfo, LongTailedData, info_of, load
 from candle_tf.data.examples import Examples
 from candle_tf.data.long_tail import PROFILES, long_tail_counts, long_tail_subset
-from candle_tf.data.own_files import ON_BAD_IMAGE
+from candle_tf.data.own_images.files import ON_BAD_IMAGE
 from candle_tf.data.pipeline import Share, evaluation_batches, training_batches
 from candle_tf.data.samplers import SAMPLERS
 from candle_tf.data.sources import absolute

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 from candle_tf.data.examples import Examples
 from candle_tf.data.long_tail import draw_per_class, long_tail_subset
-from candle_tf.data.overlap import overlap_of
+from candle_tf.data.own_images.overlap import overlap_of
 from candle_tf.data.sources import below, known, read
 from candle_tf.data.summary import summary
 from candle_tf.data.views import Augmentation
@@ -228,7 +228,7 @@ def load(
         dataset: a name of `CATALOG`; "tfds:NAME" or "tfds:NAME,TRAIN,TEST" for any image
             classification set of TFDS and splits of it; or images of one's own:
             "list:TRAIN.txt,TEST.txt", "csv:FILE", "csv:TRAIN.csv,TEST.csv" or "folder:DIR", see
-            `candle_tf.data.own_files`.
+            `candle_tf.data.own_images.files`.
         data_dir: where TFDS keeps its sets, its own default where None; the image root of lists and
             CSV files, where they lie where None.
         imbalance_ratio: largest over smallest class count; None leaves the set as published.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.data.images import MARK, decode, read_image, stamp_of
+from candle_tf.data.own_images.images import MARK, decode, read_image, stamp_of
 from candle_tf.data.pixel_file import PixelFile
 from candle_tf.utils.files import fingerprint
 
@@ -23,8 +23,8 @@ class Examples:
         labels: int64 array (n,).
         on_disk: whether `images` are paths.
         cache: where their pixels are read from, if not from `images`.
-        marks: what files are recognised by, of `candle_tf.data.images.MARK` (n,), where they were
-            looked at.
+        marks: `candle_tf.data.own_images.images.MARK` (n,), by which files are recognised, where
+            they were looked at.
     """
 
     images: tf.Tensor

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.data import own_files
 from candle_tf.data.checks import check_labels
 from candle_tf.data.examples import Examples
-from candle_tf.data.images import stamp_of
 from candle_tf.data.long_tail import draw_per_class
+from candle_tf.data.own_images import files
+from candle_tf.data.own_images.images import stamp_of
 from candle_tf.utils.files import cache_directory, fingerprint, written_beside
 from candle_tf.utils.names import lookup
 from candle_tf.utils.progress import progress
@@ -23,16 +23,16 @@ def of_lists(names: str, data_dir: str | None):
     train, _, test = names.partition(",")
     if not test:
         raise ValueError(f"list:{names} names one list: give list:TRAIN.txt,TEST.txt.")
-    return own_files.read_list(train, test, data_dir)
+    return files.read_list(train, test, data_dir)
 
 
 def of_csv(names: str, data_dir: str | None):
     train, _, test = names.partition(",")
-    return own_files.read_csv(train, test or None, data_dir)
+    return files.read_csv(train, test or None, data_dir)
 
 
 def of_folder(name: str, data_dir: str | None):
-    return own_files.read_folder(own_files.found(name, data_dir, "directory"))
+    return files.read_folder(files.found(name, data_dir, "directory"))
 
 
 OWN = {  # kind -> (what follows the colon, the image root) -> OwnFiles
@@ -85,13 +85,13 @@ def read(
     if dataset == "digits":
         return read_digits()
     if kind in OWN and name:
-        own, examples, said = own_files.load(OWN[kind](name, data_dir), on_bad_image)
+        own, examples, said = files.load(OWN[kind](name, data_dir), on_bad_image)
         train, validation = examples["train"], examples.get("validation")
         return Source(
             train.labels,
             train.take,
             examples["test"],
-            own_files.class_names(own),
+            files.class_names(own),
             None,
             validation,
             own.left_out,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf.data.examples import Examples
-from candle_tf.data.images import decode
+from candle_tf.data.own_images.images import decode
 from candle_tf.data.views import (
     Augmentation,
     draw_views,

@@ -8,7 +8,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from absl import flags
-from candle_tf.data import images, own_files
+from candle_tf.data.own_images import images
+from candle_tf.data.own_images.files import load, read_csv, read_list
 from candle_tf.runs import workdir
 from candle_tf.runs.settings import Settings
 from candle_tf.utils import files
@@ -54,7 +55,10 @@ def test_lists(train, test, tmp_path):
         path.write_bytes(content)
 
     def read():
-        return own_files.load(own_files.read_list(*map(str, paths), None), cache=tmp_path / "cache")
+        return load(
+            read_list(*map(str, paths), None),
+            cache=tmp_path / "cache",
+        )
 
     refused_in_a_sentence(read)
 
@@ -72,7 +76,10 @@ def test_csv(header, rest, tmp_path):
     path.write_bytes(header.encode() + b"\n" + rest)
 
     def read():
-        return own_files.load(own_files.read_csv(str(path), None, None), cache=tmp_path / "cache")
+        return load(
+            read_csv(str(path), None, None),
+            cache=tmp_path / "cache",
+        )
 
     refused_in_a_sentence(read)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf import data
-from candle_tf.data.overlap import overlap_of
+from candle_tf.data.own_images.overlap import overlap_of
 from PIL import Image
 
 RNG = np.random.default_rng(0)

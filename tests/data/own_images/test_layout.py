@@ -4,7 +4,7 @@ import os
 import unicodedata
 
 import pytest
-from candle_tf.data.layout import Layout, clean, read_layout, said_of, split_of
+from candle_tf.data.own_images.layout import Layout, clean, read_layout, said_of, split_of
 
 
 def is_image(path):

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from candle_tf import data
-from candle_tf.data import own_files
+from candle_tf.data.own_images import files
 from PIL import Image
 
 COUNTS = {"cat": (6, 2), "dog": (4, 2), "emu": (2, 2)}  # training and test images
@@ -367,7 +367,7 @@ def test_large_lists_are_read_in_order(tmp_path):
     lines = [f"train_val2018/Aves/{i % 50}/{i}.jpg {i % 50}" for i in range(20_000)]
     (tmp_path / "train.txt").write_text("\n".join(lines))
     (tmp_path / "test.txt").write_text("\n".join(f"v/{i}.jpg {i}" for i in range(50)))
-    own = own_files.read_list("train.txt", "test.txt", str(tmp_path))
+    own = files.read_list("train.txt", "test.txt", str(tmp_path))
     assert list(own.splits["train"].paths) == [line.split()[0] for line in lines]
     assert own.root == str(tmp_path)
 

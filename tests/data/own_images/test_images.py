@@ -6,8 +6,8 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.data import images
-from candle_tf.data.images import look_at_files, open_image, problem_of, read_image
+from candle_tf.data.own_images import images
+from candle_tf.data.own_images.images import look_at_files, open_image, problem_of, read_image
 from PIL import Image
 
 RNG = np.random.default_rng(0)

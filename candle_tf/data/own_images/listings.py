@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from candle_tf.data.layout import clean, refuse, split_of
+from candle_tf.data.own_images.layout import clean, refuse, split_of
 
 SEPARATORS = (",", ";", "\t", "|")
 SEVERAL = re.compile(r"\s*[|;,]\s*")  # between the labels of one cell

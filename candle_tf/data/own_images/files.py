@@ -10,16 +10,24 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import tensorflow as tf
 from candle_tf.data.examples import Examples
-from candle_tf.data.images import Look, is_image, look_at_files
-from candle_tf.data.layout import SPLITS, TEST, TRAIN, VALIDATION, read_layout, refuse, said_of
-from candle_tf.data.listings import (
+from candle_tf.data.long_tail import draw_per_class
+from candle_tf.data.own_images.images import Look, is_image, look_at_files
+from candle_tf.data.own_images.layout import (
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    read_layout,
+    refuse,
+    said_of,
+)
+from candle_tf.data.own_images.listings import (
     below_root,
     check_numbers,
     list_lines,
     splits_of,
     table_rows,
 )
-from candle_tf.data.long_tail import draw_per_class
 from candle_tf.data.summary import summary
 
 ON_BAD_IMAGE = ("error", "skip")
@@ -118,7 +126,8 @@ def read_csv(train: str, test: str | None, root: str | None) -> OwnFiles:
 def read_folder(directory: str) -> OwnFiles:
     """Reads DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE, or DIR/CLASS/IMAGE.
 
-    See `candle_tf.data.layout`. Images count in the order of their own names, whatever their class.
+    See `candle_tf.data.own_images.layout`. Images are in the order of their own names, whatever
+    their class.
 
     Args:
         directory: DIR, or a folder that holds it.
@@ -168,7 +177,7 @@ def load(
     Args:
         own: the set as it was found.
         on_bad_image: "error", or "skip" to leave out images that cannot be read.
-        cache: as in `candle_tf.data.images.look_at_files`.
+        cache: as in `candle_tf.data.own_images.images.look_at_files`.
 
     Returns:
         The set without what is skipped, its examples by split, and the line that was printed.
@@ -221,7 +230,7 @@ def look(
     Args:
         own: the set, as `check` passes it.
         on_bad_image: "error", or "skip" to leave out images that cannot be read.
-        cache: as in `candle_tf.data.images.look_at_files`.
+        cache: as in `candle_tf.data.own_images.images.look_at_files`.
 
     Returns:
         The set without what is skipped, and by split what was found in its images.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from candle_tf.data.examples import Examples
-from candle_tf.data.images import THUMB
+from candle_tf.data.own_images.images import THUMB
 
 CLOSE = 2.0  # mean difference of thumbnails of one image, saved twice
 CONTRAST = 12.0  # standard deviation of a thumbnail that can be recognised

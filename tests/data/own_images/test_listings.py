@@ -3,7 +3,7 @@
 import codecs
 
 import pytest
-from candle_tf.data.listings import (
+from candle_tf.data.own_images.listings import (
     as_path,
     below_root,
     check_numbers,
