@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -5,13 +6,31 @@ from setuptools import find_packages, setup
 REPORT = ["matplotlib>=3.7"]
 BENCHMARK = ["imbalanced-learn>=0.12", "rich>=13", *REPORT]
 EDGE = ["larq-compute-engine>=0.16,<0.17"]
+PACKAGE = Path(__file__).with_name("candle_tf") / "__init__.py"
+VERSION = re.search(r'__version__ = "(.+)"', PACKAGE.read_text(encoding="utf-8"))[1]
 
 setup(
     name="candle_tf",
-    version="0.1.0",
+    version=VERSION,
     description="Binary neural networks for long-tailed data: calibrate and distill, on Larq",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="candle_tf contributors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    url="https://arxiv.org/abs/2404.00285",
+    keywords="binary neural networks, long-tailed recognition, distillation, larq, keras",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
     packages=find_packages(include=["candle_tf", "candle_tf.*"]),
     package_data={"candle_tf": ["assets/*"]},
     python_requires=">=3.10,<3.13",
