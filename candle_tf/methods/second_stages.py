@@ -224,12 +224,12 @@ def train(
         classifier,
         first.features,
         first.labels,
-        loss,
-        sampler,
-        first.epochs,
-        first.batch_size,
-        first.learning_rate,
-        first.seed,
+        loss=loss,
+        sampler=sampler,
+        epochs=first.epochs,
+        batch_size=first.batch_size,
+        learning_rate=first.learning_rate,
+        seed=first.seed,
         verbose=0,
     )
     return classifier.get_weights()

@@ -17,8 +17,9 @@ from candle_tf.methods.mixup import MixupModel
 from candle_tf.methods.oltr import OltrModel, with_meta_embedding
 from candle_tf.methods.paco import PacoModel
 from candle_tf.methods.tade import TadeModel
-from candle_tf.model import CandleModel, StudentModel
+from candle_tf.model import CandleModel
 from candle_tf.networks.surgery import reconfigured
+from candle_tf.student_model import StudentModel
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher
 
