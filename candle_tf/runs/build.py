@@ -34,7 +34,9 @@ def build_student(settings: Settings, num_classes: int, pretrained: bool = True)
         info = data.info_of(settings.dataset)
         arguments = {"mean": info.mean, "std": info.std, **arguments} if info.mean else arguments
     with arguments_of("student", settings.student):
-        student = students.find(name)(num_classes, settings.image_size, **arguments)
+        student = students.create(
+            name, num_classes=num_classes, image_size=settings.image_size, **arguments
+        )
     return resolve(settings).network(bits.at_bits(student, settings.student_bits))
 
 
@@ -63,12 +65,18 @@ def named_teacher(settings: Settings) -> Teacher:
         name = name.removeprefix(f"{kind}:")
         with arguments_of("teacher", settings.teacher):
             return named[kind](
-                name, size, settings.teacher_weights or None, preprocessing, **arguments
+                name,
+                size,
+                weights=settings.teacher_weights or None,
+                preprocessing=preprocessing,
+                **arguments,
             )
     if not os.path.exists(settings.teacher) and not os.path.splitext(settings.teacher)[1]:
         lookup("teacher", settings.teacher, dict.fromkeys(named_teachers()))
     path = LETTERS if settings.teacher == "letters" else settings.teacher
-    return Teacher.from_file(path, size, preprocessing, settings.allow_custom_code)
+    return Teacher.from_file(
+        path, size, preprocessing=preprocessing, allow_custom_code=settings.allow_custom_code
+    )
 
 
 def build_model(

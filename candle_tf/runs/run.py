@@ -110,7 +110,7 @@ def run_here(settings: Settings, strategy: tf.distribute.Strategy) -> dict:
         examples = load_data(settings)
     with computing_in(settings.precision):
         student = build_student(settings, len(examples.class_names))
-    StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
+    StudentModel(student, resolutions=settings.resolutions)  # refuses sizes that cannot work
     writes = leads(strategy)
     if settings.epochs and method.distills and settings.teacher_views is None:
         settings = with_planned_views(settings, examples, teacher, strategy)
@@ -276,7 +276,7 @@ def execute(
             with timed(seconds, "export"):
                 model.export(
                     str(workdir / "saved_model"),
-                    examples.class_names,
+                    class_names=examples.class_names,
                     centre_square=centre_square(settings),
                 )
     return results
@@ -354,10 +354,10 @@ def complete_store(
         store_directory(settings),
         model,
         examples.train,
-        view_size(settings, examples),
-        settings.teacher_views,
-        augmentation(settings, examples),
-        settings.seed,
+        image_size=view_size(settings, examples),
+        views=settings.teacher_views,
+        augmentation=augmentation(settings, examples),
+        seed=settings.seed,
     )
     strategy = build_strategy(settings.strategy)
     store.complete(verbose=int(leads(strategy)), strategy=strategy)
@@ -453,22 +453,67 @@ def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedDat
 
     views = settings.calibration_views
     print(f"Calibrating {settings.teacher} on {len(examples.train)} images, {views} views each")
-    checked = teacher.calibrate(
+    checked = calibrate_for_all(
+        teacher,
         distributed(strategy, batches),
         examples.class_counts,
+        views,
+        features,
+        strategy,
         loss=settings.calibration,
         label_smoothing=examples.label_smoothing,
-        views=views,
         seed=settings.seed,
-        verbose=int(leads(strategy)),
-        directory=features,
-        strategy=strategy,
     )
     if leads(strategy):
         write_text(calibration_file, json.dumps(checked.get_config()) + "\n")
         with written_beside(classifier_file) as beside:
             teacher.classifier.save(beside)
         shutil.rmtree(features, ignore_errors=True)
+
+
+def calibrate_for_all(
+    teacher: Teacher,
+    batches: tf.data.Dataset | tf.distribute.DistributedDataset,
+    class_counts: np.ndarray,
+    views: int,
+    directory: Path,
+    strategy: tf.distribute.Strategy,
+    **how,
+) -> CrossValidation:
+    """Calibrates a teacher whose features all replicas compute, and gives it to all workers.
+
+    Args:
+        teacher: Teacher to calibrate.
+        batches: Batches of (images, labels), from `candle_tf.utils.distribution.distributed`.
+        class_counts: Training images per class, (classes,).
+        views: Number of readings of the batches.
+        directory: Directory of the features, which an interrupted calibration continues.
+        strategy: Strategy whose replicas each encode their part.
+        **how: Further arguments of `Teacher.calibrate`.
+    """
+    verbose = int(leads(strategy))
+    encoded = encode_dataset(
+        teacher.embed,
+        batches,
+        class_counts,
+        views=views,
+        verbose=verbose,
+        directory=directory,
+        made_of=teacher.identity(),
+        strategy=strategy,
+    )
+    classes = len(class_counts)
+    kernel, bias, measured = np.zeros((teacher.width, classes)), np.zeros(classes), [0.0] * classes
+    checked = CrossValidation(0.0, measured, class_counts.tolist())
+    if leads(strategy):
+        checked = teacher.calibrate(encoded, class_counts, verbose=verbose, **how)
+        kernel, bias = teacher.classifier.get_weights()
+    kernel, bias = from_first(strategy, kernel), from_first(strategy, bias)
+    measured = np.asarray(from_first(strategy, np.array([checked.strength, *checked.per_class])))
+    strength, *per_class = measured.tolist()
+    checked = CrossValidation(strength, per_class, class_counts.tolist())
+    teacher.set_classifier(kernel, bias, checked)
+    return checked
 
 
 def try_report(settings: Settings, examples: data.LongTailedData | None = None):
