@@ -13,7 +13,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["candle_tf", "candle_tf.*"]),
-    package_data={"candle_tf": ["assets/*"]},
+    package_data={"candle_tf": ["assets/*", "py.typed"]},
     python_requires=">=3.10,<3.13",
     install_requires=[
         "absl-py>=1.0",

@@ -13,7 +13,7 @@ from candle_tf.data.pixel_file import PixelFile
 from candle_tf.utils.files import fingerprint
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Examples:
     """Images and their labels.
 
@@ -35,6 +35,13 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        kinds = {True: "files", False: "encoded images"}
+        kind = "images" if self.images.dtype == tf.uint8 else kinds[self.on_disk]
+        side = "x".join(map(str, self.images.shape[1:3]))
+        classes = len(np.unique(self.labels))
+        return f"Examples({len(self):,} {kind}{side and f' of {side}'}, {classes} classes)"
 
     def take(self, indices: np.ndarray) -> "Examples":
         """The examples at `indices`."""
