@@ -442,7 +442,7 @@ def weight_norms(network: tf.keras.Model) -> np.ndarray | None:
 
     Example:
         >>> classifier = linear(2, 1)
-        >>> classifier.set_weights([[[3.0], [4.0]], [0.0]])
+        >>> classifier.set_weights([np.array([[3.0], [4.0]]), np.zeros(1)])
         >>> weight_norms(classifier)
         array([5.], dtype=float32)
     """

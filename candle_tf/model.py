@@ -70,7 +70,7 @@ class CandleModel(StudentModel):
         >>> encoder.build((None, 32, 32, 3))
         >>> teacher = ct.Teacher(encoder, 32)
         >>> checked = teacher.calibrate(batches, [5, 5], verbose=0)
-        >>> student = ct.students.resnet_e(num_classes=2, image_size=32, width=0.125)
+        >>> student = ct.students.resnet_e(num_classes=2, image_size=32, width=0.125, blocks=(1,))
         >>> model = ct.CandleModel(teacher, student, mixup=1.0)
         >>> model.compile("adam", loss=ct.losses.BalancedSoftmax([5, 5]))
         >>> sorted(model.fit(batches, verbose=0).history)
@@ -290,7 +290,7 @@ def build_adapter(student: tf.keras.Model, width: int, seed: int) -> tf.keras.Se
         seed: Seed of the initial weights.
 
     Example:
-        >>> student = ct.students.resnet_e(num_classes=10, image_size=32, width=0.125)
+        >>> student = ct.students.resnet_e(num_classes=10, image_size=32, blocks=(1,))
         >>> build_adapter(student, 16, seed=0).output_shape
         (None, 16)
     """

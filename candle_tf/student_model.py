@@ -45,7 +45,7 @@ class Halves:
         classifier: Network h from features to logits (batch, classes).
 
     Example:
-        >>> student = ct.students.resnet_e(num_classes=10, image_size=32, width=0.125)
+        >>> student = ct.students.resnet_e(num_classes=10, image_size=32, blocks=(1,))
         >>> halves = ct.StudentModel(student).halves
         >>> features = halves.embed(tf.zeros((1, 32, 32, 3)))
         >>> halves.classify(features).shape
@@ -82,13 +82,12 @@ class StudentModel(tf.keras.Model):
         ValueError: If the student has no `features`, or cannot work at every resolution.
 
     Example:
-        >>> student = ct.students.resnet_e(num_classes=3, image_size=32, width=0.125)
+        >>> student = ct.students.resnet_e(num_classes=3, image_size=32, width=0.125, blocks=(1,))
         >>> model = ct.StudentModel(student)
         >>> model.compile("adam", loss=ct.losses.BalancedSoftmax([6, 3, 1]))
         >>> images = np.random.uniform(0, 255, (10, 32, 32, 3)).astype("float32")
-        >>> history = model.fit(images, np.arange(10) % 3, verbose=0)
-        >>> model.predict(images, verbose=0).shape
-        (10, 3)
+        >>> list(model.fit(images, np.arange(10) % 3, verbose=0).history)
+        ['loss']
     """
 
     def __init__(

@@ -76,13 +76,13 @@ class Teacher(tf.keras.Model):
         ValueError: For an encoder that ends in a softmax, or would scale images a second time.
 
     Example:
-        >>> encoder = tf.keras.Sequential([tf.keras.layers.Conv2D(4, 3, 2)])
+        >>> encoder = tf.keras.Sequential([tf.keras.layers.Conv2D(4, 3, 2)], name="tiny")
         >>> encoder.build((None, 32, 32, 3))
         >>> teacher = ct.Teacher(encoder, image_size=32)
         >>> teacher.embed(tf.zeros((10, 32, 32, 3))).shape
         TensorShape([10, 4])
-        >>> print(repr(teacher))
-        Teacher(sequential, 4 features at 32 pixels, not calibrated)
+        >>> teacher
+        Teacher(tiny, 4 features at 32 pixels, not calibrated)
     """
 
     def __init__(
@@ -136,8 +136,8 @@ class Teacher(tf.keras.Model):
             FileNotFoundError: If `weights` names a file that does not exist.
 
         Example:
-            >>> ct.Teacher.from_keras("MobileNet", 32, weights=None, alpha=0.25)
-            Teacher(mobilenet_0.25_None, 256 features at 32 pixels, not calibrated)
+            >>> ct.Teacher.from_keras("MobileNet", 96, alpha=0.25)  # doctest: +SKIP
+            Teacher(mobilenet_0.25_224, 256 features at 96 pixels, not calibrated)
         """
         network = lookup("Keras application", name, networks_of(tf.keras.applications))
         encoder = build_encoder(network, weights, (None, None, 3), kwargs)
@@ -318,9 +318,11 @@ class Teacher(tf.keras.Model):
             checked: Cross-validation of that classifier.
 
         Example:
-            >>> teacher = ct.Teacher.from_keras("MobileNet", 32, weights=None, alpha=0.25)
+            >>> encoder = tf.keras.Sequential([tf.keras.layers.Conv2D(4, 3, 2)])
+            >>> encoder.build((None, 32, 32, 3))
+            >>> teacher = ct.Teacher(encoder, 32)
             >>> checked = ct.calibration.CrossValidation(0.3, [0.9, 0.7], [5, 5])
-            >>> teacher.set_classifier(np.zeros((256, 2)), np.zeros(2), checked)
+            >>> teacher.set_classifier(np.zeros((4, 2)), np.zeros(2), checked)
             >>> round(teacher.label_weight(), 3)
             0.667
         """

@@ -361,6 +361,10 @@ def sources(
         augmentation: Bounds within which the views are drawn.
         resolution: Resolutions of the student.
         seed: Seed of the random views.
+
+    Example:
+        >>> sources(teacher, data.train, 32, how, resolution, 0)  # doctest: +SKIP
+        {'teacher': '5f...', 'teacher image size': 96, ...}
     """
     return {
         **teacher.identity(),
@@ -409,7 +413,7 @@ def view_sizes(resolution: RandomResolution, views: int) -> np.ndarray:
 
     Example:
         >>> view_sizes(ct.RandomResolution((24, 32, 40), 32), 4)
-        array([24, 40, 32, 24], dtype=int32)
+        array([24, 32, 40, 24], dtype=int32)
     """
     if views < 1:
         raise ValueError(f"views is {views} but must be at least 1.")

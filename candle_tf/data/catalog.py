@@ -213,7 +213,7 @@ class LongTailedData:
                 have the same, where None.
             sampler: Sampler of the images, a name of `candle_tf.data.SAMPLERS`.
             seed: Seed of the order and of the augmentation.
-            **stream: Further arguments of `candle_tf.data.training_batches`, such as `augmentation`.
+            **stream: Further arguments of `candle_tf.data.training_batches`, such as `views`.
 
         Returns:
             A dataset of (images float32 (batch, image_size, image_size, 3) in [0, 255], labels

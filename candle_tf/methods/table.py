@@ -220,7 +220,8 @@ def training_loss(method: Method, setup: Setup) -> tf.keras.losses.Loss | None:
     makes: a class-balanced batch has none.
     """
     if method.loss is losses.LabelAwareSmoothing:
-        return method.loss(setup.class_counts, *setup.label_smoothing)
+        head, tail = setup.label_smoothing
+        return method.loss(setup.class_counts, head=head, tail=tail)
     if not method.distills:
         return method.loss and method.loss(setup.class_counts)
     if method.label_weight == 0.0:

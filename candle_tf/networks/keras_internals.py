@@ -77,7 +77,7 @@ def create_slots(optimizer, variables: list[tf.Variable]):
     Example:
         >>> optimizer = tf.keras.optimizers.SGD(momentum=0.9)
         >>> create_slots(optimizer, [tf.Variable([1.0, 2.0])])
-        >>> [v.shape.as_list() for v in optimizer.variables if "/m/" in v.name]
+        >>> [slot.shape.as_list() for slot in optimizer.momentums]
         [[2]]
     """
     if isinstance(optimizer, tf.keras.optimizers.Optimizer):

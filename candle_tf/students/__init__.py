@@ -39,11 +39,11 @@ def create(
         ValueError: For an unknown name, or arguments that do not fit.
 
     Example:
-        >>> student = ct.students.create("resnet_e", num_classes=10, image_size=32, width=0.5)
+        >>> student = ct.students.create("resnet_e", num_classes=10, width=0.5, blocks=(1,))
         >>> student.output_shape
         (None, 10)
-        >>> ct.students.create("resnet_e:width=0.25,blocks=(1,1)", num_classes=3).name
-        'resnet_e'
+        >>> ct.students.create("resnet_e:blocks=(1,)", num_classes=3, image_size=64).input_shape
+        (None, 64, 64, 3)
     """
     name, in_spec = parse(spec)
     given = {**in_spec, **arguments, "num_classes": num_classes}

@@ -62,7 +62,7 @@ def at_bits(student: tf.keras.Model, bits: str) -> tf.keras.Model:
         ValueError: For an unknown width.
 
     Example:
-        >>> student = ct.students.resnet_e(num_classes=10, image_size=32, width=0.125)
+        >>> student = ct.students.resnet_e(num_classes=10, image_size=32, blocks=(1,))
         >>> ct.students.at_bits(student, "4").count_params() == student.count_params()
         True
     """
@@ -87,7 +87,7 @@ def requantize(student: tf.keras.Model, **changes) -> tf.keras.Model:
         TypeError: For another name.
 
     Example:
-        >>> student = ct.students.resnet_e(num_classes=10, image_size=32, width=0.125)
+        >>> student = ct.students.resnet_e(num_classes=10, image_size=32, blocks=(1,))
         >>> real = ct.students.requantize(student, kernel_quantizer=None)
         >>> real.output_shape
         (None, 10)

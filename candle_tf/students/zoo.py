@@ -35,8 +35,8 @@ def larq_zoo(
         ValueError: For an unknown name, weights that do not fit, or images too small.
 
     Example:
-        >>> ct.students.larq_zoo("QuickNetSmall", num_classes=10, image_size=32).output_shape
-        (None, 10)
+        >>> ct.students.larq_zoo("QuickNetSmall", num_classes=10, image_size=32).name
+        'QuickNetSmall'
     """
     network = lookup("larq-zoo network", name, zoo_networks())
     # Pretrained weights are those of 224 pixels: some networks have another stem below 50.

@@ -64,7 +64,9 @@ def by_adam(x, y, counts, smoothing, loss: str):
         objective = losses.BalancedSoftmax(counts)
     else:
         network = classifiers.scaled_linear(x.shape[1], len(counts), SEED.value)
-        objective, sampler = losses.LabelAwareSmoothing(counts, *smoothing), "class_balanced"
+        head, tail = smoothing
+        objective = losses.LabelAwareSmoothing(counts, head=head, tail=tail)
+        sampler = "class_balanced"
     classifiers.fit_on_features(
         *(network, x, y),
         loss=objective,
