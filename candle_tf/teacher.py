@@ -355,7 +355,7 @@ class Teacher(tf.keras.Model):
         wrong, chance = 1.0 - checked.class_mean, 1.0 / len(self.class_counts)
         return min(wrong / max(checked.class_mean - chance, 1e-6), MOST_LABEL_WEIGHT)
 
-    def identity(self) -> dict:
+    def made_of(self) -> dict:
         """Returns everything that the features follow from, by name, in values that JSON keeps."""
         layers = [(type(layer).__name__, nameless(layer)) for layer in self.encoder.layers]
         text = json.dumps(layers, default=lambda value: type(value).__name__)

@@ -85,7 +85,7 @@ class TeacherStore:
         self.augmentation, self.seed = augmentation, seed
         self.sizes = view_sizes(model.resolution, views)
         teacher, resolution = model.teacher, model.resolution
-        made_of = sources(teacher, examples, image_size, augmentation, resolution, seed)
+        made_of = store_made_of(teacher, examples, image_size, augmentation, resolution, seed)
         made_of["teacher's classifier"] = fingerprint(teacher.classifier.get_weights())
         record = record_of(teacher.width, len(teacher.class_counts))
         self.rows, self.verified = Rows(directory, record, made_of), False
@@ -342,7 +342,7 @@ def with_records(records: np.ndarray, place: dict[str, tf.Tensor]) -> dict[str, 
     return {**place, **dict(zip(names, values))}
 
 
-def sources(
+def store_made_of(
     teacher: Teacher,
     examples: Examples,
     image_size: int,
@@ -363,12 +363,12 @@ def sources(
         seed: Seed of the random views.
 
     Example:
-        >>> sources(teacher, data.train, 32, how, resolution, 0)  # doctest: +SKIP
+        >>> store_made_of(teacher, data.train, 32, how, resolution, 0)  # doctest: +SKIP
         {'teacher': '5f...', 'teacher image size': 96, ...}
     """
     return {
-        **teacher.identity(),
-        "images (set, ratio, split or seed)": examples.digest(),
+        **teacher.made_of(),
+        "images (set, ratio, split or seed)": examples.fingerprint(),
         "image size": image_size,
         "augmentation": asdict(augmentation),
         "resolutions": [resolution.base, *resolution.sizes],
@@ -417,7 +417,7 @@ def view_sizes(resolution: RandomResolution, views: int) -> np.ndarray:
     """
     if views < 1:
         raise ValueError(f"views is {views} but must be at least 1.")
-    which = shares_in_turn(resolution, views)
+    which = sizes_in_turn(resolution, views)
     left_out = np.setdiff1d(range(len(resolution.sizes)), which)
     if len(left_out):
         raise ValueError(
@@ -427,7 +427,7 @@ def view_sizes(resolution: RandomResolution, views: int) -> np.ndarray:
     return np.array(resolution.sizes, np.int32)[which]
 
 
-def shares_in_turn(resolution: RandomResolution, views: int) -> np.ndarray:
+def sizes_in_turn(resolution: RandomResolution, views: int) -> np.ndarray:
     """Returns the index of each view's size, int64 (views,), each as often as the model draws it.
 
     Args:
@@ -435,7 +435,7 @@ def shares_in_turn(resolution: RandomResolution, views: int) -> np.ndarray:
         views: Number of views per image.
 
     Example:
-        >>> shares_in_turn(ct.RandomResolution((32,), 32), 3)
+        >>> sizes_in_turn(ct.RandomResolution((32,), 32), 3)
         array([0, 0, 0])
     """
     counts = np.zeros(len(resolution.sizes))
@@ -470,7 +470,7 @@ def plan_views(
     images_per_second = speed()
     seconds = images / images_per_second
     views = int(min(ENOUGH, max(FEWEST, MOST_SECONDS // seconds)))
-    while len(resolution.sizes) > len(set(shares_in_turn(resolution, views))):
+    while len(resolution.sizes) > len(set(sizes_in_turn(resolution, views))):
         views += 1
     if draws <= views:
         return live

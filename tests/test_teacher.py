@@ -96,7 +96,7 @@ def test_a_teacher_is_told_by_what_it_is_not_by_its_names():
         images = tf.keras.Input((None, None, 3))
         inner = tf.keras.Model(images, tf.keras.layers.Conv2D(filters, 3)(images))
         images = tf.keras.Input((None, None, 3))
-        return Teacher(tf.keras.Model(images, inner(images)), 8).identity()
+        return Teacher(tf.keras.Model(images, inner(images)), 8).made_of()
 
     assert identity(4) == identity(4)  # whose layers Keras calls conv2d and conv2d_1
     assert identity(4) != identity(5)
@@ -325,7 +325,7 @@ def test_an_interrupted_calibration_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(Rows, "append", stopped)
 
     def encode(labels):
-        kept = {"directory": tmp_path, "made_of": teacher.identity()}
+        kept = {"directory": tmp_path, "made_of": teacher.made_of()}
         return encode_dataset(teacher.embed, tiny_data(labels), [2, 2, 2], 4, verbose=0, **kept)
 
     with pytest.raises(KeyboardInterrupt):

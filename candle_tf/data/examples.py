@@ -69,7 +69,7 @@ class Examples:
         names = np.array([os.path.basename(path).encode() for path in paths], object)
         return [names, stamp_of(paths)[:, :2]]
 
-    def digest(self) -> str:
+    def fingerprint(self) -> str:
         """Of images and labels; of files on disk as `files` has them."""
         if self.on_disk:
             parts = self.files()
@@ -105,5 +105,5 @@ class Examples:
         """
         if self.images.dtype == tf.uint8:
             return self
-        where = Path(directory) / f"pixels_{self.digest()}"
+        where = Path(directory) / f"pixels_{self.fingerprint()}"
         return replace(self, cache=PixelFile.of(self.image, len(self), where))

@@ -54,7 +54,7 @@ from candle_tf.runs.workdir import (
 )
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher
-from candle_tf.teacher_store import TeacherStore, plan_views, record_of, sources, view_sizes
+from candle_tf.teacher_store import TeacherStore, plan_views, record_of, store_made_of, view_sizes
 from candle_tf.utils.distribution import (
     build_strategy,
     distributed,
@@ -180,7 +180,7 @@ def check_store(
     """
     how, resolution = augmentation(settings, examples), resolution_of(settings)
     size, directory = view_size(settings, examples), store_directory(settings)
-    made_of = sources(teacher, examples.train, size, how, resolution, settings.seed)
+    made_of = store_made_of(teacher, examples.train, size, how, resolution, settings.seed)
     if (directory / FLAG_FILE).exists():
         raise ValueError(
             f"--teacher_store={directory} is the workdir of a run: give it a directory of its own."
@@ -499,7 +499,7 @@ def calibrate_for_all(
         views=views,
         verbose=verbose,
         directory=directory,
-        made_of=teacher.identity(),
+        made_of=teacher.made_of(),
         strategy=strategy,
     )
     classes = len(class_counts)
