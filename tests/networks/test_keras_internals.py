@@ -31,12 +31,13 @@ def test_the_version_is_one_that_they_hold_for():
 
 
 def test_a_dataclass_hides_its_layers_from_keras():
-    model = tf.keras.Sequential()
+    model = tf.keras.Model()
     layer = tf.keras.layers.Dense(2)
     layer.build((None, 3))
     model.helper = Untracked([layer])
     assert not model.layers and not model.weights and not model.submodules
-    assert model.helper.value == [layer]
+    model.helper = [layer]
+    assert model.layers == [layer] and len(model.weights) == 2
 
 
 def test_fit_says_so_to_evaluate(monkeypatch):
