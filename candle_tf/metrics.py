@@ -67,10 +67,19 @@ def per_class_accuracy(labels: np.ndarray, predictions: np.ndarray, num_classes:
         predictions: Predicted classes, int (n,).
         num_classes: Number of classes.
 
+    Raises:
+        ValueError: For logits or probabilities in place of class numbers.
+
     Example:
         >>> per_class_accuracy(np.array([0, 0, 1]), np.array([0, 1, 1]), 3)
         array([0.5, 1. , nan])
     """
+    for name, classes in (("labels", labels), ("predictions", predictions)):
+        if np.ndim(classes) != 1 or not np.issubdtype(np.asarray(classes).dtype, np.integer):
+            raise ValueError(
+                f"{name} are class numbers, one per example: pass logits.argmax(-1) in place of "
+                f"an array {np.shape(classes)} of {np.asarray(classes).dtype}."
+            )
     total = np.bincount(labels, minlength=num_classes)
     correct = np.bincount(labels[labels == predictions], minlength=num_classes)
     with np.errstate(invalid="ignore"):

@@ -290,6 +290,8 @@ class Teacher(tf.keras.Model):
             (TensorShape([10, 2]), 2)
         """
         lookup("calibration", loss, dict.fromkeys(CALIBRATIONS))
+        if isinstance(class_counts, tf.data.Dataset):
+            raise ValueError("class_counts is a dataset: pass the batches first, then the counts.")
         positive_counts(class_counts)
         if not isinstance(train, tuple):
             train = classifiers.encode_dataset(

@@ -77,8 +77,13 @@ class TeacherStore:
     ):
         if not isinstance(directory, (str, os.PathLike)):
             raise ValueError(
-                f"The store's directory is a {type(directory).__name__}: pass the directory first, "
-                "then the model and the examples."
+                f"The store's directory has the type {type(directory).__name__}: pass the "
+                "directory first, then the model and the examples."
+            )
+        if not isinstance(model, CandleModel):
+            raise ValueError(
+                f"The store's model has the type {type(model).__name__}: pass the CandleModel "
+                "whose teacher sees the views, then the examples."
             )
         check_examples(examples, model.student.output_shape[-1], "TeacherStore")
         self.model, self.examples, self.image_size = model, examples, image_size

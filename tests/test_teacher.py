@@ -358,6 +358,8 @@ def test_it_is_told_in_one_line():
 def test_swapped_arguments_are_named():
     with pytest.raises(ValueError, match="pass the encoder first, then its image size"):
         Teacher(64, tiny_teacher().encoder)
+    with pytest.raises(ValueError, match="pass the batches first, then the counts"):
+        tiny_teacher().calibrate([2, 2], tiny_data([0, 0, 1, 1]))
 
 
 def test_one_hot_labels_are_refused():

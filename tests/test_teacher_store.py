@@ -146,9 +146,11 @@ def test_it_is_told_in_a_line(tmp_path, examples):
     assert "3 views of 20 images: 0 of 60 records, 0.0 MB when complete" in repr(store)
 
 
-def test_a_store_without_a_directory_first_is_refused(examples):
+def test_swapped_arguments_are_named(examples):
     with pytest.raises(ValueError, match="pass the directory first"):
         ct.TeacherStore(model(), "store", examples, image_size=20)
+    with pytest.raises(ValueError, match="the type Examples: pass the CandleModel"):
+        ct.TeacherStore("store", examples, model(), image_size=20)
 
 
 def test_views_of_a_size_come_in_turn():
