@@ -57,11 +57,21 @@ class TeacherStore:
             views or sizes; if there are fewer views than resolutions.
 
     Example:
-        >>> store = ct.TeacherStore(
-        ...     "store/", model, data.train, image_size=32, views=20
-        ... )  # doctest: +SKIP
-        >>> store.complete()  # doctest: +SKIP
-        >>> model.fit(store.training_batches(128), epochs=40)  # doctest: +SKIP
+        >>> examples = ct.data.Examples(tf.zeros((10, 16, 16, 3), tf.uint8), np.arange(10) % 2)
+        >>> encoder = tf.keras.Sequential([tf.keras.layers.Conv2D(4, 3, 2)])
+        >>> encoder.build((None, 16, 16, 3))
+        >>> teacher = ct.Teacher(encoder, 16)
+        >>> checked = ct.calibration.CrossValidation(0.3, [0.9, 0.7], [5, 5])
+        >>> teacher.set_classifier(np.zeros((4, 2)), np.zeros(2), checked)
+        >>> student = ct.students.resnet_e(num_classes=2, image_size=16, width=0.125, blocks=(1,))
+        >>> model = ct.CandleModel(teacher, student)
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     store = ct.TeacherStore(directory, model, examples, image_size=16, views=2)
+        ...     store.complete(verbose=0)
+        ...     batches = store.training_batches(5)
+        ...     sorted(next(iter(batches))[0])
+        ['features', 'images', 'logits', 'size']
     """
 
     def __init__(

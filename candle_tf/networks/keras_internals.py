@@ -9,6 +9,8 @@ from typing import Any
 
 import larq as lq
 import tensorflow as tf
+from tf_keras.protobuf import saved_metadata_pb2  # noqa: F401  for networks.safe_load
+from tf_keras.src.layers.core import TFOpLambda  # noqa: F401  for export.c_plan
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,32 @@ def called_within_fit(arguments: Mapping[str, Any]) -> bool:
         (True, False)
     """
     return bool(arguments.get("_use_cached_eval_dataset"))
+
+
+def flat_layers(network: tf.keras.Model) -> list[tf.keras.layers.Layer]:
+    """Returns the layers of a network and those of the networks within it.
+
+    Example:
+        >>> inner = tf.keras.Sequential([tf.keras.layers.ReLU(name="inside")])
+        >>> [layer.name for layer in flat_layers(tf.keras.Sequential([inner]))][-1]
+        'inside'
+    """
+    return list(network._flatten_layers(include_self=False))
+
+
+def made_by(tensor) -> tuple[tf.keras.layers.Layer, Any]:
+    """Returns the layer that gives a symbolic tensor, and the first tensor that it takes.
+
+    The latter is None for an input of the network.
+
+    Example:
+        >>> images = tf.keras.Input((4,), name="images")
+        >>> layer, before = made_by(tf.keras.layers.Dense(2, name="logits")(images))
+        >>> layer.name, before is images
+        ('logits', True)
+    """
+    node = tensor.node
+    return node.layer, node.keras_inputs[0] if node.keras_inputs else None
 
 
 def create_slots(optimizer, variables: list[tf.Variable]):

@@ -1,7 +1,10 @@
 """Keras beyond its documented interface: that the installed tf-keras is as the library expects."""
 
+import re
 from importlib.metadata import version
+from pathlib import Path
 
+import candle_tf
 import numpy as np
 import tensorflow as tf
 from candle_tf import StudentModel
@@ -72,3 +75,17 @@ def test_only_a_scaling_optimizer_is_unwrapped():
     scaled = tf.keras.mixed_precision.LossScaleOptimizer(plain)
     assert scales_loss(scaled) and not scales_loss(plain)
     assert iterations(scaled) is plain.iterations
+
+
+def test_no_other_file_reaches_into_keras():
+    """Modules of tf-keras that it does not export, and attributes with an underscore."""
+    package = Path(candle_tf.__file__).parent
+    private = re.compile(
+        r"tf_keras\.(src|protobuf)|_use_cached|reduction_method|\._[a-z]\w*\(include_self|(?<!self)\.node\b"
+    )
+    found = [
+        str(path.relative_to(package))
+        for path in sorted(package.rglob("*.py"))
+        if private.search(path.read_text(encoding="utf-8"))
+    ]
+    assert found == ["networks/keras_internals.py"]
