@@ -70,8 +70,9 @@ class CandleModel(StudentModel):
         >>> encoder.build((None, 32, 32, 3))
         >>> teacher = ct.Teacher(encoder, 32)
         >>> checked = teacher.calibrate(batches, [5, 5], verbose=0)
-        >>> student = ct.students.resnet_e(num_classes=2, image_size=32, width=0.125, blocks=(1,))
-        >>> model = ct.CandleModel(teacher, student, mixup=1.0)
+        >>> features = tf.keras.layers.GlobalAveragePooling2D(name="features")
+        >>> layers = [tf.keras.Input((32, 32, 3)), features, tf.keras.layers.Dense(2)]
+        >>> model = ct.CandleModel(teacher, tf.keras.Sequential(layers), mixup=1.0)
         >>> model.compile("adam", loss=ct.losses.BalancedSoftmax([5, 5]))
         >>> sorted(model.fit(batches, verbose=0).history)
         ['feature', 'kl', 'lambda', 'loss', 'resolution']

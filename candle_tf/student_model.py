@@ -82,8 +82,9 @@ class StudentModel(tf.keras.Model):
         ValueError: If the student has no `features`, or cannot work at every resolution.
 
     Example:
-        >>> student = ct.students.resnet_e(num_classes=3, image_size=32, width=0.125, blocks=(1,))
-        >>> model = ct.StudentModel(student)
+        >>> features = tf.keras.layers.GlobalAveragePooling2D(name="features")
+        >>> layers = [tf.keras.Input((32, 32, 3)), features, tf.keras.layers.Dense(3)]
+        >>> model = ct.StudentModel(tf.keras.Sequential(layers))
         >>> model.compile("adam", loss=ct.losses.BalancedSoftmax([6, 3, 1]))
         >>> images = np.random.uniform(0, 255, (10, 32, 32, 3)).astype("float32")
         >>> list(model.fit(images, np.arange(10) % 3, verbose=0).history)

@@ -63,8 +63,9 @@ class TeacherStore:
         >>> teacher = ct.Teacher(encoder, 16)
         >>> checked = ct.calibration.CrossValidation(0.3, [0.9, 0.7], [5, 5])
         >>> teacher.set_classifier(np.zeros((4, 2)), np.zeros(2), checked)
-        >>> student = ct.students.resnet_e(num_classes=2, image_size=16, width=0.125, blocks=(1,))
-        >>> model = ct.CandleModel(teacher, student)
+        >>> features = tf.keras.layers.GlobalAveragePooling2D(name="features")
+        >>> layers = [tf.keras.Input((16, 16, 3)), features, tf.keras.layers.Dense(2)]
+        >>> model = ct.CandleModel(teacher, tf.keras.Sequential(layers))
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     store = ct.TeacherStore(directory, model, examples, image_size=16, views=2)
