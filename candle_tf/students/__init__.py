@@ -36,7 +36,8 @@ def create(
         the pooled embedding in its layer `features`.
 
     Raises:
-        ValueError: For an unknown name, or arguments that do not fit.
+        ValueError: For an unknown name, or a value that cannot work.
+        TypeError: For an argument that the student's function does not have.
 
     Example:
         >>> student = ct.students.create("resnet_e", num_classes=10, width=0.5, blocks=(1,))
@@ -49,10 +50,7 @@ def create(
     given = {**in_spec, **arguments, "num_classes": num_classes}
     if image_size is not None:
         given["image_size"] = image_size
-    try:
-        return factories(name)[name](**given)
-    except (TypeError, ArithmeticError) as error:
-        raise ValueError(f"The arguments of the student {spec!r} do not fit: {error}.") from error
+    return factories(name)[name](**given)
 
 
 def list() -> "builtins.list[str]":

@@ -168,7 +168,7 @@ def test_a_zoo_student_starts_from_a_weights_file(quicknet, tmp_path):
         ("QuickNet", {}, ValueError, "did you mean 'larq_zoo:QuickNet'"),
         ("larq_zoo:BiRealNets", {}, ValueError, "did you mean 'larq_zoo:BiRealNet'"),
         ("larq_zoo:XNORNet", {"image_size": 32}, ValueError, "cannot work at 32 pixels"),
-        ("resnet_e", {"widht": 2}, ValueError, "arguments of the student 'resnet_e' do not fit"),
+        ("resnet_e", {"widht": 2}, TypeError, "unexpected keyword argument 'widht'"),
         ("resnet_e:0.5", {}, ValueError, "an argument without a name"),
         ("larq_zoo:QuickNet", {"weights": "no.h5"}, FileNotFoundError, "Weights no.h5"),
     ],
