@@ -20,6 +20,7 @@ from candle_tf.model import CandleModel, StudentModel
 from candle_tf.networks.safe_load import load_model
 from candle_tf.reports.report import write_report
 from candle_tf.runs.build import build_model, build_student, build_teacher, computing_in, restore
+from candle_tf.runs.calibrate import calibrate_for_all
 from candle_tf.runs.evaluate import classifier_norms, describe, evaluate, student_size
 from candle_tf.runs.fit import fit
 from candle_tf.runs.inputs import (
@@ -469,51 +470,6 @@ def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedDat
         with written_beside(classifier_file) as beside:
             teacher.classifier.save(beside)
         shutil.rmtree(features, ignore_errors=True)
-
-
-def calibrate_for_all(
-    teacher: Teacher,
-    batches: tf.data.Dataset | tf.distribute.DistributedDataset,
-    class_counts: np.ndarray,
-    views: int,
-    directory: Path,
-    strategy: tf.distribute.Strategy,
-    **how,
-) -> CrossValidation:
-    """Calibrates a teacher whose features all replicas compute, and gives it to all workers.
-
-    Args:
-        teacher: Teacher to calibrate.
-        batches: Batches of (images, labels), from `candle_tf.utils.distribution.distributed`.
-        class_counts: Training images per class, (classes,).
-        views: Number of readings of the batches.
-        directory: Directory of the features, which an interrupted calibration continues.
-        strategy: Strategy whose replicas each encode their part.
-        **how: Further arguments of `Teacher.calibrate`.
-    """
-    verbose = int(leads(strategy))
-    encoded = encode_dataset(
-        teacher.embed,
-        batches,
-        class_counts,
-        views=views,
-        verbose=verbose,
-        directory=directory,
-        made_of=teacher.made_of(),
-        strategy=strategy,
-    )
-    classes = len(class_counts)
-    kernel, bias, measured = np.zeros((teacher.width, classes)), np.zeros(classes), [0.0] * classes
-    checked = CrossValidation(0.0, measured, class_counts.tolist())
-    if leads(strategy):
-        checked = teacher.calibrate(encoded, class_counts, verbose=verbose, **how)
-        kernel, bias = teacher.classifier.get_weights()
-    kernel, bias = from_first(strategy, kernel), from_first(strategy, bias)
-    measured = np.asarray(from_first(strategy, np.array([checked.strength, *checked.per_class])))
-    strength, *per_class = measured.tolist()
-    checked = CrossValidation(strength, per_class, class_counts.tolist())
-    teacher.set_classifier(kernel, bias, checked)
-    return checked
 
 
 def try_report(settings: Settings, examples: data.LongTailedData | None = None):
