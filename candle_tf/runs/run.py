@@ -19,8 +19,14 @@ from candle_tf.methods.second_stages import SECOND_STAGES, FirstStage
 from candle_tf.model import CandleModel, StudentModel
 from candle_tf.networks.safe_load import load_model
 from candle_tf.reports.report import write_report
-from candle_tf.runs.build import build_model, build_student, build_teacher, computing_in, restore
-from candle_tf.runs.calibrate import calibrate_for_all
+from candle_tf.runs.build import (
+    build_model,
+    build_student,
+    build_teacher,
+    calibrate_for_all,
+    computing_in,
+    restore,
+)
 from candle_tf.runs.evaluate import classifier_norms, describe, evaluate, student_size
 from candle_tf.runs.fit import fit
 from candle_tf.runs.inputs import (
