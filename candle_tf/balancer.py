@@ -49,6 +49,7 @@ class AdversarialBalancer(tf.keras.layers.Layer):
         )
 
     def build(self, input_shape):
+        """Creates the weights of the MLP."""
         self.mlp.build((None, 2))
         super().build(input_shape)
 

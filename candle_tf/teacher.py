@@ -60,9 +60,10 @@ class Preprocessing(tf.keras.layers.Layer):
 class Teacher(tf.keras.Model):
     """A frozen encoder g with a calibrated classifier h_T: features g(x), logits h_T(g(x)).
 
-    A teacher maps images (batch, height, width, 3) in [0, 255] to features, float (batch, width),
-    pooled over the feature map, and to logits (batch, classes). `calibrate` trains the classifier.
-    The batch norm of the encoder stays in inference mode whatever `training` says.
+    A teacher maps images (batch, height, width, 3) in [0, 255] to features and logits. The
+    features, float (batch, width), are pooled over the feature map. The logits (batch, classes)
+    come from the classifier that `calibrate` trains. The encoder's batch norm is always in
+    inference mode.
 
     Args:
         encoder: Keras model from preprocessed images to a feature map or an embedding. The teacher
@@ -267,7 +268,7 @@ class Teacher(tf.keras.Model):
                 "label_aware_smoothing" (MiSLAS, stage 2) with classes at equal weight; or
                 "cross_entropy" for an ablation: not calibrated.
             label_smoothing: Factors of head and tail, for "label_aware_smoothing".
-            views: Number of readings of the batches; more than 1 is of use if they are augmented.
+            views: Number of readings of the batches; more than 1 helps if they are augmented.
             seed: Seed of the folds of the cross-validation.
             verbose: 0 for silence.
 
@@ -276,8 +277,8 @@ class Teacher(tf.keras.Model):
             label term follows from it (`label_weight`).
 
         Raises:
-            ValueError: For an empty class, counts that do not match the labels, a label out of
-                range or an image with NaN or Inf (named by its index).
+            ValueError: For an empty class, or counts that do not match the labels. For a label out
+                of range, or an image with NaN or Inf (named by its index).
 
         Example:
             >>> images = np.random.uniform(0, 255, (10, 32, 32, 3)).astype("float32")
@@ -427,7 +428,7 @@ def nameless(layer: tf.keras.layers.Layer):
 
     def stripped(value):
         if isinstance(value, dict) and value.get("class_name") == "Policy":
-            return value["config"]["name"]  # which is all that there is of it
+            return value["config"]["name"]  # a policy has nothing else
         if isinstance(value, dict):
             return {key: stripped(v) for key, v in value.items() if key not in named}
         return [stripped(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -202,7 +202,7 @@ class TeacherStore:
     def records(self) -> np.ndarray:
         """Returns the teacher's outputs for each view: a structured array, mapped into memory.
 
-        Record `view * n + i` is of image i of n. Fields: features, float16 (width,); logits,
+        Record `view * n + i` belongs to image i of n. Fields: features, float16 (width,); logits,
         float32 (classes,); the view's crop, flip and color, as `candle_tf.data.views.draw_views`
         gives them; size, int32, the student's resolution.
 
