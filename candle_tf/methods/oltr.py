@@ -158,12 +158,16 @@ class OltrModel(StudentModel):
                 "with_meta_embedding makes of it."
             )
         self.weight = weight
-        self.memory = Untracked(embeddings[0])
+        self.embedding = Untracked(embeddings[0])
+
+    def memory(self) -> tf.Variable:
+        """Returns the class centroids M, float32 (classes, width)."""
+        return self.embedding.value.centroids
 
     def objective(self, images, labels, sample_weight):
         features = self.halves.embed(images, training=True)
         logits = self.halves.classify(features, training=True)
-        margin = large_margin_loss(features, labels, self.memory.value.centroids)
+        margin = large_margin_loss(features, labels, self.memory())
         terms = [*self.student.losses, self.weight * margin]
         return self.compiled_loss(labels, logits, sample_weight, terms), logits
 
