@@ -32,7 +32,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["candle_tf", "candle_tf.*"]),
-    package_data={"candle_tf": ["assets/*"]},
+    package_data={"candle_tf": ["assets/*", "py.typed"]},
     python_requires=">=3.10,<3.13",
     install_requires=[
         "absl-py>=1.0",

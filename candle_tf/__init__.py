@@ -28,8 +28,9 @@ if not keras_2:
 
 from candle_tf import classifiers, data, export, losses, methods, metrics, students  # noqa: E402
 from candle_tf.balancer import AdversarialBalancer  # noqa: E402
-from candle_tf.model import CandleModel, StudentModel  # noqa: E402
+from candle_tf.model import CandleModel  # noqa: E402
 from candle_tf.resolution import RandomResolution  # noqa: E402
+from candle_tf.student_model import StudentModel  # noqa: E402
 from candle_tf.teacher import Teacher  # noqa: E402
 from candle_tf.teacher_store import TeacherStore  # noqa: E402
 

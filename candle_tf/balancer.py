@@ -9,17 +9,27 @@ import tensorflow as tf
 class AdversarialBalancer(tf.keras.layers.Layer):
     """lambda_phi(L_KL, L_FS) in (0, 1): the first output of softmax(MLP(losses)).
 
-    The losses are read, not differentiated. CandleModel maximises over phi what it minimises over
-    the student: E[lambda L_KL + (1 - lambda) L_FS] (arXiv 2404.00285, section 3.2).
+    The balancer reads the two losses and does not differentiate them. `CandleModel` maximises over
+    the balancer's weights phi what it minimises over the student:
+
+        E[lambda L_KL + (1 - lambda) L_FS]    (arXiv 2404.00285, section 3.2)
 
     Args:
-        per_sample: one lambda an example instead of one a batch.
-        hidden: widths of the ReLU layers.
+        per_sample: Whether there is one lambda per example, in place of one per batch.
+        hidden: Widths of the ReLU layers.
+        seed: Seed of the initial weights.
+
+    Example:
+        >>> balancer = ct.AdversarialBalancer()
+        >>> lambda_ = balancer((tf.constant([2.0, 1.0]), tf.constant([0.2, 0.1])))
+        >>> 0.0 < float(lambda_) < 1.0
+        True
     """
 
     def __init__(
         self,
         per_sample: bool = False,
+        *,
         hidden: Sequence[int] = (8, 16, 16, 8),
         seed: int = 0,
         **kwargs,
@@ -39,11 +49,12 @@ class AdversarialBalancer(tf.keras.layers.Layer):
         )
 
     def build(self, input_shape):
+        """Creates the weights of the MLP."""
         self.mlp.build((None, 2))
         super().build(input_shape)
 
     def call(self, losses: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        """(L_KL, L_FS), each (batch,) -> lambda: (batch,) where per sample, else ()."""
+        """Returns lambda for (L_KL, L_FS), each (batch,): (batch,) if per sample, else ()."""
         read = tf.stop_gradient(tf.stack(losses, axis=-1))
         if not self.per_sample:
             read = tf.reduce_mean(read, axis=0, keepdims=True)
@@ -54,5 +65,6 @@ class AdversarialBalancer(tf.keras.layers.Layer):
         return weights if self.per_sample else weights[0]
 
     def get_config(self):
+        """Returns the arguments of the constructor as Keras saves them."""
         own = {"per_sample": self.per_sample, "hidden": self.hidden, "seed": self.seed}
         return {**super().get_config(), **own}

@@ -1,13 +1,13 @@
-"""The calibration: frozen features in, a classifier that treats all classes alike out.
+"""The calibration: from frozen features to a classifier that treats all classes alike.
 
-With features x standardised to u = (x - mean) / std, each image a row, in the weights that a
-calibration asks for (w_i, targets q_i, log prior pi), the kernel K and the bias b minimise
+The features x of each image are standardised to u = (x - mean) / std. The loss of a calibration
+gives each image a weight w_i, a target q_i and the log prior pi. Kernel K and bias b minimise
 
     sum_i w_i CE(q_i, K u_i + b + pi) + ||K||^2 / (2 C)
 
-by L-BFGS (`scipy.optimize`). C is the smallest of `STRENGTHS` under which images that a fit did not
-see are classified as well as under the best, within one standard error, all classes alike. K and b
-are folded with mean and std, so that outside a linear classifier of x is all there is.
+by L-BFGS (`scipy.optimize`). Cross-validation chooses C: the smallest of `STRENGTHS` whose
+class-mean accuracy is within one standard error of the best. Mean and std are folded into K and b,
+so the result is a linear classifier of x.
 """
 
 from collections.abc import Sequence
@@ -21,21 +21,26 @@ from scipy.optimize import minimize
 CALIBRATIONS = ("balanced_softmax", "label_aware_smoothing", "cross_entropy")
 STRENGTHS = (0.03, 0.3, 3.0)
 FOLDS = 3
-MOST_CROSS_VALIDATED = 5_000  # images; the largest classes give up theirs first
+MOST_CROSS_VALIDATED = 5_000  # images; those of the largest classes are left out first
 MOST_ROWS = 100_000  # views beyond the first of each image are left out above this
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """How well a calibration classifies training images that it did not see.
+    """A calibration's accuracy on training images that it did not see.
 
     Each fold of the images is classified by a fit to one view of the others. A class of one image
-    cannot be held out: it is NaN and left out of the means.
+    cannot be held out: its accuracy is NaN and left out of the means.
 
     Attributes:
-        strength: C, the inverse of the penalty on the kernel.
+        strength: Inverse C of the penalty on the kernel.
         per_class: Accuracy of each class, as a fraction of 1, (classes,).
         class_counts: Training images per class, (classes,).
+
+    Example:
+        >>> checked = CrossValidation(0.3, [0.9, 0.8, 0.7], class_counts=[9, 5, 2])
+        >>> round(checked.class_mean, 2), checked.by_rank()
+        (0.8, {'head': 0.9, 'medium': 0.8, 'tail': 0.7})
     """
 
     strength: float
@@ -44,7 +49,7 @@ class CrossValidation:
 
     @property
     def class_mean(self) -> float:
-        """Returns the mean of the classes' accuracies; NaN where no class could be held out."""
+        """The mean of the classes' accuracies; NaN where no class could be held out."""
         return nan_mean(np.array(self.per_class))
 
     def by_rank(self, bounds: tuple[int, int] | None = None) -> dict[str, float]:
@@ -71,6 +76,12 @@ class CrossValidation:
 
 
 def nan_mean(values: np.ndarray) -> float:
+    """Returns the mean of the values that are not NaN; NaN where all are.
+
+    Example:
+        >>> nan_mean(np.array([1.0, np.nan, 3.0]))
+        2.0
+    """
     return float(np.mean(values[~np.isnan(values)])) if (~np.isnan(values)).any() else float("nan")
 
 
@@ -84,7 +95,7 @@ def fit_classifier(
     iterations: int = 50,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, CrossValidation]:
-    """Returns the kernel and the bias of a linear classifier, and how well it generalises.
+    """Returns the kernel and the bias of a linear classifier, and its cross-validation.
 
     Args:
         features: Features of the training images, float32 (n * views, width): the first n rows
@@ -131,7 +142,16 @@ def fit_classifier(
 
 
 def standardize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Standardises the columns of x in place, and returns their mean and standard deviation."""
+    """Standardises the columns of x in place, and returns their mean and standard deviation.
+
+    Raises:
+        ValueError: If a value is NaN or Inf.
+
+    Example:
+        >>> x = np.float32([[1.0], [3.0]])
+        >>> [float(value[0]) for value in standardize(x)], x.ravel().tolist()
+        ([2.0, 1.0], [-1.0, 1.0])
+    """
     mean = x.mean(axis=0, dtype=np.float64)
     std = x.std(axis=0, dtype=np.float64)
     if not np.isfinite(std).all():
@@ -154,7 +174,22 @@ def cross_validate(
     iterations: int,
     seed: int,
 ) -> CrossValidation:
-    """Returns the strength that is best on held-out images, and the accuracy that it has there."""
+    """Returns the strength that is best on held-out images, and its accuracy on them.
+
+    Args:
+        x: Standardised features of each training image, float32 (n, width).
+        y: Class of each image, (n,).
+        num_classes: Number of classes.
+        loss: Name in `CALIBRATIONS`.
+        label_smoothing: Factors of head and tail, for "label_aware_smoothing".
+        iterations: Most iterations of L-BFGS per fit.
+        seed: Seed of the random folds.
+
+    Example:
+        >>> x = np.float32([[-1], [1]] * 9)
+        >>> cross_validate(x, np.array([0, 1] * 9), 2, "cross_entropy", (0.0, 0.0), 9, 0).per_class
+        [1.0, 1.0]
+    """
     counts = np.bincount(y, minlength=num_classes)
     generator = np.random.default_rng(seed)
     chosen = most_balanced(y, MOST_CROSS_VALIDATED, generator)
@@ -180,14 +215,33 @@ def cross_validate(
 
 
 def standard_error(per_class: np.ndarray, images: np.ndarray) -> float:
-    """Returns the standard error of a class mean of accuracies, for the images of each class."""
+    """Returns the standard error of a class mean of accuracies.
+
+    Args:
+        per_class: Accuracy of each class, (classes,).
+        images: Number of images that measured each accuracy, (classes,).
+
+    Example:
+        >>> standard_error(np.array([0.5, 0.5]), np.array([8, 8]))
+        0.125
+    """
     seen = images > 0
     variances = per_class[seen] * (1.0 - per_class[seen]) / images[seen]
     return float(np.sqrt(variances.sum()) / max(seen.sum(), 1))
 
 
 def most_balanced(y: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Returns the places of at most `count` images, with as much of each class as all may keep."""
+    """Returns the places of at most `count` images, sorted; large classes keep an equal number.
+
+    Args:
+        y: Class of each image, (n,).
+        count: Largest number of images.
+        generator: Source of the random choice.
+
+    Example:
+        >>> most_balanced(np.array([0, 0, 0, 1]), 2, np.random.default_rng(0)).size
+        2
+    """
     if len(y) <= count:
         return np.arange(len(y))
     counts = np.bincount(y)
@@ -200,8 +254,17 @@ def most_balanced(y: np.ndarray, count: int, generator: np.random.Generator) -> 
 def deal(y: np.ndarray, folds: int, generator: np.random.Generator) -> np.ndarray:
     """Returns the fold of each image, int64 (n,); -1 for the only image of a class.
 
-    The images of a class are dealt in turn, from fold to fold, so that a class of two images is in
-    two folds and no fit goes without it.
+    The images of a class are dealt in turn, from fold to fold. So a class of two images is in two
+    folds, and every fit sees it.
+
+    Args:
+        y: Class of each image, (n,).
+        folds: Number of folds.
+        generator: Source of the random order.
+
+    Example:
+        >>> sorted(deal(np.array([0, 0, 0, 1]), 3, np.random.default_rng(0)).tolist())
+        [-1, 0, 1, 2]
     """
     shuffled = generator.permutation(len(y))
     by_class = shuffled[np.argsort(y[shuffled], kind="stable")]
@@ -211,7 +274,12 @@ def deal(y: np.ndarray, folds: int, generator: np.random.Generator) -> np.ndarra
 
 
 def rank_in_class(y: np.ndarray) -> np.ndarray:
-    """Returns how many of its class stand before each image, int64 (n,)."""
+    """Returns the number of images of the same class before each image, int64 (n,).
+
+    Example:
+        >>> rank_in_class(np.array([1, 0, 1, 1])).tolist()
+        [0, 0, 1, 2]
+    """
     order = np.argsort(y, kind="stable")
     counts = np.bincount(y)
     rank = np.empty(len(y), int)
@@ -228,11 +296,26 @@ def fit_standardized(
     label_smoothing: tuple[float, float],
     iterations: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the kernel and bias that minimise the sum above, for rows of standardised features.
+    """Returns the kernel and bias that minimise the module's sum over standardised features.
 
     Balanced softmax has all rows at equal weight and the log prior inside; label-aware smoothing
-    has classes at equal weight and smoothed targets. MiSLAS' learned factor per class needs no
-    place of its own here: the kernel is free.
+    has classes at equal weight and smoothed targets. The kernel is free, so it includes
+    MiSLAS' learned factor per class.
+
+    Args:
+        x: Standardised features, float32 (n, width).
+        y: Class of each row, (n,).
+        num_classes: Number of classes.
+        strength: Inverse C of the penalty on the kernel.
+        loss: Name in `CALIBRATIONS`.
+        label_smoothing: Factors of head and tail, for "label_aware_smoothing".
+        iterations: Most iterations of L-BFGS.
+
+    Example:
+        >>> x, y = np.float32([[-1], [1]] * 9), np.array([0, 1] * 9)
+        >>> kernel, bias = fit_standardized(x, y, 2, 1.0, "cross_entropy", (0.0, 0.0), 9)
+        >>> (x[:2] @ kernel + bias).argmax(axis=1)
+        array([0, 1])
     """
     counts = np.maximum(np.bincount(y, minlength=num_classes), 1)
     target = np.eye(num_classes, dtype=np.float32)
@@ -240,7 +323,8 @@ def fit_standardized(
     if loss == "balanced_softmax":
         prior = losses.log_prior(counts)
     if loss == "label_aware_smoothing":
-        smoothing = losses.LabelAwareSmoothing(counts, *label_smoothing).smoothing[:, None]
+        head, tail = label_smoothing
+        smoothing = losses.LabelAwareSmoothing(counts, head=head, tail=tail).smoothing[:, None]
         target = (1.0 - smoothing) * target + smoothing / num_classes
         weight = losses.inverse_frequency_weights(counts)[y]
         weight *= len(y) / weight.sum()

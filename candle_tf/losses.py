@@ -1,6 +1,6 @@
 """Distillation terms, long-tailed cross-entropies and terms on features.
 
-Logits in, never probabilities.
+All take logits, never probabilities.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,21 @@ def kl_divergence(
     temperature: float = 2.0,
     log_prior: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """T^2 KL(softmax(z_T / T) || softmax(z_S / T)), one value an example (Hinton et al., 2015).
+    """Returns L_KL = T^2 KL(softmax(z_T / T) || softmax(z_S / T)) (Hinton et al., 2015).
 
     Args:
-        teacher_logits: z_T, float (batch, classes).
-        student_logits: z_S, float (batch, classes).
-        temperature: T.
-        log_prior: log class frequencies (classes,), added to both sides after the division by T, so
-            that both softmaxes describe the long-tailed batch while z_S itself stays balanced.
+        teacher_logits: Teacher's logits z_T, float (batch, classes).
+        student_logits: Student's logits z_S, float (batch, classes).
+        temperature: Temperature T.
+        log_prior: Log class frequencies (classes,), added to both sides after the division by T.
+            Both softmaxes then describe the long-tailed batch while z_S itself stays balanced.
 
     Returns:
-        float32 (batch,).
+        One value per example, float32 (batch,).
+
+    Example:
+        >>> ct.losses.kl_divergence([[4.0, 0.0]], [[0.0, 0.0]]).numpy().round(2)
+        array([1.31], dtype=float32)
     """
     target = soften(teacher_logits, temperature, log_prior)
     return kl_from_target(target, student_logits, temperature, log_prior)
@@ -40,8 +44,10 @@ def kl_from_target(
     """Returns T^2 KL(target || softmax(z_S / T)), float32 (batch,).
 
     Args:
-        target: Probabilities (batch, classes), those of `soften` or a mixture of the like.
-        student_logits, temperature, log_prior: As in `kl_divergence`.
+        target: Probabilities (batch, classes) from `soften`, or mixtures of these.
+        student_logits: Student's logits z_S, float (batch, classes).
+        temperature: Temperature T.
+        log_prior: Log class frequencies (classes,), as in `kl_divergence`.
 
     Example:
         >>> target = ct.losses.soften([[4.0, 0.0]])
@@ -55,23 +61,43 @@ def kl_from_target(
 def soften(
     logits: tf.Tensor, temperature: float = 2.0, log_prior: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Returns softmax(z / T + log_prior), float32 (batch, classes); see `kl_divergence`."""
+    """Returns softmax(z / T + log_prior), float32 (batch, classes); see `kl_divergence`.
+
+    Args:
+        logits: Logits z, float (batch, classes).
+        temperature: Temperature T.
+        log_prior: Log class frequencies (classes,), or None.
+
+    Example:
+        >>> ct.losses.soften([[4.0, 0.0]]).numpy().round(2)
+        array([[0.88, 0.12]], dtype=float32)
+    """
     return tf.nn.softmax(scaled(logits, temperature, log_prior))
 
 
 def scaled(logits: tf.Tensor, temperature: float, log_prior: tf.Tensor | None) -> tf.Tensor:
+    """Returns z / T + log_prior, float32; arguments as in `soften`.
+
+    Example:
+        >>> scaled([[4.0, 0.0]], 2.0, None).numpy()
+        array([[2., 0.]], dtype=float32)
+    """
     return tf.cast(logits, tf.float32) / temperature + (0.0 if log_prior is None else log_prior)
 
 
 def feature_similarity(student_features: tf.Tensor, teacher_features: tf.Tensor) -> tf.Tensor:
-    """2 - 2 cos(a(f(x)), g(x)): the squared distance of the L2-normalised features.
+    """Returns L_FS = 2 - 2 cos(a(f(x)), g(x)), the squared distance of L2-normalised features.
 
     Args:
-        student_features: a(f(x)), the adapted student features, float (batch, width).
-        teacher_features: g(x), float (batch, width).
+        student_features: Adapted student features a(f(x)), float (batch, width).
+        teacher_features: Teacher's features g(x), float (batch, width).
 
     Returns:
-        float32 (batch,), in [0, 4].
+        One value in [0, 4] per example, float32 (batch,).
+
+    Example:
+        >>> ct.losses.feature_similarity([[1.0, 0.0]], [[0.0, 3.0]]).numpy()
+        array([2.], dtype=float32)
     """
     a = tf.math.l2_normalize(tf.cast(student_features, tf.float32), axis=-1)
     g = tf.math.l2_normalize(tf.cast(teacher_features, tf.float32), axis=-1)
@@ -79,10 +105,14 @@ def feature_similarity(student_features: tf.Tensor, teacher_features: tf.Tensor)
 
 
 def positive_counts(class_counts: Sequence[int]) -> np.ndarray:
-    """class_counts as float64 (classes,).
+    """Returns class_counts as float64 (classes,).
 
     Raises:
-        ValueError: if a class has no training image.
+        ValueError: If a class has no training image.
+
+    Example:
+        >>> positive_counts([9, 1])
+        array([9., 1.])
     """
     counts = np.asarray(class_counts, np.float64)
     if (counts <= 0).any():
@@ -95,34 +125,50 @@ def positive_counts(class_counts: Sequence[int]) -> np.ndarray:
 
 
 def log_prior(class_counts: Sequence[int]) -> np.ndarray:
-    """log(n_c / sum n), float32 (classes,).
+    """Returns log(n_c / sum n), float32 (classes,).
 
     Raises:
-        ValueError: if a class has no training image.
+        ValueError: If a class has no training image.
+
+    Example:
+        >>> np.exp(ct.losses.log_prior([9, 1])).round(2)
+        array([0.9, 0.1], dtype=float32)
     """
     counts = positive_counts(class_counts)
     return np.log(counts / counts.sum()).astype(np.float32)
 
 
 def inverse_frequency_weights(class_counts: Sequence[int]) -> np.ndarray:
-    """Class weights in proportion to 1 / n_c that sum to the number of classes, float32 (classes,).
+    """Returns class weights ~ 1 / n_c that sum to the number of classes, float32 (classes,).
 
     Raises:
-        ValueError: if a class has no training image.
+        ValueError: If a class has no training image.
+
+    Example:
+        >>> ct.losses.inverse_frequency_weights([9, 3])
+        array([0.5, 1.5], dtype=float32)
     """
     return sum_to_classes(1.0 / positive_counts(class_counts))
 
 
 def class_balanced_weights(class_counts: Sequence[int], beta: float = 0.9999) -> np.ndarray:
-    """Class weights in proportion to (1 - beta) / (1 - beta^n_c), the inverse effective number.
+    """Returns class weights ~ (1 - beta) / (1 - beta^n_c), the inverse effective number of images.
 
-    (Cui et al., CVPR 2019.) At beta = 0 all are 1; toward beta = 1 they tend to 1 / n_c.
+    At beta = 0 all are 1; toward beta = 1 they tend to 1 / n_c (Cui et al., CVPR 2019).
+
+    Args:
+        class_counts: Training images per class n_c, (classes,).
+        beta: Parameter in [0, 1).
 
     Returns:
-        float32 (classes,), which sum to the number of classes.
+        Weights float32 (classes,), which sum to the number of classes.
 
     Raises:
-        ValueError: if a class has no training image, or beta is not in [0, 1).
+        ValueError: If a class has no training image, or beta is not in [0, 1).
+
+    Example:
+        >>> ct.losses.class_balanced_weights([90, 10], beta=0.0)
+        array([1., 1.], dtype=float32)
     """
     if not 0 <= beta < 1:
         raise ValueError(f"beta is {beta} but must be at least 0 and below 1, such as 0.9999.")
@@ -130,21 +176,51 @@ def class_balanced_weights(class_counts: Sequence[int], beta: float = 0.9999) ->
 
 
 def sum_to_classes(weights: np.ndarray) -> np.ndarray:
+    """Returns weights scaled to a mean of 1, float32 (classes,).
+
+    Example:
+        >>> sum_to_classes(np.array([1.0, 3.0]))
+        array([0.5, 1.5], dtype=float32)
+    """
     return (weights * len(weights) / weights.sum()).astype(np.float32)
 
 
 def class_indices(y_true: tf.Tensor) -> tf.Tensor:
-    """Labels (batch,) or (batch, 1) of any type as int32 (batch,)."""
+    """Returns labels (batch,) or (batch, 1) of any type as int32 (batch,).
+
+    Example:
+        >>> class_indices(tf.constant([[2.0], [0.0]])).numpy()
+        array([2, 0], dtype=int32)
+    """
     return tf.cast(tf.reshape(y_true, [-1]), tf.int32)
 
 
 def cross_entropy(y_true: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """-log p_y, one value an example."""
+    """Returns -log p_y, one value per example, (batch,).
+
+    Args:
+        y_true: Class numbers y (batch,).
+        logits: Logits (batch, classes).
+
+    Example:
+        >>> cross_entropy([0], [[0.0, 0.0]]).numpy().round(2)
+        array([0.69], dtype=float32)
+    """
     return tf.keras.losses.sparse_categorical_crossentropy(y_true, logits, from_logits=True)
 
 
 def of_labels(class_values: tf.Tensor, y_true: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """The value of each example's class (batch,), in the dtype of `like`."""
+    """Returns the value of each example's class (batch,), in the dtype of `like`.
+
+    Args:
+        class_values: One value per class, (classes,).
+        y_true: Class numbers (batch,).
+        like: Tensor of the wanted dtype.
+
+    Example:
+        >>> of_labels([5.0, 7.0], [1, 0], like=tf.zeros(1)).numpy()
+        array([7., 5.], dtype=float32)
+    """
     return tf.cast(tf.gather(class_values, class_indices(y_true)), like.dtype)
 
 
@@ -153,7 +229,11 @@ class BalancedSoftmax(tf.keras.losses.Loss):
     """Cross-entropy of z + log n_c (Ren et al., BALMS, NeurIPS 2020, eq. 4).
 
     Args:
-        class_counts: training images per class, (classes,).
+        class_counts: Training images per class n_c, (classes,).
+
+    Example:
+        >>> round(float(ct.losses.BalancedSoftmax([9, 1])([1], tf.zeros((1, 2)))), 2)
+        2.3
     """
 
     def __init__(self, class_counts: Sequence[int], name="balanced_softmax", **kwargs):
@@ -162,31 +242,38 @@ class BalancedSoftmax(tf.keras.losses.Loss):
         self.log_prior = log_prior(self.class_counts)
 
     def call(self, y_true, y_pred):
+        """Returns one loss per example, (batch,)."""
         return cross_entropy(y_true, y_pred + tf.cast(self.log_prior, y_pred.dtype))
 
     def get_config(self):
+        """Returns the arguments of the constructor as Keras saves them."""
         return {**super().get_config(), "class_counts": self.class_counts}
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
 class LogitAdjustment(BalancedSoftmax):
-    """Cross-entropy of z + tau log pi_c (Menon et al., ICLR 2021, eq. 10).
+    """Cross-entropy of z + tau log pi_c, with pi_c = n_c / sum n (Menon et al., ICLR 2021, eq. 10).
 
-    pi_c = n_c / sum n; at tau = 1 it is the balanced softmax.
+    At tau = 1 it is the balanced softmax.
 
     Args:
-        class_counts: training images per class, (classes,).
-        tau: how much of the prior is added.
+        class_counts: Training images per class n_c, (classes,).
+        tau: Factor on the log prior.
+
+    Example:
+        >>> round(float(ct.losses.LogitAdjustment([9, 1], tau=1.0)([1], tf.zeros((1, 2)))), 2)
+        2.3
     """
 
     def __init__(
-        self, class_counts: Sequence[int], tau: float = 1.0, name="logit_adjustment", **kwargs
+        self, class_counts: Sequence[int], *, tau: float = 1.0, name="logit_adjustment", **kwargs
     ):
         super().__init__(class_counts, name=name, **kwargs)
         self.tau = tau
         self.log_prior = tau * self.log_prior
 
     def get_config(self):
+        """Returns the arguments of the constructor as Keras saves them."""
         return {**super().get_config(), "tau": self.tau}
 
 
@@ -194,18 +281,23 @@ class LogitAdjustment(BalancedSoftmax):
 class LabelAwareSmoothing(tf.keras.losses.Loss):
     """(1 - e_y) (-log p_y) + e_y mean_c(-log p_c) (Zhong et al., MiSLAS, CVPR 2021, concave form).
 
-    e_c = tail + (head - tail) sin(pi/2 (n_c - n_C) / (n_1 - n_C)), for n_1 the largest and n_C the
-    smallest count; `head` where all counts are equal.
+    e_c = tail + (head - tail) sin(pi/2 (n_c - n_C) / (n_1 - n_C)), with the largest count n_1 and
+    the smallest count n_C; `head` where all counts are equal.
 
     Args:
-        class_counts: training images per class, (classes,).
-        head: e of the largest class.
-        tail: e of the smallest class.
+        class_counts: Training images per class n_c, (classes,).
+        head: Smoothing e of the largest class.
+        tail: Smoothing e of the smallest class.
+
+    Example:
+        >>> ct.losses.LabelAwareSmoothing([9, 1], head=0.05, tail=0.1).smoothing
+        array([0.05, 0.1 ], dtype=float32)
     """
 
     def __init__(
         self,
         class_counts: Sequence[int],
+        *,
         head: float,
         tail: float,
         name="label_aware_smoothing",
@@ -220,12 +312,14 @@ class LabelAwareSmoothing(tf.keras.losses.Loss):
         self.smoothing = (tail + (head - tail) * np.sin(np.pi / 2 * rank)).astype(np.float32)
 
     def call(self, y_true, y_pred):
+        """Returns one loss per example, (batch,)."""
         negative_log_p = -tf.nn.log_softmax(y_pred)
         e = of_labels(self.smoothing, y_true, like=y_pred)
         of_label = tf.gather(negative_log_p, class_indices(y_true), batch_dims=1)
         return (1.0 - e) * of_label + e * tf.reduce_mean(negative_log_p, axis=-1)
 
     def get_config(self):
+        """Returns the arguments of the constructor as Keras saves them."""
         own = {"class_counts": self.class_counts, "head": self.head, "tail": self.tail}
         return {**super().get_config(), **own}
 
@@ -235,7 +329,11 @@ class WeightedCrossEntropy(tf.keras.losses.Loss):
     """-w_y log p_y: re-weighting.
 
     Args:
-        class_weights: w_c, (classes,), for instance `class_balanced_weights(class_counts)`.
+        class_weights: Weights w_c, (classes,), such as `class_balanced_weights(class_counts)`.
+
+    Example:
+        >>> round(float(ct.losses.WeightedCrossEntropy([1.0, 2.0])([1], tf.zeros((1, 2)))), 2)
+        1.39
     """
 
     def __init__(self, class_weights: Sequence[float], name="weighted_cross_entropy", **kwargs):
@@ -243,10 +341,12 @@ class WeightedCrossEntropy(tf.keras.losses.Loss):
         self.class_weights = [float(w) for w in class_weights]
 
     def call(self, y_true, y_pred):
+        """Returns one loss per example, (batch,)."""
         weights = of_labels(self.class_weights, y_true, like=y_pred)
         return weights * cross_entropy(y_true, y_pred)
 
     def get_config(self):
+        """Returns the arguments of the constructor as Keras saves them."""
         return {**super().get_config(), "class_weights": self.class_weights}
 
 
@@ -255,16 +355,21 @@ class Focal(tf.keras.losses.Loss):
     """-w_y (1 - p_y)^gamma log p_y, with p the softmax (Lin et al., ICCV 2017, eq. 5).
 
     Args:
-        gamma: how much less the examples count that are classified well; 0 for as much.
-        class_weights: w_c, (classes,), 1 by default; with `class_balanced_weights(class_counts)` it
-            is CB-focal (Cui et al., CVPR 2019).
+        gamma: Exponent; the larger, the less do well-classified examples count.
+        class_weights: Weights w_c, (classes,), 1 by default. `class_balanced_weights(class_counts)`
+            make it CB-focal (Cui et al., CVPR 2019).
 
     Raises:
-        ValueError: if gamma is negative.
+        ValueError: If gamma is negative.
+
+    Example:
+        >>> round(float(ct.losses.Focal(gamma=2.0)([1], [[0.0, 0.0]])), 2)
+        0.17
     """
 
     def __init__(
         self,
+        *,
         gamma: float = 2.0,
         class_weights: Sequence[float] | None = None,
         name="focal",
@@ -279,6 +384,7 @@ class Focal(tf.keras.losses.Loss):
         self.class_weights = class_weights
 
     def call(self, y_true, y_pred):
+        """Returns one loss per example, (batch,)."""
         negative_log_p = cross_entropy(y_true, y_pred)
         rest = -tf.math.expm1(-negative_log_p)  # 1 - p_y
         rest = tf.maximum(rest, tf.keras.backend.epsilon())  # 0^gamma may have an infinite slope
@@ -288,6 +394,7 @@ class Focal(tf.keras.losses.Loss):
         return of_labels(self.class_weights, y_true, like=y_pred) * loss
 
     def get_config(self):
+        """Returns the arguments of the constructor as Keras saves them."""
         own = {"gamma": self.gamma, "class_weights": self.class_weights}
         return {**super().get_config(), **own}
 
@@ -296,19 +403,24 @@ class Focal(tf.keras.losses.Loss):
 class LDAM(tf.keras.losses.Loss):
     """Cross-entropy with a label-distribution-aware margin (Cao et al., NeurIPS 2019).
 
-    The logits are s cos(x, w_c), those of a `CosineClassifier` of the same scale s; that of the
-    label becomes s (cos(x, w_y) - m_y), where m_c = C / n_c^(1/4), C such that the largest margin
-    is `max_margin`. `class_weights` are 1 until `DeferredReweighting` changes them (LDAM-DRW).
+    The logits are s cos(x, w_c), those of a `CosineClassifier` of the same scale s. The logit of
+    the label becomes s (cos(x, w_y) - m_y), where m_c ~ 1 / n_c^(1/4) and the largest margin is
+    `max_margin`. `class_weights` are 1 until `DeferredReweighting` changes them (LDAM-DRW).
 
     Args:
-        class_counts: training images per class, (classes,).
-        max_margin: the margin of the smallest class, as a cosine.
-        scale: s.
+        class_counts: Training images per class n_c, (classes,).
+        max_margin: Margin of the smallest class, as a cosine.
+        scale: Scale s of the logits.
+
+    Example:
+        >>> ct.losses.LDAM([16, 1], max_margin=0.5).margins
+        array([0.25, 0.5 ], dtype=float32)
     """
 
     def __init__(
         self,
         class_counts: Sequence[int],
+        *,
         max_margin: float = 0.5,
         scale: float = 30.0,
         name="ldam",
@@ -322,12 +434,14 @@ class LDAM(tf.keras.losses.Loss):
         self.class_weights = tf.Variable(np.ones_like(self.margins), trainable=False)
 
     def call(self, y_true, y_pred):
+        """Returns one loss per example, (batch,)."""
         margin = self.scale * of_labels(self.margins, y_true, like=y_pred)[:, None]
         label = tf.one_hot(class_indices(y_true), len(self.margins), dtype=y_pred.dtype)
         weights = of_labels(self.class_weights, y_true, like=y_pred)
         return weights * cross_entropy(y_true, y_pred - margin * label)
 
     def get_config(self):
+        """Returns the arguments of the constructor as Keras saves them."""
         own = {
             "class_counts": self.class_counts,
             "max_margin": self.max_margin,
@@ -342,11 +456,14 @@ class DeferredReweighting(tf.keras.callbacks.Callback):
     The epoch's number alone decides, so that a resumed `fit` (`initial_epoch`) needs no state.
 
     Args:
-        start_epoch: the first epoch, counted from 0, with weights.
-        beta: of `class_balanced_weights`.
+        start_epoch: First epoch, counted from 0, with weights.
+        beta: Parameter of `class_balanced_weights`.
 
     Raises:
-        ValueError: from `fit`, if the model was compiled with another loss.
+        ValueError: From `fit`, if the model was compiled with another loss.
+
+    Example:
+        >>> callback = ct.losses.DeferredReweighting(start_epoch=160)
     """
 
     def __init__(self, start_epoch: int, beta: float = 0.9999):
@@ -354,6 +471,7 @@ class DeferredReweighting(tf.keras.callbacks.Callback):
         self.start_epoch, self.beta = start_epoch, beta
 
     def on_epoch_begin(self, epoch, logs=None):
+        """Assigns the weights of the epoch."""
         loss = self.model.loss
         if not isinstance(loss, LDAM):
             raise ValueError(
@@ -365,7 +483,12 @@ class DeferredReweighting(tf.keras.callbacks.Callback):
 
 
 def squared_distances(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """||x_i - y_j||^2 for x float (n, width) and y float (m, width), (n, m)."""
+    """Returns ||x_i - y_j||^2, (n, m), for x float (n, width) and y float (m, width).
+
+    Example:
+        >>> squared_distances(tf.constant([[0.0, 0.0]]), tf.constant([[3.0, 4.0]])).numpy()
+        array([[25.]], dtype=float32)
+    """
     x_squares, y_squares = (tf.reduce_sum(vectors**2, axis=-1) for vectors in (x, y))
     products = tf.matmul(x, y, transpose_b=True)
     return tf.maximum(x_squares[:, None] + y_squares[None] - 2.0 * products, 0.0)
@@ -374,19 +497,24 @@ def squared_distances(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 def range_loss(
     features: tf.Tensor, labels: tf.Tensor, margin: float = 1.0, k: int = 2
 ) -> tf.Tensor:
-    """Range loss of a batch, both parts with weight 1 (Zhang et al., ICCV 2017).
+    """Returns the range loss of a batch, both parts with weight 1 (Zhang et al., ICCV 2017).
 
     Within: the harmonic mean of a class's k largest squared distances, summed over classes.
     Between: max(margin - d, 0), where d is the least squared distance of two class centres.
 
     Args:
-        features: float (batch, width).
-        labels: class numbers (batch,).
-        margin: how far apart the centres are pushed, as a squared distance.
-        k: how many distances of a class count; where it has fewer, those.
+        features: Features, float (batch, width).
+        labels: Class numbers (batch,).
+        margin: Squared distance to which the centres are pushed apart.
+        k: Number of distances per class that count, or fewer where the class has fewer.
 
     Returns:
-        float32 (); a part without a pair of images, or of classes, is 0.
+        Loss, float32 (); a part without a pair of images, or of classes, is 0.
+
+    Example:
+        >>> x = tf.constant([[0.0], [1.0], [9.0]])
+        >>> round(float(ct.losses.range_loss(x, [0, 0, 1])), 3)
+        1.0
     """
     x = tf.cast(features, tf.float32)
     classes, index = tf.unique(class_indices(labels))
@@ -409,7 +537,7 @@ def range_loss(
 def lifted_structured_loss(
     features: tf.Tensor, labels: tf.Tensor, margin: float = 1.0
 ) -> tf.Tensor:
-    """Lifted structured loss of a batch (Oh Song et al., CVPR 2016, eq. 4).
+    """Returns the lifted structured loss of a batch (Oh Song et al., CVPR 2016, eq. 4).
 
     With D the Euclidean distance, the mean over pairs (i, j) of one class of max(0, J_ij)^2 / 2:
 
@@ -418,12 +546,17 @@ def lifted_structured_loss(
     where k and l run over the images of other classes than that of i and j.
 
     Args:
-        features: float (batch, width).
-        labels: class numbers (batch,).
-        margin: how much farther than D_ij other classes are pushed.
+        features: Features, float (batch, width).
+        labels: Class numbers (batch,).
+        margin: Distance beyond D_ij to which other classes are pushed.
 
     Returns:
-        float32 (); 0 for a batch without two images of a class, or with a single class.
+        Loss, float32 (); 0 for a batch without two images of a class, or with a single class.
+
+    Example:
+        >>> x = tf.constant([[0.0], [1.0], [9.0]])
+        >>> float(ct.losses.lifted_structured_loss(x, [0, 0, 1]))
+        0.0
     """
     y = class_indices(labels)
     x = tf.cast(features, tf.float32)

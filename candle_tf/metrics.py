@@ -1,6 +1,7 @@
 """Accuracy by group of classes: many / medium / few (by shots), head / medium / tail (by rank).
 
-And what else the papers measure: calibration error, the gap of the classifier's weight norms.
+The papers' other measures are here too: the calibration error, and the gap of the classifier's
+weight norms.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,25 +13,45 @@ MANY, FEW = 100, 20  # shots: many > 100, medium 20 to 100, few < 20 training im
 
 
 def shot_groups(class_counts: Sequence[int]) -> dict[str, np.ndarray]:
-    """Class indices of the many-, medium- and few-shot groups; an empty group is left out."""
+    """Returns the classes of the many-, medium- and few-shot groups; an empty group is left out.
+
+    Args:
+        class_counts: Training images per class, (classes,).
+
+    Example:
+        >>> {name: c.tolist() for name, c in shot_groups([500, 60, 5, 300]).items()}
+        {'many': [0, 3], 'medium': [1], 'few': [2]}
+    """
     n = np.asarray(class_counts)
     groups = {"many": n > MANY, "medium": (n >= FEW) & (n <= MANY), "few": n < FEW}
     return {name: np.flatnonzero(mask) for name, mask in groups.items() if mask.any()}
 
 
 def head_to_tail(class_counts: Sequence[int]) -> np.ndarray:
-    """Class indices by training images, most first; ties in label order."""
+    """Returns the classes by training images, the largest first; ties in label order.
+
+    Args:
+        class_counts: Training images per class, (classes,).
+
+    Example:
+        >>> head_to_tail([5, 60, 5]).tolist()
+        [1, 0, 2]
+    """
     return np.argsort(-np.asarray(class_counts), kind="stable")
 
 
 def rank_groups(
     class_counts: Sequence[int], bounds: tuple[int, int] | None = None
 ) -> dict[str, np.ndarray]:
-    """Class indices of head, medium and tail: classes sorted by count, cut at the two `bounds`.
+    """Returns the classes of head, medium and tail: sorted by count, cut at the two `bounds`.
 
     Args:
-        class_counts: training images per class, (classes,).
-        bounds: the first rank of medium and of tail; thirds by default.
+        class_counts: Training images per class, (classes,).
+        bounds: First rank of medium and of tail; thirds by default.
+
+    Example:
+        >>> {name: c.tolist() for name, c in rank_groups([9, 5, 7]).items()}
+        {'head': [0], 'medium': [2], 'tail': [1]}
     """
     order = head_to_tail(class_counts)
     first, second = bounds or (round(len(order) / 3), round(2 * len(order) / 3))
@@ -39,7 +60,26 @@ def rank_groups(
 
 
 def per_class_accuracy(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """Accuracy of each class, float64 (classes,); NaN for a class with no example here."""
+    """Returns the accuracy of each class, float64 (classes,); NaN for a class without an example.
+
+    Args:
+        labels: True classes, int (n,).
+        predictions: Predicted classes, int (n,).
+        num_classes: Number of classes.
+
+    Raises:
+        ValueError: For logits or probabilities in place of class numbers.
+
+    Example:
+        >>> per_class_accuracy(np.array([0, 0, 1]), np.array([0, 1, 1]), 3)
+        array([0.5, 1. , nan])
+    """
+    for name, classes in (("labels", labels), ("predictions", predictions)):
+        if np.ndim(classes) != 1 or not np.issubdtype(np.asarray(classes).dtype, np.integer):
+            raise ValueError(
+                f"{name} are class numbers, one per example: pass logits.argmax(-1) in place of "
+                f"an array {np.shape(classes)} of {np.asarray(classes).dtype}."
+            )
     total = np.bincount(labels, minlength=num_classes)
     correct = np.bincount(labels[labels == predictions], minlength=num_classes)
     with np.errstate(invalid="ignore"):
@@ -52,18 +92,23 @@ def accuracy_report(
     class_counts: Sequence[int],
     bounds: tuple[int, int] | None = None,
 ) -> dict:
-    """Overall, class-mean and per-class accuracy, and the means of the classes of each group.
+    """Returns overall, class-mean and per-class accuracy, and the means of each group of classes.
 
     Args:
-        labels: int (n,), the true classes.
-        predictions: int (n,), the predicted classes.
-        class_counts: training images per class, (classes,).
-        bounds: ranks at which medium and tail begin; thirds by default.
+        labels: True classes, int (n,).
+        predictions: Predicted classes, int (n,).
+        class_counts: Training images per class, (classes,).
+        bounds: Ranks at which medium and tail begin; thirds by default.
 
     Returns:
-        {"overall", "class_mean", "shots": {...}, "ranks": {...}, "per_class": [...]} of
-        fractions of 1. A group without a class, or without an example here, is left out; a class
-        without an example is None in per_class.
+        {"overall", "class_mean", "shots": {...}, "ranks": {...}, "per_class": [...]} in fractions
+        of 1. A group without a class, or without an example, is left out. A class without an
+        example is None in per_class.
+
+    Example:
+        >>> labels, predictions = np.array([0, 0, 1, 2]), np.array([0, 0, 1, 1])
+        >>> accuracy_report(labels, predictions, class_counts=[500, 60, 5])["shots"]
+        {'many': 1.0, 'medium': 1.0, 'few': 0.0}
     """
     per_class = per_class_accuracy(labels, predictions, len(class_counts))
 
@@ -83,15 +128,20 @@ def accuracy_report(
 def calibration_bins(
     confidence: np.ndarray, correct: np.ndarray, bins: int = 15
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Examples by confidence, in `bins` intervals ((m - 1) / bins, m / bins].
+    """Returns the examples by confidence, in `bins` intervals ((m - 1) / bins, m / bins].
 
     Args:
-        confidence: float (n,), the largest softmax probability of each example.
-        correct: bool (n,), whether its class was right.
+        confidence: Largest softmax probability of each example, float (n,).
+        correct: Whether the predicted class was right, bool (n,).
+        bins: Number of intervals.
 
     Returns:
         The number of examples, their accuracy and their mean confidence, (bins,) each; the last
         two are NaN for an empty bin.
+
+    Example:
+        >>> calibration_bins(np.array([0.4, 0.9]), np.array([True, False]), bins=2)[0]
+        array([1, 1])
     """
     inner_edges = np.linspace(0, 1, bins + 1)[1:-1]
     member = np.searchsorted(inner_edges, confidence)
@@ -105,9 +155,16 @@ def calibration_bins(
 def expected_calibration_error(
     confidence: np.ndarray, correct: np.ndarray, bins: int = 15
 ) -> float:
-    """sum_m |B_m| / n |acc(B_m) - conf(B_m)| (Guo et al., ICML 2017, equation 3), in [0, 1].
+    """Returns sum_m |B_m| / n |acc(B_m) - conf(B_m)| (Guo et al., ICML 2017, eq. 3), in [0, 1].
 
-    Args: as in `calibration_bins`.
+    Args:
+        confidence: Largest softmax probability of each example, float (n,).
+        correct: Whether the predicted class was right, bool (n,).
+        bins: Number of intervals of the confidence.
+
+    Example:
+        >>> expected_calibration_error(np.array([0.75, 0.75]), np.array([True, False]))
+        0.25
     """
     count, accuracy, mean_confidence = calibration_bins(confidence, correct, bins)
     gap = np.abs(accuracy - mean_confidence)
@@ -115,13 +172,17 @@ def expected_calibration_error(
 
 
 def norm_gap(norms: np.ndarray, reference: np.ndarray) -> float:
-    """The Binary-FP gap: mean over the classes of |w_c / max w - v_c / max v|, in [0, 1].
+    """Returns the Binary-FP gap, mean_c |w_c / max w - v_c / max v|, in [0, 1].
 
-    The distance between the curves of Figure 1 of arXiv 2404.00285.
+    It is the distance between the curves of Figure 1 of arXiv 2404.00285.
 
     Args:
-        norms: w (classes,), L2 norms of a binary network's classifier weights.
-        reference: v (classes,), those of a full-precision network.
+        norms: L2 norms w of a binary network's classifier weights, (classes,).
+        reference: L2 norms v of a full-precision network's classifier weights, (classes,).
+
+    Example:
+        >>> norm_gap(np.array([4.0, 3.0]), np.array([2.0, 1.0]))
+        0.125
     """
     return float(np.mean(np.abs(norms / np.max(norms) - reference / np.max(reference))))
 
@@ -134,7 +195,13 @@ class ShotAccuracy(tf.keras.metrics.Metric):
     out (Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019).
 
     Args:
-        class_counts: training images per class, (classes,).
+        class_counts: Training images per class, (classes,).
+
+    Example:
+        >>> metric = ct.metrics.ShotAccuracy([500, 5])
+        >>> metric.update_state([0, 1], [[2.0, 1.0], [2.0, 1.0]])
+        >>> {name: float(value) for name, value in metric.result().items()}
+        {'many': 1.0, 'few': 0.0}
     """
 
     def __init__(self, class_counts: Sequence[int], name="shot_accuracy", **kwargs):
@@ -145,6 +212,13 @@ class ShotAccuracy(tf.keras.metrics.Metric):
         self.total = self.add_weight("total", shape=shape, initializer="zeros")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
+        """Counts the examples of a batch.
+
+        Args:
+            y_true: Class numbers (batch,) or (batch, 1).
+            y_pred: Logits or probabilities (batch, classes).
+            sample_weight: Weights of the examples (batch,), or None.
+        """
         y_true = tf.convert_to_tensor(y_true)
         if y_true.shape.rank == 2 and y_true.shape[1] not in (None, 1):
             raise ValueError(
@@ -161,8 +235,9 @@ class ShotAccuracy(tf.keras.metrics.Metric):
         self.total.assign_add(tf.math.unsorted_segment_sum(weight, labels, classes))
 
     def result(self):
+        """Returns the accuracy of each group, by name."""
         accuracy = tf.math.divide_no_nan(self.correct, self.total)
-        seen = tf.cast(self.total > 0, self.dtype)  # a class not met yet counts for nothing
+        seen = tf.cast(self.total > 0, self.dtype)  # a class without examples does not count
         return {
             name: tf.math.divide_no_nan(
                 tf.reduce_sum(tf.gather(accuracy * seen, members)),
@@ -172,8 +247,10 @@ class ShotAccuracy(tf.keras.metrics.Metric):
         }
 
     def reset_state(self):
+        """Forgets all examples."""
         for variable in (self.correct, self.total):
             variable.assign(tf.zeros_like(variable))
 
     def get_config(self):
+        """Returns the arguments of the constructor as Keras saves them."""
         return {**super().get_config(), "class_counts": self.class_counts}

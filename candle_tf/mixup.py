@@ -1,49 +1,85 @@
-"""Mixup: convex combinations of the images of a batch, and of what they shall be learned as."""
+"""Mixup: convex combinations of the images of a batch, and of their targets."""
 
 from typing import NamedTuple
 
 import tensorflow as tf
 
-LEAST_ALPHA = 0.05  # of smaller ones both gammas of a share may be 0
+LEAST_ALPHA = 0.05  # below it both gammas of a weight may be 0
 
 
 class Pairs(NamedTuple):
-    """Each image of a batch beside another image of it, and how much of the mixture it makes up.
+    """Each image of a batch, its partner in that batch, and its own weight in their mixture.
 
     Attributes:
-        share: Share of the image itself, float32 () or (batch,).
+        weight: Weight of the image itself, float32 () or (batch,).
         partner: Index of the other image, int32 (batch,).
+
+    Example:
+        >>> pairs = Pairs(tf.constant([0.75, 0.5]), tf.constant([1, 0]))
+        >>> pairs.mix(tf.constant([0.0, 8.0])).numpy()
+        array([2., 4.], dtype=float32)
     """
 
-    share: tf.Tensor
+    weight: tf.Tensor
     partner: tf.Tensor
 
-    def mix(self, values: tf.Tensor) -> tf.Tensor:
-        """Returns share * x_i + (1 - share) * x_partner, float32, for values (batch, ...)."""
+    def mix(self, values: tf.Tensor | None) -> tf.Tensor | None:
+        """Returns weight * x_i + (1 - weight) * x_partner, float32, for values (batch, ...).
+
+        None, for a batch without sample weights, stays None.
+        """
+        if values is None:
+            return None
         values = tf.cast(values, tf.float32)
         dimensions = [-1, *[1] * (values.shape.rank - 1)]
-        share = tf.reshape(self.share, dimensions)
-        return share * values + (1.0 - share) * tf.gather(values, self.partner)
+        weight = tf.reshape(self.weight, dimensions)
+        return weight * values + (1.0 - weight) * tf.gather(values, self.partner)
 
     def label_terms(
         self, labels: tf.Tensor, logits: tf.Tensor, sample_weight: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns what Keras' loss takes for share * loss(z, y) + (1 - share) * loss(z, y_partner).
+        """Returns arguments of a Keras loss for weight * loss(z, y) + (1 - weight) * loss(z, y').
 
         Args:
-            labels: Class numbers (batch,).
-            logits: z of the mixed images, float (batch, classes).
+            labels: Class numbers y (batch,); y' are those of the partners.
+            logits: Logits z of the mixed images, float (batch, classes).
             sample_weight: Weights of the images (batch,), or None.
         """
         others = None if sample_weight is None else tf.gather(sample_weight, self.partner)
         return stack(
-            (self.share, labels, logits, sample_weight),
-            (1.0 - self.share, tf.gather(labels, self.partner), logits, others),
+            (self.weight, labels, logits, sample_weight),
+            (1.0 - self.weight, tf.gather(labels, self.partner), logits, others),
         )
 
 
+class Unmixed:
+    """The `Pairs` of a training without mixup: every value stays as it is.
+
+    Example:
+        >>> Unmixed().mix(5.0)
+        5.0
+    """
+
+    def mix(self, values: tf.Tensor | None) -> tf.Tensor | None:
+        """Returns the values."""
+        return values
+
+    def label_terms(self, *terms: tf.Tensor | None) -> tuple[tf.Tensor | None, ...]:
+        """Returns labels, logits and sample weights as they are given."""
+        return terms
+
+
 def check_alpha(alpha: float):
-    """Refuses an alpha of mixup that is not 0 and not, finite, from `LEAST_ALPHA` on."""
+    """Refuses an alpha of mixup that is neither 0 nor finite and at least `LEAST_ALPHA`.
+
+    Raises:
+        ValueError: For any other alpha.
+
+    Example:
+        >>> check_alpha(0.001)
+        Traceback (most recent call last):
+        ValueError: mixup is 0.001 but must be 0, or finite and at least 0.05.
+    """
     if alpha and not LEAST_ALPHA <= alpha < float("inf"):
         raise ValueError(f"mixup is {alpha} but must be 0, or finite and at least {LEAST_ALPHA}.")
 
@@ -56,9 +92,14 @@ def draw_pairs(
     Args:
         step: Number of the update, from 0.
         batch_size: Number of images.
-        alpha: Parameter of Beta(alpha, alpha), which the shares are drawn from.
+        alpha: Parameter of Beta(alpha, alpha), from which the weights are drawn.
         seed: Seed of the random draws.
-        per_image: Draw one share per image, in place of one share per batch.
+        per_image: Whether each image draws its own weight, in place of one weight per batch.
+
+    Example:
+        >>> pairs = draw_pairs(0, 4, alpha=1.0, seed=0, per_image=True)
+        >>> pairs.weight.shape, sorted(pairs.partner.numpy().tolist())
+        (TensorShape([4]), [0, 1, 2, 3])
     """
     keys = tf.random.split(tf.random.fold_in([seed, 3], step))
     partner = tf.random.experimental.stateless_shuffle(tf.range(batch_size), keys[1])
@@ -66,7 +107,17 @@ def draw_pairs(
 
 
 def beta(shape: list, key: tf.Tensor, alpha: float) -> tf.Tensor:
-    """Returns stateless draws from Beta(alpha, alpha), float32."""
+    """Returns stateless draws from Beta(alpha, alpha), float32.
+
+    Args:
+        shape: Shape of the draws.
+        key: Stateless seed, (2,).
+        alpha: Parameter of the distribution.
+
+    Example:
+        >>> beta([3], [0, 1], 1.0).shape
+        TensorShape([3])
+    """
     gammas = tf.random.stateless_gamma([2, *shape], key, alpha, dtype=tf.float64)
     return tf.cast(gammas[0] / tf.reduce_sum(gammas, axis=0), tf.float32)
 
@@ -75,11 +126,16 @@ def stack(*terms: tuple) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns K batches as one whose mean loss is sum_k w_k mean(s_k loss(y_k, z_k)).
 
     Args:
-        terms: (w_k, y_k, z_k, s_k) each: a weight (), labels (batch,), logits (batch, classes) and
-            sample weights (batch,) or None; all of one batch size.
+        terms: Tuples (w_k, y_k, z_k, s_k), all of one batch size: a weight (), labels (batch,),
+            logits (batch, classes) and sample weights (batch,) or None.
 
     Returns:
         Labels (K batch,), logits (K batch, classes) and sample weights float32 (K batch,).
+
+    Example:
+        >>> y, z = tf.constant([0]), tf.zeros((1, 2))
+        >>> stack((0.25, y, z, None), (0.75, y, z, None))[2].numpy()
+        array([0.5, 1.5], dtype=float32)
     """
     weights, labels, logits, sample_weights = zip(*terms)
     of_examples = [

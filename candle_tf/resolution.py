@@ -1,21 +1,30 @@
 """Random resolution: each batch gets one input size, at no extra expected cost."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 
 def cost_neutral_probabilities(sizes: Sequence[int], base: int) -> np.ndarray:
-    """The maximum-entropy distribution over `sizes` whose expected pixel count is base^2.
+    """Returns p_i ~ exp(-beta s_i^2), with the one beta for which E[s^2] = base^2.
 
-    p_i is proportional to exp(-beta s_i^2), with the one beta that meets E[s^2] = base^2.
+    That is the maximum-entropy distribution whose expected pixel count is that of the base.
+
+    Args:
+        sizes: Sizes s in pixels.
+        base: Base size in pixels.
 
     Returns:
-        float64 (sizes,).
+        Probabilities, float64 (sizes,).
 
     Raises:
-        ValueError: unless base lies strictly inside the range of `sizes`, or is the only size.
+        ValueError: Unless the base is strictly inside the range of `sizes`, or the only size.
+
+    Example:
+        >>> p = cost_neutral_probabilities([24, 32, 40], 32)
+        >>> round(float(p @ np.square([24, 32, 40])), 6)
+        1024.0
     """
     if list(sizes) == [base]:
         return np.ones(1)
@@ -45,19 +54,28 @@ def cost_neutral_probabilities(sizes: Sequence[int], base: int) -> np.ndarray:
 class RandomResolution:
     """Draws an input size for each step, cost-neutral on average.
 
-    The draw depends on (seed, step) alone: every replica of a step draws the same, and a resumed
-    run goes on with the same sizes.
+    The draw depends on (seed, step) alone: all replicas draw the same size at a step, and a resumed
+    run draws the sizes that it would have drawn.
 
     Args:
-        sizes: input sizes in pixels.
-        base: the size whose pixel count the expected one equals.
-        seed: of the draws.
+        sizes: Input sizes in pixels.
+        base: Size in pixels whose pixel count is the expected one.
+        seed: Seed of the draws.
 
     Raises:
-        ValueError: if the sizes are not positive, or cannot be cost-neutral.
+        ValueError: If the sizes are not positive, or cannot be cost-neutral.
+
+    Example:
+        >>> resolution = ct.RandomResolution((24, 32, 40), 32)
+        >>> set(resolution.draws(20).tolist()) <= {24, 32, 40}
+        True
     """
 
     def __init__(self, sizes: Sequence[int], base: int, seed: int = 0):
+        if not isinstance(sizes, Iterable):
+            raise ValueError(
+                f"sizes is {sizes!r}: give the sizes first, such as ({sizes!r},), then the base."
+            )
         self.sizes = tuple(sorted({int(size) for size in sizes}))
         if not self.sizes or self.sizes[0] < 1:
             raise ValueError(f"resolutions must be positive sizes in pixels, not {tuple(sizes)}.")
@@ -65,9 +83,12 @@ class RandomResolution:
         self.probabilities = cost_neutral_probabilities(self.sizes, self.base)
 
     def draw(self, step: tf.Tensor) -> tf.Tensor | int:
-        """The size of `step`: an int32 scalar, or a plain int where there is one size only.
+        """Returns the size of a step: int32 (), or a plain int if there is one size only.
 
         A scalar tensor keeps the training step at one trace, whatever the number of sizes.
+
+        Args:
+            step: Number of the update, from 0.
         """
         if len(self.sizes) == 1:
             return self.base
@@ -77,24 +98,30 @@ class RandomResolution:
         return tf.gather(tf.constant(self.sizes), tf.searchsorted(bounds, u[None], side="right")[0])
 
     def draws(self, steps: int) -> np.ndarray:
-        """The sizes of steps 0 to `steps` - 1: int32 (steps,)."""
+        """Returns the sizes of steps 0 to `steps` - 1, int32 (steps,)."""
         if len(self.sizes) == 1:
             return np.full(steps, self.base, np.int32)
         draw_all = tf.function(lambda: tf.map_fn(self.draw, tf.range(steps)))
         return draw_all().numpy()
 
     def get_config(self) -> dict:
+        """Returns the arguments of the constructor."""
         return {"sizes": self.sizes, "base": self.base, "seed": self.seed}
 
     @classmethod
     def from_config(cls, config: dict) -> "RandomResolution":
+        """Builds the object from what `get_config` returned."""
         return cls(**config)
 
 
 def resize(images: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
-    """Images (batch, h, w, 3) to (batch, size, size, 3), bilinear, antialiased when shrinking.
+    """Resizes images (batch, h, w, 3) to (batch, size, size, 3), bilinear.
 
-    Whole numbers become float32.
+    Shrinking is antialiased. Integer images become float32.
+
+    Example:
+        >>> resize(np.zeros((2, 28, 20, 3), np.uint8), 32).shape
+        TensorShape([2, 32, 32, 3])
     """
     images = tf.convert_to_tensor(images)
     height, width = images.shape[1:3]

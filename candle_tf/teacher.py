@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import numbers
 import os
 from collections.abc import Sequence
 
@@ -21,7 +22,6 @@ from candle_tf.networks.safe_load import load_model
 from candle_tf.networks.surgery import any_size, check_size, fold_batch_norm
 from candle_tf.resolution import resize
 from candle_tf.students.bits import at_bits
-from candle_tf.utils.distribution import ALONE, from_first, leads
 from candle_tf.utils.files import fingerprint
 from candle_tf.utils.names import lookup
 
@@ -31,44 +31,74 @@ PREPROCESSING = ("tf", "torch", "caffe", "none")
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
 class Preprocessing(tf.keras.layers.Layer):
-    """Keras' `imagenet_utils.preprocess_input` for images in [0, 255]; "none" changes nothing."""
+    """Keras' `imagenet_utils.preprocess_input` for images in [0, 255], as a layer.
+
+    Args:
+        mode: "tf" ([-1, 1]), "torch", "caffe", or "none", which changes nothing.
+
+    Example:
+        >>> float(Preprocessing("tf")(tf.constant(255.0)))
+        1.0
+    """
 
     def __init__(self, mode: str, **kwargs):
         super().__init__(**kwargs)
         self.mode = lookup("preprocessing", mode, {mode: mode for mode in PREPROCESSING})
 
     def call(self, images):
+        """Returns the images (batch, height, width, 3) as the mode scales them."""
         if self.mode == "none":
             return images
         return tf.keras.applications.imagenet_utils.preprocess_input(images, mode=self.mode)
 
     def get_config(self):
+        """Returns the arguments of the constructor as Keras saves them."""
         return {**super().get_config(), "mode": self.mode}
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
 class Teacher(tf.keras.Model):
-    """g and h_T: images (batch, height, width, 3) in [0, 255] -> (features, logits).
+    """A frozen encoder g with a calibrated classifier h_T: features g(x), logits h_T(g(x)).
 
-    Features are float (batch, width), pooled over the feature map; logits (batch, classes) come
-    from the classifier that `calibrate` trains. The encoder is frozen, its batch norm in inference
-    mode whatever `training` says.
+    A teacher maps images (batch, height, width, 3) in [0, 255] to features and logits. The
+    features, float (batch, width), are pooled over the feature map. The logits (batch, classes)
+    come from the classifier that `calibrate` trains. The encoder's batch norm is always in
+    inference mode.
 
     Args:
-        encoder: Keras model from preprocessed images to a feature map or an embedding. Kept as a
-            copy with its batch norm inside its convolutions, which is the same function, faster.
-        image_size: side in pixels that images are resized to by default.
-        preprocessing: what the encoder wants of images: "tf" ([-1, 1]), "torch", "caffe" or "none"
-            (see `tf.keras.applications.imagenet_utils.preprocess_input`). "none" where None and the
-            encoder scales images itself, else "tf".
+        encoder: Keras model from preprocessed images to a feature map or an embedding. The teacher
+            keeps a faster copy that computes the same, its batch norm inside its convolutions.
+        image_size: Side in pixels to which images are resized by default.
+        preprocessing: Scaling that the encoder expects: "tf" ([-1, 1]), "torch", "caffe" or "none"
+            (see `tf.keras.applications.imagenet_utils.preprocess_input`). None takes "none" for an
+            encoder that scales images itself, else "tf".
 
     Raises:
-        ValueError: for an encoder that ends in a softmax, or would scale what was scaled before.
+        ValueError: For an encoder that ends in a softmax, or would scale images a second time.
+
+    Example:
+        >>> encoder = tf.keras.Sequential([tf.keras.layers.Conv2D(4, 3, 2)], name="tiny")
+        >>> encoder.build((None, 32, 32, 3))
+        >>> teacher = ct.Teacher(encoder, image_size=32)
+        >>> teacher.embed(tf.zeros((10, 32, 32, 3))).shape
+        TensorShape([10, 4])
+        >>> teacher
+        Teacher(tiny, 4 features at 32 pixels, not calibrated)
     """
 
     def __init__(
-        self, encoder: tf.keras.Model, image_size: int, preprocessing: str | None = None, **kwargs
+        self,
+        encoder: tf.keras.Model,
+        image_size: int,
+        *,
+        preprocessing: str | None = None,
+        **kwargs,
     ):
+        if not isinstance(image_size, numbers.Integral):
+            raise ValueError(
+                f"image_size is {image_size!r}: pass the encoder first, then its image size in "
+                "pixels."
+            )
         preprocessing = check_encoder(encoder, preprocessing)
         # Images keep their pixels' precision whatever the policy: the encoder has its own.
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -87,66 +117,90 @@ class Teacher(tf.keras.Model):
         cls,
         name: str,
         image_size: int,
+        *,
         weights: str | None = "imagenet",
         preprocessing: str | None = None,
         **kwargs,
     ) -> "Teacher":
-        """A network of `tf.keras.applications`, such as `from_keras("MobileNet", 96, alpha=0.25)`.
+        """Builds a teacher from a network of `tf.keras.applications`.
 
         Args:
-            name: as in `tf.keras.applications`.
-            image_size: side in pixels of the images that the encoder sees.
+            name: Name of the network in `tf.keras.applications`.
+            image_size: Side in pixels of the images that the encoder sees.
             weights: "imagenet" (downloaded by Keras), a file of the network's weights with or
                 without its top, or None for random ones.
-            preprocessing: the network's own where None.
-            **kwargs: for the network, such as alpha.
+            preprocessing: Scaling of the images as in `Teacher`; None takes the network's own.
+            **kwargs: Arguments of the network, such as alpha.
 
         Raises:
-            ValueError: for an unknown name, or weights that do not fit the network.
-            FileNotFoundError: if `weights` names a file that is not there.
+            ValueError: For an unknown name, or weights that do not fit the network.
+            FileNotFoundError: If `weights` names a file that does not exist.
+
+        Example:
+            >>> ct.Teacher.from_keras("MobileNet", 96, alpha=0.25)  # doctest: +SKIP
+            Teacher(mobilenet_0.25_224, 256 features at 96 pixels, not calibrated)
         """
         network = lookup("Keras application", name, networks_of(tf.keras.applications))
         encoder = build_encoder(network, weights, (None, None, 3), kwargs)
         own = preprocessing_of(importlib.import_module(network.__module__).preprocess_input)
-        return cls(encoder, image_size, preprocessing or own)
+        return cls(encoder, image_size, preprocessing=preprocessing or own)
 
     @classmethod
     def from_larq_zoo(
         cls,
         name: str,
         image_size: int,
+        *,
         weights: str | None = "imagenet",
         preprocessing: str | None = None,
         bits: str = "1",
     ) -> "Teacher":
-        """A network of larq-zoo, for instance `from_larq_zoo("QuickNet", 224)`; as `from_keras`.
+        """Builds a teacher from a network of larq-zoo.
 
         Args:
-            bits: the width of its weights and activations, a name of `candle_tf.students.BITS`;
-                "32" for weights that were trained so.
+            name: Name of the network in `larq_zoo`.
+            image_size: Side in pixels of the images that the encoder sees.
+            weights: Weights as in `from_keras`.
+            preprocessing: Scaling of the images as in `Teacher`; None takes "torch".
+            bits: Width of its weights and activations, a name of `candle_tf.students.BITS`; "32"
+                for weights that were trained so.
+
+        Raises:
+            ValueError: For an unknown name, or weights that do not fit the network.
+
+        Example:
+            >>> ct.Teacher.from_larq_zoo("QuickNet", 224)  # doctest: +SKIP
         """
         network = lookup("larq-zoo network", name, zoo_networks())
         encoder = build_encoder(network, weights, (224, 224, 3), {})
-        return cls(at_bits(encoder, bits), image_size, preprocessing or "torch")
+        return cls(at_bits(encoder, bits), image_size, preprocessing=preprocessing or "torch")
 
     @classmethod
     def from_file(
         cls,
         path: str | os.PathLike,
         image_size: int,
+        *,
         preprocessing: str | None = None,
         allow_custom_code: bool = False,
     ) -> "Teacher":
-        """A whole saved Keras model (`.keras`, `.h5` or SavedModel), without its classifier.
+        """Builds a teacher from a saved Keras model (`.keras`, `.h5` or SavedModel).
+
+        A classifier at the end of the model is cut off.
 
         Args:
-            path: the file; read without executing anything from it.
-            image_size: side in pixels of the images that the encoder sees.
-            preprocessing: as in `Teacher`.
-            allow_custom_code: also load Lambda layers and classes that Keras and Larq do not know.
+            path: File to read; nothing from it is executed.
+            image_size: Side in pixels of the images that the encoder sees.
+            preprocessing: Scaling of the images as in `Teacher`.
+            allow_custom_code: Whether Lambda layers, and classes that Keras and Larq do not know,
+                are loaded too.
 
         Raises:
-            ValueError, FileNotFoundError: as `candle_tf.networks.safe_load.load_model`.
+            ValueError: If the file is damaged, holds code, or does not end in features.
+            FileNotFoundError: If the file does not exist.
+
+        Example:
+            >>> ct.Teacher.from_file("encoder.keras", 96)  # doctest: +SKIP
         """
         encoder, cut = without_classifier(load_model(path, allow_custom_code))
         if cut:
@@ -158,22 +212,32 @@ class Teacher(tf.keras.Model):
                 f"{path} does not end in one feature map or embedding: cut the network after its "
                 "last feature layer with tf.keras.Model(model.input, layer.output) and save that."
             )
-        return cls(encoder, image_size, preprocessing)
+        return cls(encoder, image_size, preprocessing=preprocessing)
 
     @property
     def width(self) -> int:
         """The number of features."""
         return self.encoder.output_shape[-1]
 
+    def __repr__(self) -> str:
+        classes = f"{len(self.class_counts)} classes" if self.class_counts else "not calibrated"
+        seen = f"{self.width} features at {self.image_size} pixels"
+        return f"Teacher({self.encoder.name}, {seen}, {classes})"
+
     def call(self, images: tf.Tensor, image_size: tf.Tensor | int | None = None):
-        """Images at their own size -> (features, logits), seen at `image_size` pixels."""
+        """Returns (features, logits) of images at any size.
+
+        Args:
+            images: Images (batch, height, width, 3) in [0, 255].
+            image_size: Side in pixels to which they are resized; the teacher's own by default.
+        """
         if self.classifier is None:
             raise ValueError("The teacher is not calibrated: call teacher.calibrate(...) first.")
         features = self.embed(images, image_size)
         return features, self.classifier(features)
 
     def embed(self, images: tf.Tensor, image_size: tf.Tensor | int | None = None) -> tf.Tensor:
-        """Pooled features float (batch, width)."""
+        """Returns the pooled features g(x), float32 (batch, width); arguments as in `call`."""
         images = resize(images, self.image_size if image_size is None else image_size)
         encoded = self.encoder(self.preprocessing(images), training=False)
         encoded = tf.cast(encoded, tf.float32)
@@ -181,7 +245,7 @@ class Teacher(tf.keras.Model):
 
     def calibrate(
         self,
-        train: tf.data.Dataset,
+        train: tf.data.Dataset | tuple[np.ndarray, np.ndarray],
         class_counts: Sequence[int],
         *,
         loss: str = "balanced_softmax",
@@ -189,86 +253,101 @@ class Teacher(tf.keras.Model):
         views: int = 4,
         seed: int = 0,
         verbose="auto",
-        directory: str | os.PathLike | None = None,
-        strategy: tf.distribute.Strategy = ALONE,
     ) -> CrossValidation:
         """Trains a new classifier on the frozen encoder's features, computed once.
 
-        The classifier is linear in standardised features. How small its weights are kept is chosen
-        by cross-validation on the training images (see `candle_tf.calibration`).
+        The classifier is linear in standardised features. Cross-validation on the training images
+        chooses how small its weights are kept (see `candle_tf.calibration`).
 
         Args:
             train: Batches of (images, labels), each training image once (or the same number of
-                times, as augmented views). Read `views` times. For a strategy with several
-                replicas, what `candle_tf.distribution.distributed` gives.
+                times, as augmented views). Or (features, labels) from
+                `candle_tf.classifiers.encode_dataset`.
             class_counts: Training images per class, (classes,).
             loss: "balanced_softmax" (BALMS): cross-entropy with the log prior inside;
                 "label_aware_smoothing" (MiSLAS, stage 2) with classes at equal weight; or
                 "cross_entropy" for an ablation: not calibrated.
             label_smoothing: Factors of head and tail, for "label_aware_smoothing".
-            views: How often `train` is read; worth more than 1 where it augments.
+            views: Number of readings of the batches; more than 1 helps if they are augmented.
             seed: Seed of the folds of the cross-validation.
             verbose: 0 for silence.
-            directory: Where the features stay, to be taken up by the same call, as in
-                `candle_tf.classifiers.encode_dataset`; a temporary one where None.
-            strategy: Strategy whose replicas each encode their part; the first worker then trains
-                the classifier for all.
 
         Returns:
             The cross-validated accuracy, also kept as `teacher.cross_validation`. The student's
-            label term follows from it (`CandleModel`).
+            label term follows from it (`label_weight`).
 
         Raises:
-            ValueError: For an empty class, counts that do not match the labels, a label out of
-                range or an image with NaN or Inf (named by its index).
+            ValueError: For an empty class, or counts that do not match the labels. For a label out
+                of range, or an image with NaN or Inf (named by its index).
 
         Example:
-            >>> teacher.calibrate(batches, class_counts)  # doctest: +SKIP
+            >>> images = np.random.uniform(0, 255, (10, 32, 32, 3)).astype("float32")
+            >>> batches = tf.data.Dataset.from_tensor_slices((images, np.arange(10) % 2)).batch(5)
+            >>> encoder = tf.keras.Sequential([tf.keras.layers.Conv2D(4, 3, 2)])
+            >>> encoder.build((None, 32, 32, 3))
+            >>> teacher = ct.Teacher(encoder, 32)
+            >>> checked = teacher.calibrate(batches, class_counts=[5, 5], verbose=0)
+            >>> teacher(images)[1].shape, len(checked.per_class)
+            (TensorShape([10, 2]), 2)
         """
         lookup("calibration", loss, dict.fromkeys(CALIBRATIONS))
+        if isinstance(class_counts, tf.data.Dataset):
+            raise ValueError("class_counts is a dataset: pass the batches first, then the counts.")
         positive_counts(class_counts)
-        features, labels = classifiers.encode_dataset(
-            self.embed,
-            train,
-            class_counts,
-            views,
-            verbose,
-            directory,
-            self.identity(),
-            strategy,
-        )
-        num_classes = len(class_counts)
-        weights = np.zeros((self.width, num_classes)), np.zeros(num_classes)
-        measured = np.zeros(num_classes + 1)
-        if leads(strategy):
-            *weights, checked = fit_classifier(
-                features,
-                labels,
-                class_counts,
-                loss=loss,
-                label_smoothing=label_smoothing,
-                seed=seed,
+        if not isinstance(train, tuple):
+            train = classifiers.encode_dataset(
+                self.embed, train, class_counts, views=views, verbose=verbose
             )
-            measured = np.array([checked.strength, *checked.per_class])
-            if verbose:
-                print(checked.summary())
-        self.classifier = classifiers.linear(self.width, num_classes)
-        self.classifier.set_weights([from_first(strategy, w) for w in weights])
+        features, labels = train
+        if np.ndim(features) != 2 or np.shape(features)[1] != self.width:
+            raise ValueError(
+                f"train holds features of shape {np.shape(features)} but the teacher has "
+                f"{self.width}: give (features, labels) of this teacher, or a dataset of images."
+            )
+        kernel, bias, checked = fit_classifier(
+            features, labels, class_counts, loss=loss, label_smoothing=label_smoothing, seed=seed
+        )
+        if verbose:
+            print(checked.summary())
+        self.set_classifier(kernel, bias, checked)
+        return checked
+
+    def set_classifier(self, kernel: np.ndarray, bias: np.ndarray, checked: CrossValidation):
+        """Gives the teacher a linear classifier, frozen, as `calibrate` does.
+
+        Args:
+            kernel: Weights, float32 (width, classes).
+            bias: Bias, float32 (classes,).
+            checked: Cross-validation of that classifier.
+
+        Example:
+            >>> encoder = tf.keras.Sequential([tf.keras.layers.Conv2D(4, 3, 2)])
+            >>> encoder.build((None, 32, 32, 3))
+            >>> teacher = ct.Teacher(encoder, 32)
+            >>> checked = ct.calibration.CrossValidation(0.3, [0.9, 0.7], [5, 5])
+            >>> teacher.set_classifier(np.zeros((4, 2)), np.zeros(2), checked)
+            >>> round(teacher.label_weight(), 3)
+            0.667
+        """
+        self.classifier = classifiers.linear(*np.shape(kernel))
+        self.classifier.set_weights([kernel, bias])
         self.classifier.trainable = False
-        self.class_counts = [int(n) for n in class_counts]
-        strength, *accuracy = np.asarray(from_first(strategy, measured)).tolist()
-        self.cross_validation = CrossValidation(strength, accuracy, self.class_counts)
-        return self.cross_validation
+        self.class_counts = [int(n) for n in checked.class_counts]
+        self.cross_validation = checked
 
     def label_weight(self) -> float:
-        """Returns (1 - a) / (a - 1 / C), the weight of a label beside the teacher's word.
+        """Returns w = (1 - a) / (a - 1 / C), the weight of a label beside the teacher's word.
 
-        With a the cross-validated class-mean accuracy of the calibration and 1 / C that of chance,
-        it is 0 for a teacher that is always right, about 1 for one that is right every other time,
-        and `MOST_LABEL_WEIGHT` for one that guesses.
+        The cross-validated class-mean accuracy is a, and 1 / C is that of chance. So w is 0 for a
+        teacher that is always right, and about 1 for one that is right every other time. A teacher
+        that guesses has `MOST_LABEL_WEIGHT`.
 
         Raises:
             ValueError: If the teacher was calibrated without a cross-validation.
+
+        Example:
+            >>> teacher.label_weight()  # doctest: +SKIP
+            0.53
         """
         checked = self.cross_validation
         if checked is None or np.isnan(checked.class_mean):
@@ -279,8 +358,8 @@ class Teacher(tf.keras.Model):
         wrong, chance = 1.0 - checked.class_mean, 1.0 / len(self.class_counts)
         return min(wrong / max(checked.class_mean - chance, 1e-6), MOST_LABEL_WEIGHT)
 
-    def identity(self) -> dict:
-        """What its features follow from, by name; values that JSON keeps."""
+    def made_of(self) -> dict:
+        """Returns everything that the features follow from, by name, in values that JSON keeps."""
         layers = [(type(layer).__name__, nameless(layer)) for layer in self.encoder.layers]
         text = json.dumps(layers, default=lambda value: type(value).__name__)
         return {
@@ -290,7 +369,14 @@ class Teacher(tf.keras.Model):
         }
 
     def check_calibrated(self, num_classes: int):
-        """Refuses a teacher that has no classifier, or one for other classes than the student's."""
+        """Refuses a teacher without a classifier, or with one for other classes than the student's.
+
+        Args:
+            num_classes: Number of the student's classes.
+
+        Raises:
+            ValueError: If the teacher does not fit.
+        """
         if self.classifier is None:
             raise ValueError("The teacher is not calibrated: call teacher.calibrate(...) first.")
         if len(self.class_counts) != num_classes:
@@ -300,6 +386,7 @@ class Teacher(tf.keras.Model):
             )
 
     def get_config(self):
+        """Returns the teacher with its classifier as Keras saves it, without weights."""
         serialize, checked = tf.keras.saving.serialize_keras_object, self.cross_validation
         return {
             "encoder": serialize(self.encoder),
@@ -312,11 +399,12 @@ class Teacher(tf.keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
+        """Builds the teacher from what `get_config` returned."""
         deserialize = tf.keras.saving.deserialize_keras_object
         teacher = cls(
             deserialize(config["encoder"], custom_objects),
             config["image_size"],
-            config["preprocessing"],
+            preprocessing=config["preprocessing"],
         )
         if config["classifier"] is not None:
             teacher.classifier = deserialize(config["classifier"], custom_objects)
@@ -328,15 +416,19 @@ class Teacher(tf.keras.Model):
 
 
 def nameless(layer: tf.keras.layers.Layer):
-    """A layer's config without the names that Keras counts up within a process, and what has them.
+    """Returns a layer's config without the names that Keras counts up within a process.
 
-    So that how layers are wired is not in it, neither here nor in a network within the network.
+    The wiring of layers, which is told by these names, is left out too.
+
+    Example:
+        >>> "name" in nameless(tf.keras.layers.Dense(2))
+        False
     """
     named = ("name", "inbound_nodes", "input_layers", "output_layers")
 
     def stripped(value):
         if isinstance(value, dict) and value.get("class_name") == "Policy":
-            return value["config"]["name"]  # which is all that there is of it
+            return value["config"]["name"]  # a policy has nothing else
         if isinstance(value, dict):
             return {key: stripped(v) for key, v in value.items() if key not in named}
         return [stripped(v) for v in value] if isinstance(value, (list, tuple)) else value
@@ -345,7 +437,21 @@ def nameless(layer: tf.keras.layers.Layer):
 
 
 def check_encoder(encoder: tf.keras.Model, preprocessing: str | None) -> str:
-    """What an encoder wants of images; refuses one that cannot be a teacher's."""
+    """Returns the preprocessing that an encoder expects.
+
+    Args:
+        encoder: Network to check.
+        preprocessing: Mode that was asked for, or None.
+
+    Raises:
+        ValueError: If the network cannot be a teacher's encoder.
+
+    Example:
+        >>> encoder = tf.keras.Sequential([tf.keras.layers.Conv2D(4, 3)])
+        >>> encoder.build((None, 32, 32, 3))
+        >>> check_encoder(encoder, None)
+        'tf'
+    """
     if isinstance(encoder, type) or not isinstance(encoder, tf.keras.Model):
         raise ValueError(f"The encoder is {encoder!r}: pass a functional Keras model.")
     if getattr(encoder, "outputs", None) and (cut := without_classifier(encoder, False)[1]):
@@ -368,7 +474,18 @@ def check_encoder(encoder: tf.keras.Model, preprocessing: str | None) -> str:
 
 
 def preprocessing_of(preprocess_input) -> str:
-    """Which mode of Keras' preprocessing a network's own `preprocess_input` is, by trying it."""
+    """Returns the mode of Keras' preprocessing that equals a network's own, found by trial.
+
+    Args:
+        preprocess_input: Function from images in [0, 255] to the network's inputs.
+
+    Raises:
+        ValueError: If no mode equals it.
+
+    Example:
+        >>> preprocessing_of(tf.keras.applications.mobilenet.preprocess_input)
+        'tf'
+    """
     pixels = np.random.default_rng(0).uniform(0, 255, (1, 2, 2, 3)).astype(np.float32)
     own = np.asarray(preprocess_input(pixels.copy()))
     for mode in PREPROCESSING:
@@ -378,7 +495,12 @@ def preprocessing_of(preprocess_input) -> str:
 
 
 def named_teachers() -> list[str]:
-    """Every teacher that has a name, as `--teacher` takes it."""
+    """Returns the names of all teachers, as a run's `teacher` takes them.
+
+    Example:
+        >>> "keras:MobileNet" in named_teachers()
+        True
+    """
     keras = networks_of(tf.keras.applications)
     return [
         "letters",

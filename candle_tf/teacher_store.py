@@ -1,9 +1,9 @@
-"""What a teacher makes of fixed views of the training images, kept on disk."""
+"""The teacher's outputs for fixed views of the training images, kept on disk."""
 
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
@@ -27,20 +27,20 @@ from candle_tf.utils.distribution import (
 )
 from candle_tf.utils.files import Rows, fingerprint, locked
 
-ENOUGH = 20  # views of an image: more gave no accuracy on CIFAR-10-LT (docs/results.md)
+ENOUGH = 20  # views per image: more gave no accuracy on CIFAR-10-LT (docs/results.md)
 FEWEST = 4
-MOST_SECONDS = 1800.0  # of a teacher at work before the training
+MOST_SECONDS = 1800.0  # that the teacher may take before the training
 
 
 class TeacherStore:
-    """The features and logits of fixed views of the training images, in place of the teacher.
+    """The features and logits of fixed views of the training images, in place of a live teacher.
 
-    After FKD (Shen & Xing, ECCV 2022, arXiv 2112.01528), which keeps soft labels: the views are
-    drawn once, the teacher sees each view once, and training goes through the views of an image
-    in turn, from the first again after the last. Mixup is left to the model, which mixes a batch
-    afresh each time, so a few views of an image serve a training of any length and any sampler.
+    The store follows FKD (Shen & Xing, ECCV 2022, arXiv 2112.01528), which keeps soft labels. The
+    views are drawn once, and the teacher sees each view once. Training takes the views of an image
+    in turn, and after the last the first. The model mixes each batch by itself, so a few views per
+    image serve a training of any length and any sampler.
 
-    With several resolutions each view has one of them, as often as the model draws it; a batch
+    With several resolutions each view has one of them, as often as the model draws it. A batch
     takes views of one resolution.
 
     Args:
@@ -48,7 +48,7 @@ class TeacherStore:
         model: `CandleModel` whose teacher sees the views, at the sizes that the model draws.
         examples: Training images.
         image_size: Side in pixels of the images in the batches.
-        views: Number of views of each image.
+        views: Number of views per image.
         augmentation: Bounds within which the views are drawn.
         seed: Seed of the random views.
 
@@ -57,9 +57,22 @@ class TeacherStore:
             views or sizes; if there are fewer views than resolutions.
 
     Example:
-        >>> store = ct.TeacherStore("store/", model, data.train, image_size=32)  # doctest: +SKIP
-        >>> store.complete()  # doctest: +SKIP
-        >>> model.fit(store.training_batches(128), epochs=40)  # doctest: +SKIP
+        >>> examples = ct.data.Examples(tf.zeros((10, 16, 16, 3), tf.uint8), np.arange(10) % 2)
+        >>> encoder = tf.keras.Sequential([tf.keras.layers.Conv2D(4, 3, 2)])
+        >>> encoder.build((None, 16, 16, 3))
+        >>> teacher = ct.Teacher(encoder, 16)
+        >>> checked = ct.calibration.CrossValidation(0.3, [0.9, 0.7], [5, 5])
+        >>> teacher.set_classifier(np.zeros((4, 2)), np.zeros(2), checked)
+        >>> features = tf.keras.layers.GlobalAveragePooling2D(name="features")
+        >>> layers = [tf.keras.Input((16, 16, 3)), features, tf.keras.layers.Dense(2)]
+        >>> model = ct.CandleModel(teacher, tf.keras.Sequential(layers))
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     store = ct.TeacherStore(directory, model, examples, image_size=16, views=2)
+        ...     store.complete(verbose=0)
+        ...     batches = store.training_batches(5)
+        ...     sorted(next(iter(batches))[0])
+        ['features', 'images', 'logits', 'size']
     """
 
     def __init__(
@@ -67,17 +80,28 @@ class TeacherStore:
         directory: str | os.PathLike,
         model: CandleModel,
         examples: Examples,
+        *,
         image_size: int,
         views: int = ENOUGH,
         augmentation: Augmentation = Augmentation(),
         seed: int = 0,
     ):
+        if not isinstance(directory, (str, os.PathLike)):
+            raise ValueError(
+                f"The store's directory has the type {type(directory).__name__}: pass the "
+                "directory first, then the model and the examples."
+            )
+        if not isinstance(model, CandleModel):
+            raise ValueError(
+                f"The store's model has the type {type(model).__name__}: pass the CandleModel "
+                "whose teacher sees the views, then the examples."
+            )
         check_examples(examples, model.student.output_shape[-1], "TeacherStore")
         self.model, self.examples, self.image_size = model, examples, image_size
         self.augmentation, self.seed = augmentation, seed
         self.sizes = view_sizes(model.resolution, views)
         teacher, resolution = model.teacher, model.resolution
-        made_of = sources(teacher, examples, image_size, augmentation, resolution, seed)
+        made_of = store_made_of(teacher, examples, image_size, augmentation, resolution, seed)
         made_of["teacher's classifier"] = fingerprint(teacher.classifier.get_weights())
         record = record_of(teacher.width, len(teacher.class_counts))
         self.rows, self.verified = Rows(directory, record, made_of), False
@@ -86,9 +110,17 @@ class TeacherStore:
         """Returns the number of records that are needed: views times images."""
         return len(self.sizes) * len(self.examples)
 
+    def __repr__(self) -> str:
+        there = f"{min(len(self.rows), len(self)):,} of {len(self):,} records"
+        views = f"{len(self.sizes)} views of {len(self.examples):,} images"
+        return (
+            f"TeacherStore({str(self.rows.directory)!r}, {views}: {there}, "
+            f"{self.nbytes / 1e6:,.1f} MB when complete)"
+        )
+
     @property
     def nbytes(self) -> int:
-        """The size of the records on disk."""
+        """The size of the complete records on disk, in bytes."""
         return len(self) * self.rows.dtype.itemsize
 
     def complete(
@@ -97,15 +129,18 @@ class TeacherStore:
         verbose="auto",
         strategy: tf.distribute.Strategy = ALONE,
     ):
-        """Has the teacher see the views that are not there yet.
+        """Has the teacher see the views that are not in the store yet.
 
         Args:
-            batch_size: of a replica.
-            strategy: whose replicas each show it their part; the first worker writes.
+            batch_size: Number of views per replica that the teacher sees at once.
+            verbose: 0 for silence.
+            strategy: Strategy whose replicas each show the teacher their part; the first worker
+                writes.
 
         Raises:
-            ValueError: if another process is at it, or the features exceed half precision.
-            OSError: if there is no room for them.
+            ValueError: If another process completes the store, or the features exceed half
+                precision.
+            OSError: If there is no room for the records.
         """
         self.rows.check()
         if from_first(strategy, len(self.rows)) >= len(self):
@@ -124,24 +159,34 @@ class TeacherStore:
                 teacher_size = self.model.teacher_size(size)
                 images = distributed(strategy, partial(self.images, places, batch_size))
                 for place, batch in zip(places.batch(batch_size), images):
-                    features, logits = teacher(batch, teacher_size)
-                    records = np.zeros(len(features), self.rows.dtype)
-                    records["features"], records["logits"] = features, logits
-                    records["size"] = size
-                    for name in place.keys() - {"index"}:
-                        records[name] = place[name]
-                    if not np.isfinite(records["features"]).all():
-                        raise ValueError(
-                            "The teacher's features exceed half precision (65,504): do without "
-                            "the store (teacher_views=0)."
-                        )
+                    records = self.filled(place, size, *teacher(batch, teacher_size))
                     if writes:
                         self.rows.append(records)
                     progress.add(len(records))
         meet(strategy)  # all records are there
 
+    def filled(self, place: dict, size: int, features: tf.Tensor, logits: tf.Tensor) -> np.ndarray:
+        """Returns the records of some views.
+
+        Args:
+            place: Index, crop, flip and color of each view, by name.
+            size: Student's resolution of the views.
+            features: Teacher's features, float32 (n, width).
+            logits: Teacher's logits, float32 (n, classes).
+        """
+        records = np.zeros(len(features), self.rows.dtype)
+        records["features"], records["logits"], records["size"] = features, logits, size
+        for name in place.keys() - {"index"}:
+            records[name] = place[name]
+        if not np.isfinite(records["features"]).all():
+            raise ValueError(
+                "The teacher's features exceed half precision (65,504): do without the store "
+                "(teacher_views=0)."
+            )
+        return records
+
     def images(self, places: tf.data.Dataset, batch_size: int, share: Share) -> tf.data.Dataset:
-        """The views at a worker's part of the places, in batches of a replica."""
+        """Returns the views at a worker's part of the places, in one batch per replica."""
         seen = self.take(share.of(places, batch_size), share.batch_size(batch_size))
         return seen.map(lambda _, images: images).prefetch(tf.data.AUTOTUNE)
 
@@ -155,9 +200,9 @@ class TeacherStore:
             yield tf.data.Dataset.from_tensor_slices(todo), int(self.sizes[view])
 
     def records(self) -> np.ndarray:
-        """Returns what the teacher made of each view: a structured array, mapped into memory.
+        """Returns the teacher's outputs for each view: a structured array, mapped into memory.
 
-        Record `view * n + i` is of image i of n. Fields: features, float16 (width,); logits,
+        Record `view * n + i` belongs to image i of n. Fields: features, float16 (width,); logits,
         float32 (classes,); the view's crop, flip and color, as `candle_tf.data.views.draw_views`
         gives them; size, int32, the student's resolution.
 
@@ -175,6 +220,7 @@ class TeacherStore:
     def training_batches(
         self,
         batch_size: int,
+        *,
         num_examples: int | None = None,
         sampler: str = "instance_balanced",
         seed: int = 0,
@@ -182,6 +228,15 @@ class TeacherStore:
         share: Share = Share(),
     ) -> tf.data.Dataset:
         """Returns the batches of `candle_tf.data.training_batches`, with the teacher's outputs.
+
+        Args:
+            batch_size: Number of images per update, over all replicas.
+            num_examples: Place where the stream ends, counted from 0. None gives the next epoch at
+                each reading of the dataset, as `fit(dataset, epochs=...)` expects.
+            sampler: Sampler of the images, a name of `candle_tf.data.SAMPLERS`.
+            seed: Seed of the order.
+            first_example: Place where the stream starts, a multiple of the batch size.
+            share: Part of each batch that this process reads.
 
         Returns:
             A dataset for `CandleModel.fit`: (x, labels), where x holds `images`, `features` and
@@ -199,44 +254,111 @@ class TeacherStore:
         if not self.verified:  # once: they may be many
             self.rows.verify()
             self.verified = True
-        records, labels, resolution = self.records(), self.examples.labels, self.model.resolution
-        names = [name for name in records.dtype.names if name != "checksum"]
-        length = epoch_length(labels, sampler)
+        labels, records = self.examples.labels, self.records()
+        turns = ViewTurns(
+            self.sizes,
+            self.model.resolution,
+            images=len(labels),
+            places=epoch_length(labels, sampler),
+            batch_size=batch_size,
+            epochs_end_batches=num_examples is None,
+        )
 
-        def in_turn(order, _, number):
-            place = tf.range(length, dtype=tf.int64)
-            if num_examples is None:  # each epoch ends with a batch that may be smaller
-                steps = place // batch_size + number * -(-length // batch_size)
-            else:
-                steps = (place + number * length) // batch_size
-            view = nth_view(self.sizes, drawn_sizes(resolution, steps), number + occurrence(order))
-            return {"row": view * len(labels) + order}
-
-        def read(row):
-            chosen = records[row]
-            return [np.ascontiguousarray(chosen[name]) for name in names]
-
-        def of_record(place):
-            kinds = [records.dtype[name] for name in names]
-            values = tf.numpy_function(read, [place["row"]], [kind.base for kind in kinds])
-            values = [tf.ensure_shape(v, (None, *kind.shape)) for v, kind in zip(values, kinds)]
-            return {**place, **dict(zip(names, values))}
+        def rows_of(order, _, number):
+            return {"row": turns.rows(order, number)}
 
         def batch(place, images):
             x = {name: place[name] for name in ("features", "logits", "size")}
             return {"images": images, **x}, tf.gather(labels, place["index"])
 
-        places = training_places(labels, sampler, seed, in_turn, num_examples, first_example)
+        places = training_places(labels, sampler, seed, rows_of, num_examples, first_example)
         places, size = share.of(places, batch_size), share.batch_size(batch_size)
-        seen = places.batch(size).map(of_record).unbatch()
+        seen = places.batch(size).map(partial(with_records, records)).unbatch()
         seen = seen.apply(tf.data.experimental.assert_cardinality(places.cardinality()))
         return self.take(seen, size).map(batch).prefetch(tf.data.AUTOTUNE)
 
     def take(self, places: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+        """Returns (place, images) in batches: the views of the images at the places."""
         return take_views(places, self.examples, self.image_size, batch_size, self.augmentation)
 
 
-def sources(
+@dataclass(frozen=True)
+class ViewTurns:
+    """The record of a store at each place of an epoch: the views of an image come in turn.
+
+    Every place of a batch has a view of the size that the model draws for the batch's update. Among
+    the views of that size, an image's turn is the number of times that it came before.
+
+    Attributes:
+        sizes: Size of each view, int32 (views,).
+        resolution: Resolution that the model draws for each update.
+        images: Number of training images.
+        places: Number of places per epoch.
+        batch_size: Number of places per update.
+        epochs_end_batches: Whether each epoch ends with a batch of its own, which may be smaller.
+
+    Example:
+        >>> one_size = ct.RandomResolution((32,), 32)
+        >>> turns = ViewTurns(np.int32([32, 32]), one_size, 3, 4, 2, epochs_end_batches=True)
+        >>> turns.rows(tf.constant([2, 0, 2, 1], tf.int64), number=0).numpy()
+        array([2, 0, 5, 1])
+    """
+
+    sizes: np.ndarray
+    resolution: RandomResolution
+    images: int
+    places: int
+    batch_size: int
+    epochs_end_batches: bool
+
+    def updates(self, number: tf.Tensor | int) -> tf.Tensor:
+        """Returns the update of each place of an epoch, int64 (places,).
+
+        Args:
+            number: Number of the epoch, from 0.
+        """
+        place = tf.range(self.places, dtype=tf.int64)
+        if self.epochs_end_batches:
+            return place // self.batch_size + number * -(-self.places // self.batch_size)
+        return (place + number * self.places) // self.batch_size
+
+    def rows(self, order: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
+        """Returns the record of each place of an epoch, int64 (places,).
+
+        Args:
+            order: Index of the image at each place, int64 (places,).
+            number: Number of the epoch, from 0.
+        """
+        size = drawn_sizes(self.resolution, self.updates(number))
+        view = nth_view(self.sizes, size, number + occurrence(order))
+        return view * self.images + order
+
+
+def with_records(records: np.ndarray, place: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns a batch of places with the fields of their records.
+
+    Args:
+        records: Records of a store, a structured array.
+        place: Tensors by name, among them `row`, int64 (batch,): the record of each place.
+
+    Example:
+        >>> records = np.zeros(3, record_of(2, 4))
+        >>> with_records(records, {"row": tf.constant([1, 2])})["logits"].shape
+        TensorShape([2, 4])
+    """
+    names = [name for name in records.dtype.names if name != "checksum"]
+    kinds = [records.dtype[name] for name in names]
+
+    def read(row):
+        chosen = records[row]
+        return [np.ascontiguousarray(chosen[name]) for name in names]
+
+    values = tf.numpy_function(read, [place["row"]], [kind.base for kind in kinds])
+    values = [tf.ensure_shape(v, (None, *kind.shape)) for v, kind in zip(values, kinds)]
+    return {**place, **dict(zip(names, values))}
+
+
+def store_made_of(
     teacher: Teacher,
     examples: Examples,
     image_size: int,
@@ -244,10 +366,25 @@ def sources(
     resolution: RandomResolution,
     seed: int,
 ) -> dict:
-    """Returns what a store follows from, but for the teacher's classifier, which comes later."""
+    """Returns everything that a store follows from, except the teacher's classifier.
+
+    A run knows the classifier only after the calibration.
+
+    Args:
+        teacher: Teacher, calibrated or not.
+        examples: Training images.
+        image_size: Side in pixels of the images in the batches.
+        augmentation: Bounds within which the views are drawn.
+        resolution: Resolutions of the student.
+        seed: Seed of the random views.
+
+    Example:
+        >>> store_made_of(teacher, data.train, 32, how, resolution, 0)  # doctest: +SKIP
+        {'teacher': '5f...', 'teacher image size': 96, ...}
+    """
     return {
-        **teacher.identity(),
-        "images (set, ratio, split or seed)": examples.digest(),
+        **teacher.made_of(),
+        "images (set, ratio, split or seed)": examples.fingerprint(),
         "image size": image_size,
         "augmentation": asdict(augmentation),
         "resolutions": [resolution.base, *resolution.sizes],
@@ -256,7 +393,16 @@ def sources(
 
 
 def record_of(width: int, num_classes: int) -> np.dtype:
-    """Returns the record of a view; see `TeacherStore.records`."""
+    """Returns the record of a view; see `TeacherStore.records`.
+
+    Args:
+        width: Number of the teacher's features.
+        num_classes: Number of the teacher's logits.
+
+    Example:
+        >>> record_of(256, 10).itemsize
+        585
+    """
     return np.dtype(
         [
             ("features", np.float16, width),
@@ -270,14 +416,24 @@ def record_of(width: int, num_classes: int) -> np.dtype:
 
 
 def view_sizes(resolution: RandomResolution, views: int) -> np.ndarray:
-    """Returns the size of each view, int32 (views,): as often as it is drawn, from the start on.
+    """Returns the size of each view, int32 (views,), each as often as the model draws it.
+
+    More views only add sizes at the end.
+
+    Args:
+        resolution: Resolutions that the model draws.
+        views: Number of views per image.
 
     Raises:
         ValueError: For no view, or if a size gets no view.
+
+    Example:
+        >>> view_sizes(ct.RandomResolution((24, 32, 40), 32), 4)
+        array([24, 32, 40, 24], dtype=int32)
     """
     if views < 1:
         raise ValueError(f"views is {views} but must be at least 1.")
-    which = shares_in_turn(resolution, views)
+    which = sizes_in_turn(resolution, views)
     left_out = np.setdiff1d(range(len(resolution.sizes)), which)
     if len(left_out):
         raise ValueError(
@@ -287,8 +443,17 @@ def view_sizes(resolution: RandomResolution, views: int) -> np.ndarray:
     return np.array(resolution.sizes, np.int32)[which]
 
 
-def shares_in_turn(resolution: RandomResolution, views: int) -> np.ndarray:
-    """Returns which of the sizes each view has, int64 (views,), each as often as it is drawn."""
+def sizes_in_turn(resolution: RandomResolution, views: int) -> np.ndarray:
+    """Returns the index of each view's size, int64 (views,), each as often as the model draws it.
+
+    Args:
+        resolution: Resolutions that the model draws.
+        views: Number of views per image.
+
+    Example:
+        >>> sizes_in_turn(ct.RandomResolution((32,), 32), 3)
+        array([0, 0, 0])
+    """
     counts = np.zeros(len(resolution.sizes))
     which = np.zeros(views, int)
     for view in range(views):
@@ -300,16 +465,20 @@ def shares_in_turn(resolution: RandomResolution, views: int) -> np.ndarray:
 def plan_views(
     images: int, draws: float, speed: Callable[[], float], resolution: RandomResolution
 ) -> tuple[int, str]:
-    """Returns how many views of each image a teacher shall see beforehand, and why in words.
+    """Returns the number of views that the teacher should see beforehand, and the reason in words.
 
-    As many as help (`ENOUGH`), but no more than the teacher sees in half an hour, and at least
-    `FEWEST`. 0, a live teacher, where the training shows each image no more often than that.
+    The number is `ENOUGH`, or fewer if the teacher would need more than half an hour, but at least
+    `FEWEST`. It is 0, for a live teacher, if the training shows each image no more often than that.
 
     Args:
         images: Number of training images.
-        draws: How often the training shows an image, on average.
-        speed: Measures how many images a second the teacher sees; called where that matters.
+        draws: Number of times that the training shows an image, on average.
+        speed: Function that measures how many images per second the teacher sees.
         resolution: Resolutions, each of which needs a view.
+
+    Example:
+        >>> plan_views(200, 12.5, lambda: 50.0, ct.RandomResolution((32,), 32))[0]
+        0
     """
     live = 0, f"training shows each image {draws:.1f} times, each time in a fresh view"
     if draws <= FEWEST:
@@ -317,7 +486,7 @@ def plan_views(
     images_per_second = speed()
     seconds = images / images_per_second
     views = int(min(ENOUGH, max(FEWEST, MOST_SECONDS // seconds)))
-    while len(resolution.sizes) > len(set(shares_in_turn(resolution, views))):
+    while len(resolution.sizes) > len(set(sizes_in_turn(resolution, views))):
         views += 1
     if draws <= views:
         return live
@@ -329,6 +498,12 @@ def plan_views(
 
 
 def duration(seconds: float) -> str:
+    """Returns a duration in words.
+
+    Example:
+        >>> duration(90), duration(600)
+        ('90 s', '10 minutes')
+    """
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
@@ -337,8 +512,13 @@ def nth_view(sizes: np.ndarray, wanted: tf.Tensor, turn: tf.Tensor) -> tf.Tensor
 
     Args:
         sizes: Size of each view, int32 (views,).
-        wanted: Which of the sizes, in ascending order, each place has, int64 (n,).
-        turn: How many views of its image came before, int64 (n,).
+        wanted: Index of each place's size among the sizes in ascending order, int64 (n,).
+        turn: Number of times that the place's image came before, int64 (n,).
+
+    Example:
+        >>> sizes, wanted = np.int32([24, 32, 24]), tf.constant([0, 0, 0, 1], tf.int64)
+        >>> nth_view(sizes, wanted, tf.range(4, dtype=tf.int64)).numpy()
+        array([0, 2, 0, 1])
     """
     _, counts = np.unique(sizes, return_counts=True)
     starts = np.cumsum(counts) - counts
@@ -347,7 +527,16 @@ def nth_view(sizes: np.ndarray, wanted: tf.Tensor, turn: tf.Tensor) -> tf.Tensor
 
 
 def drawn_sizes(resolution: RandomResolution, steps: tf.Tensor) -> tf.Tensor:
-    """Which of the sizes is drawn at each of `steps`, which do not fall: int64 (n,)."""
+    """Returns the index of the size that the model draws at each update, int64 (n,).
+
+    Args:
+        resolution: Resolutions that the model draws.
+        steps: Numbers of the updates, int64 (n,), none smaller than the one before it.
+
+    Example:
+        >>> drawn_sizes(ct.RandomResolution((32,), 32), tf.constant([4, 4, 5], tf.int64)).numpy()
+        array([0, 0, 0])
+    """
     every = tf.range(steps[0], steps[-1] + 1)
     drawn = tf.map_fn(
         lambda step: tf.convert_to_tensor(resolution.draw(step), tf.int32),
@@ -359,7 +548,12 @@ def drawn_sizes(resolution: RandomResolution, steps: tf.Tensor) -> tf.Tensor:
 
 
 def occurrence(order: tf.Tensor) -> tf.Tensor:
-    """How often each index of (n,) came before in it: int64 (n,)."""
+    """Returns how many times each index of (n,) came before its place, int64 (n,).
+
+    Example:
+        >>> occurrence(tf.constant([7, 3, 7, 7])).numpy()
+        array([0, 0, 1, 2])
+    """
     by_index = tf.argsort(order, stable=True)
     ordered = tf.gather(order, by_index)
     places = tf.range(tf.size(order), dtype=tf.int64)

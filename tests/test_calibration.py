@@ -46,7 +46,7 @@ def test_label_aware_smoothing_minimises_its_loss_over_balanced_classes():
     kernel, bias = (tf.Variable(v) for v in fit(x, y, "label_aware_smoothing"))
     weights = (len(y) / 3 / COUNTS)[y]
     with tf.GradientTape() as tape:
-        loss = ct.losses.LabelAwareSmoothing(COUNTS, 0.1, 0.0, reduction="none")
+        loss = ct.losses.LabelAwareSmoothing(COUNTS, head=0.1, tail=0.0, reduction="none")
         value = tf.reduce_sum(weights * loss(y, x @ kernel + bias))
         value += tf.reduce_sum(kernel**2) / (2 * 0.3)
     for gradient in tape.gradient(value, (kernel, bias)):

@@ -56,6 +56,9 @@ def test_save_and_reload(build, suffix, tmp_path):
     np.testing.assert_allclose(again(FEATURES), classifier(FEATURES), rtol=1e-6)
 
 
+HOW = {"loss": None, "learning_rate": 0.1, "seed": 0}
+
+
 class Recorder:
     """Keeps the labels that it is given in place of learning from them."""
 
@@ -70,7 +73,11 @@ class Recorder:
 def test_a_last_batch_that_is_filled_up_stays_near_the_end():
     labels = np.repeat([0, 1], [945, 105])
     drawn = classifiers.fit_on_features(
-        Recorder(), labels[:, None], labels, None, "progressively_balanced", 30, 500, 0.1, seed=0
+        *(Recorder(), labels[:, None], labels),
+        sampler="progressively_balanced",
+        epochs=30,
+        batch_size=500,
+        **HOW,
     )
     assert drawn.shape == (30, 1500)
     np.testing.assert_allclose(drawn[-6:].mean(axis=1), 0.5, atol=0.05)
@@ -90,7 +97,7 @@ def test_the_sampler_decides_what_an_epoch_takes(sampler, size, shares):
     labels = np.repeat([0, 1], [900, 100])
     features = np.zeros((1000, 2), np.float32)
     drawn = classifiers.fit_on_features(
-        Recorder(), features, labels, None, sampler, 4, 100, 0.1, seed=0
+        *(Recorder(), features, labels), sampler=sampler, epochs=4, batch_size=100, **HOW
     )
     assert drawn.shape == (4, size)
     np.testing.assert_allclose(drawn.mean(axis=1), shares, atol=0.05)

@@ -197,3 +197,11 @@ def test_norm_gap_ignores_the_scale():
     assert metrics.norm_gap(3 * full_precision, full_precision) == 0.0
     # Head to tail 1, 1, 1 against 1, 1/2, 1/4.
     assert metrics.norm_gap(np.full(3, 7.0), full_precision) == pytest.approx((1 / 2 + 3 / 4) / 3)
+
+
+def test_logits_in_place_of_predictions_are_named():
+    labels = np.array([0, 1])
+    with pytest.raises(ValueError, match=r"predictions are class numbers.*\(2, 3\) of float64"):
+        metrics.accuracy_report(labels, np.zeros((2, 3)), [5, 4, 3])
+    with pytest.raises(ValueError, match="labels are class numbers"):
+        metrics.accuracy_report(np.eye(2), labels, [5, 4])

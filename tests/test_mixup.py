@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.mixup import Pairs, beta, check_alpha, draw_pairs
+from candle_tf.mixup import Pairs, Unmixed, beta, check_alpha, draw_pairs
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
@@ -22,22 +22,29 @@ def test_pairs_follow_seed_and_step_alone():
         np.testing.assert_array_equal(ours, again)
     for other in (drawn(4), drawn(3, seed=1)):
         assert (drawn(3)[0] != other[0]).all() and (drawn(3)[1] != other[1]).any()
-    share, partner = drawn(3)
-    assert share.shape == (50,) and sorted(partner) == list(range(50))
+    weight, partner = drawn(3)
+    assert weight.shape == (50,) and sorted(partner) == list(range(50))
     assert drawn(3, per_image=False)[0].shape == ()
 
 
-@pytest.mark.parametrize("share", [0.3, [0.1, 0.5, 0.9]])
-def test_mixtures_against_a_loop(share):
-    pairs = Pairs(tf.constant(share, tf.float32), tf.constant([2, 0, 1]))
+@pytest.mark.parametrize("weight", [0.3, [0.1, 0.5, 0.9]])
+def test_mixtures_against_a_loop(weight):
+    pairs = Pairs(tf.constant(weight, tf.float32), tf.constant([2, 0, 1]))
     for shape in ((3,), (3, 4), (3, 2, 2, 3)):
         values = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-        parts = np.broadcast_to(share, 3)
+        parts = np.broadcast_to(weight, 3)
         expected = [
             parts[i] * values[i].astype(float) + (1 - parts[i]) * values[j]
             for i, j in enumerate([2, 0, 1])
         ]
         np.testing.assert_allclose(pairs.mix(values), expected, rtol=1e-5)
+
+
+def test_without_mixup_every_value_stays():
+    images, labels, logits = tf.zeros((2, 1), tf.uint8), tf.constant([0, 1]), tf.ones((2, 2))
+    assert Unmixed().mix(images) is images and Unmixed().mix(None) is None
+    assert Unmixed().label_terms(labels, logits, None) == (labels, logits, None)
+    assert Pairs(tf.constant(0.5), tf.constant([1, 0])).mix(None) is None
 
 
 @pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5]])

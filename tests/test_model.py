@@ -14,7 +14,7 @@ from candle_tf import AdversarialBalancer, CandleModel, StudentModel, Teacher
 from candle_tf.calibration import CrossValidation
 from candle_tf.metrics import ShotAccuracy
 from candle_tf.mixup import draw_pairs
-from candle_tf.model import iterations
+from candle_tf.networks.keras_internals import iterations
 from candle_tf.students import resnet_e
 from candle_tf.utils.optimizers import build_optimizer
 
@@ -179,45 +179,48 @@ def test_a_step_follows_the_formula(name):
     arguments, compiled, known = STEPS[name]
     model = make_candle(**arguments)
     model.compile(**sgd(1.0), **compiled, run_eagerly=True)
-    theta = model.student.trainable_variables + model.adapter.trainable_variables
-    phi = [] if "fixed" in known else model.balancer.trainable_variables
-    assert len(theta) == 10 and len(phi) in (0, 10)
+    descending = model.student.trainable_variables + model.adapter.trainable_variables
+    ascending = [] if "fixed" in known else model.balancer.trainable_variables
+    assert len(descending) == 10 and len(ascending) in (0, 10)
     with tf.GradientTape() as tape:
         expected = formula(model, **known)
-    gradients = tape.gradient(expected["loss"], theta + phi)
-    before = [variable.numpy() for variable in theta + phi]
+    gradients = tape.gradient(expected["loss"], descending + ascending)
+    before = [variable.numpy() for variable in descending + ascending]
 
     weight = known.get("sample_weight")
     logs = model.train_on_batch(IMAGES, LABELS, weight, return_dict=True)
     for key, value in expected.items():
         np.testing.assert_allclose(logs[key], value, rtol=1e-4, err_msg=key)
     assert logs["resolution"] == known.get("size", BASE)
-    signs = [-1.0] * len(theta) + [1.0] * len(phi)
-    for variable, old, gradient, sign in zip(theta + phi, before, gradients, signs):
+    signs = [-1.0] * len(descending) + [1.0] * len(ascending)
+    for variable, old, gradient, sign in zip(descending + ascending, before, gradients, signs):
         np.testing.assert_allclose(
             variable - old, sign * gradient, rtol=1e-3, atol=1e-5, err_msg=variable.name
         )
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
-def test_theta_descends_and_phi_ascends(per_sample):
+def test_the_student_descends_and_the_balancer_ascends(per_sample):
     model = make_candle(per_sample=per_sample)
     model.compile(**sgd(1e-2), run_eagerly=True)
-    phi = model.balancer.trainable_variables
-    theta = model.student.trainable_variables + model.adapter.trainable_variables
+    ascending = model.balancer.trainable_variables
+    descending = model.student.trainable_variables + model.adapter.trainable_variables
 
     def loss_at(**values):
-        for variables, numbers in ((theta, values["theta"]), (phi, values["phi"])):
+        for variables, numbers in (
+            (descending, values["descending"]),
+            (ascending, values["ascending"]),
+        ):
             for variable, number in zip(variables, numbers):
                 variable.assign(number)
         return float(formula(model, per_sample=per_sample)["loss"])
 
-    theta0, phi0 = [v.numpy() for v in theta], [v.numpy() for v in phi]
+    descending0, ascending0 = [v.numpy() for v in descending], [v.numpy() for v in ascending]
     model.train_on_batch(IMAGES, LABELS)
-    theta1, phi1 = [v.numpy() for v in theta], [v.numpy() for v in phi]
-    start = loss_at(theta=theta0, phi=phi0)
-    assert loss_at(theta=theta1, phi=phi0) < start - 1e-5
-    assert loss_at(theta=theta0, phi=phi1) > start + 1e-5
+    descending1, ascending1 = [v.numpy() for v in descending], [v.numpy() for v in ascending]
+    start = loss_at(descending=descending0, ascending=ascending0)
+    assert loss_at(descending=descending1, ascending=ascending0) < start - 1e-5
+    assert loss_at(descending=descending0, ascending=ascending1) > start + 1e-5
 
 
 @pytest.mark.parametrize("fixed, moved", [(0.0, "feature"), (1.0, "kl")])
@@ -384,7 +387,7 @@ SAVED = {
     "fixed": (lambda: make_candle(balancer=0.25, prior_adjusted=True, temperature=3.0), {}),
     "resolutions": (lambda: make_candle(resolutions=(12, 16, 20), seed=4), {}),
     "binary": (lambda: make_candle(binary_student), {}),
-    "student": (lambda: StudentModel(smooth_student(), (12, 16, 20), seed=4), {}),
+    "student": (lambda: StudentModel(smooth_student(), resolutions=(12, 16, 20), seed=4), {}),
     "balanced softmax": (
         lambda: StudentModel(binary_student()),
         {"loss": candle_tf.losses.BalancedSoftmax(COUNTS)},
@@ -414,7 +417,7 @@ def test_a_saved_model_goes_on_as_if_never_saved(name, tmp_path):
 
 @pytest.mark.parametrize("fixed", [None, 0.25])
 def test_config_rebuilds_the_model(fixed):
-    balancer = fixed or AdversarialBalancer(True, (3, 5), seed=7)
+    balancer = fixed or AdversarialBalancer(True, hidden=(3, 5), seed=7)
     arguments = {"temperature": 3.0, "prior_adjusted": True, "label_weight": 0.5, "seed": 6}
     model = make_candle(balancer=balancer, resolutions=(12, 16, 20), **arguments)
     rebuilt = CandleModel.from_config(json.loads(json.dumps(model.get_config())))
@@ -457,7 +460,9 @@ def train_on_one_and_two_replicas(directory):
                 model.compile(**optimizers, **compiled, run_eagerly=replicas == 1)
             dataset = tf.data.Dataset.from_tensor_slices(batch).batch(8)
             history = model.fit(dataset, verbose=0).history
-            trained = model.theta() + (model.phi() if isinstance(model, CandleModel) else [])
+            trained = model.descending_variables() + (
+                model.ascending_variables() if isinstance(model, CandleModel) else []
+            )
             values = {f"variable {i}": v.numpy() for i, v in enumerate(trained)}
             values |= {key: value[0] for key, value in history.items()}
             np.savez(os.path.join(directory, f"{name} {replicas}.npz"), **values)
@@ -577,9 +582,12 @@ def test_where_the_scaled_loss_overflows_neither_side_steps(scale, steps):
     scaled = functools.partial(tf.keras.mixed_precision.LossScaleOptimizer, initial_scale=scale)
     optimizers = sgd(0.1)
     model.compile(**{**optimizers, "optimizer": scaled(optimizers["optimizer"])})
-    before = [[v.numpy() for v in side()] for side in (model.theta, model.phi)]
+    before = [
+        [v.numpy() for v in side()]
+        for side in (model.descending_variables, model.ascending_variables)
+    ]
     model.fit(batches(count=1), verbose=0)
-    for old, side in zip(before, (model.theta, model.phi)):
+    for old, side in zip(before, (model.descending_variables, model.ascending_variables)):
         changed = [not np.array_equal(a, b.numpy()) for a, b in zip(old, side())]
         assert any(changed) if steps else not any(changed)
     assert float(model.optimizer.loss_scale) == (scale if steps else scale / 2)

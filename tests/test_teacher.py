@@ -48,7 +48,7 @@ def mobilenet(weights):
 
 @pytest.fixture(scope="module")
 def teacher(weights):
-    return Teacher.from_keras("MobileNet", 64, weights["no top"], alpha=0.25)
+    return Teacher.from_keras("MobileNet", 64, weights=weights["no top"], alpha=0.25)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def tiny_data(labels, images=None, batch=4):
 
 @pytest.mark.parametrize("kind", ["top", "no top"])
 def test_weights_with_and_without_a_top_are_the_same_encoder(kind, weights, mobilenet, noise):
-    teacher = Teacher.from_keras("MobileNet", 64, weights[kind], alpha=0.25)
+    teacher = Teacher.from_keras("MobileNet", 64, weights=weights[kind], alpha=0.25)
     expected = mobilenet.predict(applications.mobilenet.preprocess_input(noise.copy()), verbose=0)
     features = teacher.embed(noise)
     assert features.shape == (2, teacher.width) == (2, 256)
@@ -96,7 +96,7 @@ def test_a_teacher_is_told_by_what_it_is_not_by_its_names():
         images = tf.keras.Input((None, None, 3))
         inner = tf.keras.Model(images, tf.keras.layers.Conv2D(filters, 3)(images))
         images = tf.keras.Input((None, None, 3))
-        return Teacher(tf.keras.Model(images, inner(images)), 8).identity()
+        return Teacher(tf.keras.Model(images, inner(images)), 8).made_of()
 
     assert identity(4) == identity(4)  # whose layers Keras calls conv2d and conv2d_1
     assert identity(4) != identity(5)
@@ -115,23 +115,23 @@ def test_a_file_with_several_outputs_is_refused(tmp_path):
 )
 def test_weights_of_another_network_are_refused(name, kind, alpha, weights):
     with pytest.raises(ValueError, match=f"{weights[kind]} does not hold weights of 'mobilenet"):
-        Teacher.from_keras(name, 64, weights[kind], alpha=alpha)
+        Teacher.from_keras(name, 64, weights=weights[kind], alpha=alpha)
 
 
 def test_a_broken_weights_file_is_named(tmp_path):
     (tmp_path / "broken.h5").write_bytes(b"garbage" * 100)
     with pytest.raises((ValueError, OSError), match="broken.h5"):
-        Teacher.from_keras("MobileNet", 64, str(tmp_path / "broken.h5"), alpha=0.25)
+        Teacher.from_keras("MobileNet", 64, weights=str(tmp_path / "broken.h5"), alpha=0.25)
 
 
 def test_weights_of_a_file_that_keras_would_give_other_inputs_are_refused(tmp_path):
     with pytest.raises(ValueError, match="EfficientNetB0.*--teacher=FILE --teacher_prepro"):
-        Teacher.from_keras("EfficientNetB0", 64, str(tmp_path / "b0.h5"))
+        Teacher.from_keras("EfficientNetB0", 64, weights=str(tmp_path / "b0.h5"))
 
 
 def test_missing_weights_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent.h5 do not exist"):
-        Teacher.from_keras("MobileNet", 64, str(tmp_path / "absent.h5"), alpha=0.25)
+        Teacher.from_keras("MobileNet", 64, weights=str(tmp_path / "absent.h5"), alpha=0.25)
     with pytest.raises(FileNotFoundError, match="absent.h5"):
         Teacher.from_file(tmp_path / "absent.h5", 64)
 
@@ -139,10 +139,15 @@ def test_missing_weights_are_named(tmp_path):
 @pytest.mark.parametrize(
     "make, nearest",
     [
-        (lambda: Teacher.from_keras("mobilenet", 64, None), "'MobileNet'"),
-        (lambda: Teacher.from_keras("ResNet51", 64, None), "'ResNet50'"),
-        (lambda: Teacher.from_larq_zoo("QuikNet", 64, None), "'QuickNet'"),
-        (lambda: Teacher(tf.keras.Sequential([tf.keras.Input((8, 8, 3))]), 8, "cafe"), "'caffe'"),
+        (lambda: Teacher.from_keras("mobilenet", 64, weights=None), "'MobileNet'"),
+        (lambda: Teacher.from_keras("ResNet51", 64, weights=None), "'ResNet50'"),
+        (lambda: Teacher.from_larq_zoo("QuikNet", 64, weights=None), "'QuickNet'"),
+        (
+            lambda: Teacher(
+                tf.keras.Sequential([tf.keras.Input((8, 8, 3))]), 8, preprocessing="cafe"
+            ),
+            "'caffe'",
+        ),
         (
             lambda: tiny_teacher().calibrate(tiny_data([0, 1]), [1, 1], loss="balancedsoftmax"),
             "'balanced_softmax'",
@@ -180,7 +185,9 @@ def test_a_preprocessing_of_its_own_is_refused():
 def test_the_teacher_prepares_images_as_keras_does(mode, noise):
     images = tf.keras.Input((None, None, 3))
     teacher = Teacher(
-        tf.keras.Model(images, tf.keras.layers.Activation("linear")(images)), 64, mode
+        tf.keras.Model(images, tf.keras.layers.Activation("linear")(images)),
+        64,
+        preprocessing=mode,
     )
     pixels = noise.copy()
     if mode != "none":
@@ -189,7 +196,7 @@ def test_the_teacher_prepares_images_as_keras_does(mode, noise):
 
 
 def test_a_larq_zoo_network_works_at_other_sizes(noise):
-    teacher = Teacher.from_larq_zoo("QuickNetSmall", 64, None)
+    teacher = Teacher.from_larq_zoo("QuickNetSmall", 64, weights=None)
     features = [teacher.embed(noise, size).numpy() for size in (64, 96)]
     assert features[0].shape == features[1].shape == (2, teacher.width)
     assert not np.allclose(*features)
@@ -208,7 +215,7 @@ def test_images_keep_their_precision_under_a_mixed_policy(noise):
 @pytest.fixture(scope="module", params=LOSSES)
 def calibrated(request, weights, cifar):
     """(loss, teacher, the encoder's weights before, cross-validation)."""
-    teacher = Teacher.from_keras("MobileNet", 64, weights["no top"], alpha=0.25)
+    teacher = Teacher.from_keras("MobileNet", 64, weights=weights["no top"], alpha=0.25)
     before = teacher.encoder.get_weights()
     train = tf.data.Dataset.from_tensor_slices(cifar[0]).batch(64)
     checked = teacher.calibrate(train, COUNTS, loss=request.param, verbose=0)
@@ -316,18 +323,43 @@ def test_an_interrupted_calibration_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Rows, "append", stopped)
-    given = {"verbose": 0, "directory": tmp_path}
+
+    def encode(labels):
+        kept = {"directory": tmp_path, "made_of": teacher.made_of()}
+        return encode_dataset(teacher.embed, tiny_data(labels), [2, 2, 2], 4, verbose=0, **kept)
+
     with pytest.raises(KeyboardInterrupt):
-        teacher.calibrate(tiny_data(labels), [2, 2, 2], **given)
-    teacher.calibrate(tiny_data(labels), [2, 2, 2], **given)
+        encode(labels)
+    teacher.calibrate(encode(labels), [2, 2, 2], verbose=0)
     assert sum(encoded) == 4 * len(labels), "4 views of each image, once"
     for a, b in zip(whole.classifier.get_weights(), teacher.classifier.get_weights()):
         np.testing.assert_allclose(a, b, rtol=1e-5)
     with pytest.raises(ValueError, match="holds features of other images"):
-        teacher.calibrate(tiny_data([0, 1, 0, 1, 2, 2]), [2, 2, 2], **given)
+        encode([0, 1, 0, 1, 2, 2])
     teacher.encoder.set_weights([2 * weights for weights in teacher.encoder.get_weights()])
     with pytest.raises(ValueError, match="made of another teacher"):
-        teacher.calibrate(tiny_data(labels), [2, 2, 2], **given)
+        encode(labels)
+
+
+def test_features_of_another_teacher_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(4, 5\) but the teacher has 6"):
+        tiny_teacher().calibrate((np.zeros((4, 5)), np.array([0, 0, 1, 1])), [2, 2])
+
+
+def test_it_is_told_in_one_line():
+    teacher = tiny_teacher()
+    assert (
+        repr(teacher) == f"Teacher({teacher.encoder.name}, 6 features at 8 pixels, not calibrated)"
+    )
+    teacher.calibrate(tiny_data([0, 0, 1, 1]), [2, 2], verbose=0)
+    assert repr(teacher).endswith("2 classes)")
+
+
+def test_swapped_arguments_are_named():
+    with pytest.raises(ValueError, match="pass the encoder first, then its image size"):
+        Teacher(64, tiny_teacher().encoder)
+    with pytest.raises(ValueError, match="pass the batches first, then the counts"):
+        tiny_teacher().calibrate([2, 2], tiny_data([0, 0, 1, 1]))
 
 
 def test_one_hot_labels_are_refused():

@@ -7,7 +7,14 @@ import pytest
 import tensorflow as tf
 from candle_tf import losses
 from candle_tf.data import SAMPLERS, Augmentation, Examples
-from candle_tf.teacher_store import drawn_sizes, nth_view, occurrence, plan_views, view_sizes
+from candle_tf.teacher_store import (
+    ViewTurns,
+    drawn_sizes,
+    nth_view,
+    occurrence,
+    plan_views,
+    view_sizes,
+)
 from candle_tf.utils.files import checksums, locked
 
 LABELS = np.repeat([0, 1, 2], [12, 6, 2])
@@ -46,7 +53,8 @@ def model(seed: int = 0, resolutions=None, **kwargs) -> ct.CandleModel:
 
 
 def store_of(directory, examples, distilled=None, views=4, how=PAD, **kwargs):
-    return ct.TeacherStore(directory, distilled or model(), examples, 20, views, how, **kwargs)
+    how = {"views": views, "augmentation": how, **kwargs}
+    return ct.TeacherStore(directory, distilled or model(), examples, image_size=20, **how)
 
 
 HOW = {
@@ -60,7 +68,7 @@ def test_a_batch_brings_what_the_teacher_says_of_its_images(tmp_path, examples, 
     distilled = model(resolutions=SIZES)
     store = store_of(tmp_path, examples, distilled, 7, HOW[how])
     store.complete(6, verbose=0)
-    batches = store.training_batches(8, 80, "class_balanced")
+    batches = store.training_batches(8, num_examples=80, sampler="class_balanced")
     drawn = distilled.resolution.draws(10)
     for step, (x, labels) in enumerate(batches):
         size = int(x["size"][0])
@@ -77,7 +85,7 @@ def test_views_come_in_turn(tmp_path, examples):
     store.complete(verbose=0)
     crops = store.records()["crop"].reshape(3, 20, 4)
     seen = [[] for _ in range(20)]
-    for x, _ in store.training_batches(20, 120):
+    for x, _ in store.training_batches(20, num_examples=120):
         for features in x["features"].numpy():
             row = np.flatnonzero((store.records()["features"] == features).all(axis=1))[0]
             seen[row % 20].append(row // 20)
@@ -89,7 +97,7 @@ def test_an_image_that_comes_again_in_an_epoch_comes_in_its_next_view(tmp_path, 
     store = store_of(tmp_path, examples, views=5)
     store.complete(verbose=0)
     features = store.records()["features"].reshape(5, 20, -1)
-    x, labels = next(iter(store.training_batches(20, 20, "class_balanced")))
+    x, labels = next(iter(store.training_batches(20, num_examples=20, sampler="class_balanced")))
     seen = x["features"].numpy()
     for image in (18, 19):  # of the smallest class
         came = [v for f in seen for v in np.flatnonzero((features[:, image] == f).all(axis=1))]
@@ -108,8 +116,41 @@ def test_every_view_has_its_turn(of_three_sizes, sampler):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "take", count)
-        store.training_batches(4, 160 * 20, sampler)
+        store.training_batches(4, num_examples=160 * 20, sampler=sampler)
     assert len(shown) >= 0.97 * len(store)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("batch_size", [4, 5])
+def test_turns_against_a_loop(ends, batch_size):
+    """Which record comes at each place of three epochs, counted one by one."""
+    resolution, order = ct.RandomResolution(SIZES, 16, seed=4), [3, 0, 3, 3, 2, 1, 3, 0, 2, 3]
+    sizes = view_sizes(resolution, 7)
+    turns = ViewTurns(sizes, resolution, 4, len(order), batch_size, epochs_end_batches=ends)
+    drawn = resolution.draws(20)
+    for number in range(3):
+        expected = []
+        for place, image in enumerate(order):
+            update = (place + number * len(order)) // batch_size
+            if ends:
+                update = place // batch_size + number * int(np.ceil(len(order) / batch_size))
+            views = np.flatnonzero(sizes == drawn[update])
+            turn = number + order[:place].count(image)
+            expected.append(views[turn % len(views)] * 4 + image)
+        rows = turns.rows(tf.constant(order, tf.int64), tf.constant(number, tf.int64))
+        assert rows.numpy().tolist() == expected
+
+
+def test_it_is_told_in_a_line(tmp_path, examples):
+    store = store_of(tmp_path, examples, views=3)
+    assert "3 views of 20 images: 0 of 60 records, 0.0 MB when complete" in repr(store)
+
+
+def test_swapped_arguments_are_named(examples):
+    with pytest.raises(ValueError, match="pass the directory first"):
+        ct.TeacherStore(model(), "store", examples, image_size=20)
+    with pytest.raises(ValueError, match="the type Examples: pass the CandleModel"):
+        ct.TeacherStore("store", examples, model(), image_size=20)
 
 
 def test_views_of_a_size_come_in_turn():
@@ -173,7 +214,7 @@ def test_the_step_is_that_of_a_live_teacher_on_the_same_images(tmp_path, example
     stored, live = (model(resolutions=sizes, mixup=1.0) for _ in range(2))
     store = store_of(tmp_path, examples, stored, 6)
     store.complete(verbose=0)
-    batches = store.training_batches(8, 40, "class_balanced")
+    batches = store.training_batches(8, num_examples=40, sampler="class_balanced")
     logs = [
         each.fit(data, epochs=1, verbose=0).history
         for each, data in ((stored, batches), (live, batches.map(lambda x, y: (x["images"], y))))
@@ -206,15 +247,15 @@ def of_three_sizes(tmp_path_factory, examples):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_resumed_stream_goes_on_as_the_first_would(of_three_sizes, sampler):
     store = of_three_sizes
-    whole = list(store.training_batches(8, 80, sampler))[4:]
-    resumed = list(store.training_batches(8, 80, sampler, first_example=32))
+    whole = list(store.training_batches(8, num_examples=80, sampler=sampler))[4:]
+    resumed = list(store.training_batches(8, num_examples=80, sampler=sampler, first_example=32))
     assert len(whole) == len(resumed) == 6
     for (a, y), (b, z) in zip(whole, resumed):
         np.testing.assert_array_equal(y, z)
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
     with pytest.raises(ValueError, match="must be a multiple of the batch size, 8"):
-        store.training_batches(8, 80, sampler, first_example=36)
+        store.training_batches(8, num_examples=80, sampler=sampler, first_example=36)
 
 
 def test_without_an_end_each_reading_is_the_next_epoch(tmp_path, examples):

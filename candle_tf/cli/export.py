@@ -15,11 +15,11 @@ import numpy as np
 from absl import flags
 from candle_tf.cli import run_flags
 from candle_tf.export.c_source import scratch_bytes
-from candle_tf.model import FORMATS
 from candle_tf.reports.export_report import export_report
 from candle_tf.resolution import resize
 from candle_tf.runs import build as building
 from candle_tf.runs import inputs
+from candle_tf.student_model import FORMATS
 from candle_tf.utils.files import write_text
 
 
@@ -30,7 +30,7 @@ def export():
     output = flags.FLAGS.output or os.path.join(settings.workdir, name)
     options = {"images": training_images(settings)} if format == "int8" else {}
     share = inputs.centre_square(settings)
-    model.export(output, class_names, format, centre_square=share, **options)
+    model.export(output, class_names=class_names, format=format, centre_square=share, **options)
     print(f"Wrote {output}")
     if format == "c":
         print(f"Its scratch memory takes {scratch_bytes(output):,} bytes.")

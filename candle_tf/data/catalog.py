@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
+import tensorflow as tf
 from candle_tf.data.examples import Examples
 from candle_tf.data.long_tail import draw_per_class, long_tail_subset
 from candle_tf.data.own_images.overlap import overlap_of
+from candle_tf.data.pipeline import evaluation_batches, training_batches
 from candle_tf.data.sources import below, known, read
 from candle_tf.data.summary import summary
 from candle_tf.data.views import Augmentation
@@ -193,6 +195,88 @@ class LongTailedData:
         splits = {"validation": self.validation, "test": self.test}
         others = {name: len(part) for name, part in splits.items() if part is not None}
         return summary(self.class_names, self.class_counts, others, self.left_out)
+
+    def training_batches(
+        self,
+        *,
+        batch_size: int,
+        image_size: int | None = None,
+        sampler: str = "instance_balanced",
+        seed: int = 0,
+        **stream,
+    ) -> tf.data.Dataset:
+        """Returns the training images in batches, augmented as the catalog says for this set.
+
+        Args:
+            batch_size: Number of images per batch.
+            image_size: Side in pixels of the batches' images; the side of the set's images, if all
+                have the same, where None.
+            sampler: Sampler of the images, a name of `candle_tf.data.SAMPLERS`.
+            seed: Seed of the order and of the augmentation.
+            **stream: Further arguments of `candle_tf.data.training_batches`, such as `views`.
+
+        Returns:
+            A dataset of (images float32 (batch, image_size, image_size, 3) in [0, 255], labels
+            int64 (batch,)). Each reading gives the next epoch, as `fit` expects.
+
+        Raises:
+            ValueError: For an unknown sampler, or images of different sizes without an image_size.
+
+        Example:
+            >>> data = ct.data.load("digits", imbalance_ratio=10)  # doctest: +ELLIPSIS
+            10 classes ...
+            >>> batches = data.training_batches(batch_size=4, sampler="class_balanced")
+            >>> next(iter(batches))[0].shape
+            TensorShape([4, 8, 8, 3])
+        """
+        how = {"augmentation": self.info.augmentation, "sampler": sampler, "seed": seed, **stream}
+        return training_batches(self.train, self.side(image_size), batch_size, **how)
+
+    def evaluation_batches(
+        self, *, batch_size: int, image_size: int | None = None, split: str = "test"
+    ) -> tf.data.Dataset:
+        """Returns each image of a split once, in order, in batches.
+
+        Args:
+            batch_size: Number of images per batch.
+            image_size: Side in pixels, as in `training_batches`.
+            split: "test", "validation" or "train".
+
+        Returns:
+            A dataset of (images float32 (batch, image_size, image_size, 3) in [0, 255], labels
+            int64 (batch,)).
+
+        Raises:
+            ValueError: For an unknown split, or one that the set does not have.
+
+        Example:
+            >>> data = ct.data.load("digits", imbalance_ratio=10)  # doctest: +ELLIPSIS
+            10 classes ...
+            >>> images, labels = next(iter(data.evaluation_batches(batch_size=4, image_size=16)))
+            >>> images.shape, labels.shape
+            (TensorShape([4, 16, 16, 3]), TensorShape([4]))
+        """
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        examples = lookup("split", split, splits)
+        if examples is None:
+            raise ValueError(
+                f"This set has no {split} split: load it with a validation_split, such as 0.1."
+            )
+        size = self.side(image_size)
+        return evaluation_batches(examples, size, batch_size, self.info.augmentation)
+
+    def side(self, image_size: int | None) -> int:
+        """Returns the side in pixels of batches, the images' own where None.
+
+        Raises:
+            ValueError: If None is given and the images have different sizes.
+        """
+        if image_size is None and self.image_size is None:
+            raise ValueError(
+                "The images have different sizes: give image_size, the side in pixels of the "
+                "batches' images."
+            )
+        return image_size or self.image_size
 
     def __repr__(self) -> str:
         ratio = self.class_counts.max() / self.class_counts.min()

@@ -13,7 +13,7 @@ from candle_tf.data.pixel_file import PixelFile
 from candle_tf.utils.files import fingerprint
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Examples:
     """Images and their labels.
 
@@ -35,6 +35,13 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        kinds = {True: "files", False: "encoded images"}
+        kind = "images" if self.images.dtype == tf.uint8 else kinds[self.on_disk]
+        side = "x".join(map(str, self.images.shape[1:3]))
+        classes = len(np.unique(self.labels))
+        return f"Examples({len(self):,} {kind}{side and f' of {side}'}, {classes} classes)"
 
     def take(self, indices: np.ndarray) -> "Examples":
         """The examples at `indices`."""
@@ -62,7 +69,7 @@ class Examples:
         names = np.array([os.path.basename(path).encode() for path in paths], object)
         return [names, stamp_of(paths)[:, :2]]
 
-    def digest(self) -> str:
+    def fingerprint(self) -> str:
         """Of images and labels; of files on disk as `files` has them."""
         if self.on_disk:
             parts = self.files()
@@ -98,5 +105,5 @@ class Examples:
         """
         if self.images.dtype == tf.uint8:
             return self
-        where = Path(directory) / f"pixels_{self.digest()}"
+        where = Path(directory) / f"pixels_{self.fingerprint()}"
         return replace(self, cache=PixelFile.of(self.image, len(self), where))

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import larq as lq
 import numpy as np
 import tensorflow as tf
+from candle_tf.networks.keras_internals import TFOpLambda
 from candle_tf.networks.surgery import rewire
 from candle_tf.students.quantizers import FusedApproxSign  # noqa: F401  registers its name
 from candle_tf.students.reactnet import RPReLU, RSign
-from tf_keras.src.layers.core import TFOpLambda  # of TensorFlow functions; not exported
 
 Shape = tuple[int, int, int]
 

@@ -18,6 +18,7 @@ from candle_tf.export.saved_model import (
     preprocessing_text,
     writing,
 )
+from candle_tf.networks.keras_internals import flat_layers
 from candle_tf.networks.surgery import rewire
 from candle_tf.students.bits import KERNELS, is_binary
 
@@ -147,7 +148,7 @@ def binary_layers(student: tf.keras.Model) -> list[tf.keras.layers.Layer]:
         ValueError: for a student without any, or the first that LCE cannot pack.
     """
     found = []
-    for layer in student._flatten_layers(include_self=False):  # those of nested models too
+    for layer in flat_layers(student):  # those of nested models too
         names = {role: f"{role}_quantizer" for role in ("input", *KERNELS)}
         own = {role: getattr(layer, q) for role, q in names.items() if hasattr(layer, q)}
         if not any(own.values()):

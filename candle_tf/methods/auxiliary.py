@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 from candle_tf import losses
-from candle_tf.model import StudentModel
+from candle_tf.student_model import StudentModel
 from candle_tf.utils.names import lookup
 
 TERMS = {"range": losses.range_loss, "lifted_structured": losses.lifted_structured_loss}
@@ -32,8 +32,8 @@ class AuxiliaryModel(StudentModel):
         self.term, self.weight = term, weight
 
     def objective(self, images, labels, sample_weight):
-        features = self.encode(images, training=True)
-        logits = self.classify(features, training=True)
+        features = self.halves.embed(images, training=True)
+        logits = self.halves.classify(features, training=True)
         terms = [*self.student.losses, self.weight * self.auxiliary(features, labels)]
         return self.compiled_loss(labels, logits, sample_weight, terms), logits
 

@@ -3,8 +3,9 @@
 import tensorflow as tf
 from candle_tf.methods.experts import check_experts
 from candle_tf.mixup import stack
-from candle_tf.model import StudentModel, iterations
+from candle_tf.networks.keras_internals import Untracked, iterations
 from candle_tf.networks.surgery import split_at_features
+from candle_tf.student_model import StudentModel
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -45,10 +46,7 @@ class BbnModel(StudentModel):
         encoder, _ = split_at_features(student, own_size_only)
         pooled = encoder.get_layer("features").get_input_at(-1)
         # Each with its own batch's statistics in the trunk, as each branch passes it alone.
-        branches = [tf.keras.Model(encoder.input, features) for features in pooled]
-        self.encode_each = lambda batches: tf.concat(
-            [encode(images, training=True) for encode, images in zip(branches, batches)], axis=-1
-        )
+        self.branches = Untracked([tf.keras.Model(encoder.input, features) for features in pooled])
 
     def train_step(self, data):
         if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in data):
@@ -59,7 +57,7 @@ class BbnModel(StudentModel):
         return super().train_step(tuple(tf.concat(pair, axis=0) for pair in data))
 
     def objective(self, images, labels, sample_weight):
-        each = self.student.layers[-1].each(self.encode_each(tf.split(images, 2)))
+        each = self.student.layers[-1].each(self.embed_each(tf.split(images, 2)))
         each = tf.cast(each, tf.float32)
         alpha = self.alpha(iterations(self.optimizer))
         z = alpha * each[:, 0] + (1.0 - alpha) * each[:, 1]
@@ -67,6 +65,11 @@ class BbnModel(StudentModel):
         s_c, s_r = (None, None) if sample_weight is None else tf.split(sample_weight, 2)
         terms = stack((alpha, y_c, z, s_c), (1.0 - alpha, y_r, z, s_r))
         return self.compute_loss(images, *terms), tf.concat([z, z], axis=0)
+
+    def embed_each(self, batches: list[tf.Tensor]) -> tf.Tensor:
+        """Returns the features (batch, 2 * width) of one batch per branch, side by side."""
+        pairs = zip(self.branches.value, batches)
+        return tf.concat([branch(images, training=True) for branch, images in pairs], axis=-1)
 
     def alpha(self, step: tf.Tensor) -> tf.Tensor:
         """The weight of the conventional branch: 1 at first, 0 from T on."""

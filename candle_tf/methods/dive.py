@@ -3,8 +3,9 @@
 import tensorflow as tf
 from candle_tf import losses
 from candle_tf.mixup import stack
-from candle_tf.model import StudentModel, batch_mean
+from candle_tf.networks.keras_internals import Untracked
 from candle_tf.networks.surgery import any_size
+from candle_tf.student_model import StudentModel, batch_mean
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -52,14 +53,13 @@ class DiveModel(StudentModel):
         teacher.trainable = False
         self.teacher = teacher
         own_size_only = self.resolution.sizes == (teacher.input_shape[1],)
-        network = teacher if own_size_only else any_size(teacher)
-        self.teach = lambda images: network(images, training=False)
+        self.teach = Untracked(teacher if own_size_only else any_size(teacher))
         self.temperature, self.power, self.alpha = temperature, power, alpha
 
     def objective(self, images, labels, sample_weight):
-        logits = self.classify(self.encode(images, training=True), training=True)
+        logits = self.halves.classify(self.halves.embed(images, training=True), training=True)
         # A power of a softmax, normalised, is the softmax of that multiple of its logits.
-        virtual = self.power * self.teach(images)
+        virtual = self.power * self.teach.value(images, training=False)
         kl = batch_mean(losses.kl_divergence(virtual, logits, self.temperature), sample_weight)
         # Through Keras' loss, which logs the sum and scales it for the replicas.
         added = [*self.student.losses, self.alpha * kl]

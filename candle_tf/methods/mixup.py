@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 from candle_tf.mixup import LEAST_ALPHA, Pairs, draw_pairs
-from candle_tf.model import StudentModel, iterations
+from candle_tf.networks.keras_internals import iterations
+from candle_tf.student_model import StudentModel
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -38,7 +39,9 @@ class MixupModel(StudentModel):
 
     def objective(self, images, labels, sample_weight):
         pairs = self.draw(iterations(self.optimizer), tf.shape(images)[0])
-        logits = self.classify(self.encode(pairs.mix(images), training=True), training=True)
+        logits = self.halves.classify(
+            self.halves.embed(pairs.mix(images), training=True), training=True
+        )
         return self.compute_loss(images, *pairs.label_terms(labels, logits, sample_weight)), logits
 
     def draw(self, step: tf.Tensor, batch_size: tf.Tensor) -> Pairs:

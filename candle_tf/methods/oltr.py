@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.classifiers import CosineClassifier
 from candle_tf.losses import class_indices, squared_distances
-from candle_tf.model import StudentModel
+from candle_tf.networks.keras_internals import Untracked
 from candle_tf.networks.surgery import split_at_features
+from candle_tf.student_model import StudentModel
 
 
 def large_margin_loss(
@@ -157,11 +158,15 @@ class OltrModel(StudentModel):
                 "with_meta_embedding makes of it."
             )
         self.weight = weight
-        self.memory = lambda: embeddings[0].centroids
+        self.embedding = Untracked(embeddings[0])
+
+    def memory(self) -> tf.Variable:
+        """Returns the class centroids M, float32 (classes, width)."""
+        return self.embedding.value.centroids
 
     def objective(self, images, labels, sample_weight):
-        features = self.encode(images, training=True)
-        logits = self.classify(features, training=True)
+        features = self.halves.embed(images, training=True)
+        logits = self.halves.classify(features, training=True)
         margin = large_margin_loss(features, labels, self.memory())
         terms = [*self.student.losses, self.weight * margin]
         return self.compiled_loss(labels, logits, sample_weight, terms), logits

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 from candle_tf.losses import log_prior
-from candle_tf.model import StudentModel, batch_mean
+from candle_tf.student_model import StudentModel, batch_mean
 
 
 def paco_loss(
@@ -131,7 +131,7 @@ class PacoModel(StudentModel):
         copy = tf.keras.models.clone_model(student)
         copy.set_weights(student.get_weights())
         sizes, base = self.resolution.sizes, self.resolution.base
-        self.key_model = StudentModel(copy, sizes, base, name="key_model")
+        self.key_model = StudentModel(copy, resolutions=sizes, image_size=base, name="key_model")
         width = student.get_layer("features").output_shape[-1]
         self.projection, self.key_projection = (
             projection(name, width, projection_width, self.resolution.seed)
@@ -148,11 +148,11 @@ class PacoModel(StudentModel):
     def objective(self, images, labels, sample_weight):
         query_view, key_view = tf.split(images, 2, axis=-1)
         flat_labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
-        features = self.encode(query_view, training=True)
-        logits = self.classify(features, training=True)
+        features = self.halves.embed(query_view, training=True)
+        logits = self.halves.classify(features, training=True)
         queries = self.projection(features)
         self.follow()
-        keys = self.key_projection(self.key_model.encode(key_view, training=True))
+        keys = self.key_projection(self.key_model.halves.embed(key_view, training=True))
         keys = tf.stop_gradient(keys)
         samples = tf.concat([queries, keys, tf.cast(self.queue.keys, keys.dtype)], axis=0)
         sample_labels = tf.concat([flat_labels, flat_labels, self.queue.labels], axis=0)
@@ -179,17 +179,17 @@ class PacoModel(StudentModel):
             key.assign(self.momentum * key + (1.0 - self.momentum) * query)
 
         def update(strategy):
-            for key, query in zip(self.key_variables(), self.theta()):
+            for key, query in zip(self.key_variables(), self.descending_variables()):
                 strategy.extended.update(key, average, args=(query,))
 
         tf.distribute.get_replica_context().merge_call(update)
 
-    def theta(self):
-        return super().theta() + self.projection.trainable_variables
+    def descending_variables(self):
+        return super().descending_variables() + self.projection.trainable_variables
 
     def key_variables(self) -> list[tf.Variable]:
-        """What follows theta, in its order."""
-        return self.key_model.theta() + self.key_projection.trainable_variables
+        """The variables that follow the descending ones, in their order."""
+        return self.key_model.descending_variables() + self.key_projection.trainable_variables
 
     def trained_parts(self):
         return {

@@ -175,7 +175,8 @@ def mislas(first: FirstStage) -> Classifier:
     On class-balanced batches; f, w and b are all trained. The caller shifts the batch norm's moving
     averages to class-balanced batches before it takes the features.
     """
-    loss = losses.LabelAwareSmoothing(first.class_counts, *first.label_smoothing)
+    head, tail = first.label_smoothing
+    loss = losses.LabelAwareSmoothing(first.class_counts, head=head, tail=tail)
     return folded(*train(first, scaled(first), loss))
 
 
@@ -224,12 +225,12 @@ def train(
         classifier,
         first.features,
         first.labels,
-        loss,
-        sampler,
-        first.epochs,
-        first.batch_size,
-        first.learning_rate,
-        first.seed,
+        loss=loss,
+        sampler=sampler,
+        epochs=first.epochs,
+        batch_size=first.batch_size,
+        learning_rate=first.learning_rate,
+        seed=first.seed,
         verbose=0,
     )
     return classifier.get_weights()

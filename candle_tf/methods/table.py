@@ -17,8 +17,9 @@ from candle_tf.methods.mixup import MixupModel
 from candle_tf.methods.oltr import OltrModel, with_meta_embedding
 from candle_tf.methods.paco import PacoModel
 from candle_tf.methods.tade import TadeModel
-from candle_tf.model import CandleModel, StudentModel
+from candle_tf.model import CandleModel
 from candle_tf.networks.surgery import reconfigured
+from candle_tf.student_model import StudentModel
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher
 
@@ -219,7 +220,8 @@ def training_loss(method: Method, setup: Setup) -> tf.keras.losses.Loss | None:
     makes: a class-balanced batch has none.
     """
     if method.loss is losses.LabelAwareSmoothing:
-        return method.loss(setup.class_counts, *setup.label_smoothing)
+        head, tail = setup.label_smoothing
+        return method.loss(setup.class_counts, head=head, tail=tail)
     if not method.distills:
         return method.loss and method.loss(setup.class_counts)
     if method.label_weight == 0.0:

@@ -7,7 +7,7 @@ import tensorflow as tf
 from candle_tf import losses
 from candle_tf.methods.experts import check_experts
 from candle_tf.mixup import stack
-from candle_tf.model import StudentModel
+from candle_tf.student_model import StudentModel
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -46,7 +46,7 @@ class TadeModel(StudentModel):
         self.shifts = [np.zeros_like(prior), prior, prior - 2.0 * inverted(prior)]
 
     def objective(self, images, labels, sample_weight):
-        each = self.student.layers[-1].each(self.encode(images, training=True))
+        each = self.student.layers[-1].each(self.halves.embed(images, training=True))
         each = tf.cast(each, tf.float32)
         terms = [
             (1.0, labels, z + tf.cast(shift, z.dtype), sample_weight)

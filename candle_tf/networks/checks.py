@@ -1,6 +1,7 @@
 """Strangers' networks looked at before they are used: what they end in, what they do to images."""
 
 import tensorflow as tf
+from candle_tf.networks.keras_internals import made_by
 
 PASSING = (  # layers between a classifier and the output that compute nothing of their own
     "Activation Dropout Flatten GlobalAveragePooling2D GlobalMaxPooling2D Reshape SpatialDropout2D"
@@ -28,7 +29,7 @@ def makes_probabilities(layer: tf.keras.layers.Layer) -> bool:
 
 def last_of(network: tf.keras.Model) -> tf.keras.layers.Layer:
     """The layer that gives a network's output, in the networks that are its layers too."""
-    layer = network.outputs[0].node.layer
+    layer, _ = made_by(network.outputs[0])
     return last_of(layer) if isinstance(layer, tf.keras.Model) and layer.outputs else layer
 
 
@@ -84,15 +85,14 @@ def without_classifier(
     """
     tensor = network.outputs[0]
     while tensor is not None:
-        node = tensor.node
-        layer, before = node.layer, node.keras_inputs[0] if node.keras_inputs else None
+        layer, before = made_by(tensor)
         if isinstance(layer, tf.keras.Model):
             inner, cut = without_classifier(layer, linear, softmax)
             return (tf.keras.Model(network.inputs, inner(before)), cut) if cut else (network, None)
         if is_classifier(layer, softmax, linear):
-            while type(before.node.layer).__name__ in ("Dropout", "SpatialDropout2D"):
-                before = before.node.keras_inputs[0]
-            return tf.keras.Model(network.inputs, before), before.node.layer.name
+            while type(made_by(before)[0]).__name__ in ("Dropout", "SpatialDropout2D"):
+                before = made_by(before)[1]
+            return tf.keras.Model(network.inputs, before), made_by(before)[0].name
         softmax = softmax or makes_probabilities(layer)
         pools = type(layer).__name__.startswith("Global")
         passing = type(layer).__name__ in PASSING or operation_of(layer).endswith("reshape")

@@ -16,8 +16,8 @@ from pathlib import Path
 import h5py
 import larq  # noqa: F401  registers its layers, quantizers and constraints with Keras
 import tensorflow as tf
+from candle_tf.networks.keras_internals import saved_metadata_pb2
 from candle_tf.utils.files import LARGEST_TEXT
-from tf_keras.protobuf import saved_metadata_pb2
 
 TRUSTED_PACKAGES = {"keras", "tf_keras", "larq", "larq_zoo", "candle_tf"}
 

@@ -185,7 +185,7 @@ def check_parts(cells: Sequence[Cell]):
                     students.add(student)
                     with building.computing_in(settings.precision):
                         network = building.build_student(settings, len(examples.class_names))
-                    StudentModel(network, settings.resolutions)
+                    StudentModel(network, resolutions=settings.resolutions)
                 if settings.teacher_views:
                     check_store(settings, examples, teachers[teacher], stores)
                 inputs.check_sampler(settings, examples)

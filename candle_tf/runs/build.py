@@ -5,8 +5,11 @@ import dataclasses
 import os
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 from candle_tf import data, students
+from candle_tf.calibration import CrossValidation
+from candle_tf.classifiers import encode_dataset
 from candle_tf.methods import Method, Setup, training_loss
 from candle_tf.model import StudentModel
 from candle_tf.networks.surgery import at_policy, check_size, renewed, with_synchronized_batch_norm
@@ -16,7 +19,7 @@ from candle_tf.runs.settings import Settings, resolve
 from candle_tf.runs.workdir import CHECKPOINTS, CLASSES_FILE, METRICS_FILE
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher, named_teachers
-from candle_tf.utils.distribution import build_strategy, first_line
+from candle_tf.utils.distribution import build_strategy, first_line, from_first, leads
 from candle_tf.utils.files import read_json
 from candle_tf.utils.names import arguments_of, lookup, parse_spec
 from candle_tf.utils.optimizers import build_optimizer
@@ -34,7 +37,9 @@ def build_student(settings: Settings, num_classes: int, pretrained: bool = True)
         info = data.info_of(settings.dataset)
         arguments = {"mean": info.mean, "std": info.std, **arguments} if info.mean else arguments
     with arguments_of("student", settings.student):
-        student = students.find(name)(num_classes, settings.image_size, **arguments)
+        student = students.create(
+            name, num_classes=num_classes, image_size=settings.image_size, **arguments
+        )
     return resolve(settings).network(bits.at_bits(student, settings.student_bits))
 
 
@@ -63,12 +68,18 @@ def named_teacher(settings: Settings) -> Teacher:
         name = name.removeprefix(f"{kind}:")
         with arguments_of("teacher", settings.teacher):
             return named[kind](
-                name, size, settings.teacher_weights or None, preprocessing, **arguments
+                name,
+                size,
+                weights=settings.teacher_weights or None,
+                preprocessing=preprocessing,
+                **arguments,
             )
     if not os.path.exists(settings.teacher) and not os.path.splitext(settings.teacher)[1]:
         lookup("teacher", settings.teacher, dict.fromkeys(named_teachers()))
     path = LETTERS if settings.teacher == "letters" else settings.teacher
-    return Teacher.from_file(path, size, preprocessing, settings.allow_custom_code)
+    return Teacher.from_file(
+        path, size, preprocessing=preprocessing, allow_custom_code=settings.allow_custom_code
+    )
 
 
 def build_model(
@@ -112,6 +123,59 @@ def mirrored_teacher(teacher: Teacher) -> Teacher:
     again.encoder.set_weights(teacher.encoder.get_weights())
     again.classifier.set_weights(teacher.classifier.get_weights())
     return again
+
+
+def calibrate_for_all(
+    teacher: Teacher,
+    batches: tf.data.Dataset | tf.distribute.DistributedDataset,
+    class_counts: np.ndarray,
+    views: int,
+    directory: Path,
+    strategy: tf.distribute.Strategy,
+    **how,
+) -> CrossValidation:
+    """Calibrates a teacher whose features all replicas compute, and gives it to all workers.
+
+    Args:
+        teacher: Teacher to calibrate.
+        batches: Batches of (images, labels), from `candle_tf.utils.distribution.distributed`.
+        class_counts: Training images per class, (classes,).
+        views: Number of readings of the batches.
+        directory: Directory of the features, which an interrupted calibration continues.
+        strategy: Strategy whose replicas each encode their part.
+        **how: Further arguments of `Teacher.calibrate`.
+
+    Returns:
+        The cross-validated accuracy, the same on all workers.
+
+    Example:
+        >>> calibrate_for_all(
+        ...     teacher, batches, counts, 4, "features", strategy, seed=0
+        ... )  # doctest: +SKIP
+    """
+    verbose = int(leads(strategy))
+    encoded = encode_dataset(
+        teacher.embed,
+        batches,
+        class_counts,
+        views=views,
+        verbose=verbose,
+        directory=directory,
+        made_of=teacher.made_of(),
+        strategy=strategy,
+    )
+    classes = len(class_counts)
+    kernel, bias, measured = np.zeros((teacher.width, classes)), np.zeros(classes), [0.0] * classes
+    checked = CrossValidation(0.0, measured, class_counts.tolist())
+    if leads(strategy):
+        checked = teacher.calibrate(encoded, class_counts, verbose=verbose, **how)
+        kernel, bias = teacher.classifier.get_weights()
+    kernel, bias = from_first(strategy, kernel), from_first(strategy, bias)
+    measured = np.asarray(from_first(strategy, np.array([checked.strength, *checked.per_class])))
+    strength, *per_class = measured.tolist()
+    checked = CrossValidation(strength, per_class, class_counts.tolist())
+    teacher.set_classifier(kernel, bias, checked)
+    return checked
 
 
 def restore(settings: Settings) -> tuple[StudentModel, list[str]]:

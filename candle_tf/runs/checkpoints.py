@@ -62,7 +62,7 @@ class Checkpoints(tf.keras.callbacks.Callback):
     ):
         super().__init__()
         self.directory, self.every, self.watch = Path(directory), every, watch
-        self.variables = model.theta() + model.student.non_trainable_variables
+        self.variables = model.descending_variables() + model.student.non_trainable_variables
         self.strategy = strategy or tf.distribute.get_strategy()
         self.share = share_of(self.strategy)
         self.asked = self.stopping = False  # by SIGTERM here; as all workers know

@@ -19,7 +19,14 @@ from candle_tf.methods.second_stages import SECOND_STAGES, FirstStage
 from candle_tf.model import CandleModel, StudentModel
 from candle_tf.networks.safe_load import load_model
 from candle_tf.reports.report import write_report
-from candle_tf.runs.build import build_model, build_student, build_teacher, computing_in, restore
+from candle_tf.runs.build import (
+    build_model,
+    build_student,
+    build_teacher,
+    calibrate_for_all,
+    computing_in,
+    restore,
+)
 from candle_tf.runs.evaluate import classifier_norms, describe, evaluate, student_size
 from candle_tf.runs.fit import fit
 from candle_tf.runs.inputs import (
@@ -54,7 +61,7 @@ from candle_tf.runs.workdir import (
 )
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher
-from candle_tf.teacher_store import TeacherStore, plan_views, record_of, sources, view_sizes
+from candle_tf.teacher_store import TeacherStore, plan_views, record_of, store_made_of, view_sizes
 from candle_tf.utils.distribution import (
     build_strategy,
     distributed,
@@ -110,7 +117,7 @@ def run_here(settings: Settings, strategy: tf.distribute.Strategy) -> dict:
         examples = load_data(settings)
     with computing_in(settings.precision):
         student = build_student(settings, len(examples.class_names))
-    StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
+    StudentModel(student, resolutions=settings.resolutions)  # refuses sizes that cannot work
     writes = leads(strategy)
     if settings.epochs and method.distills and settings.teacher_views is None:
         settings = with_planned_views(settings, examples, teacher, strategy)
@@ -180,7 +187,7 @@ def check_store(
     """
     how, resolution = augmentation(settings, examples), resolution_of(settings)
     size, directory = view_size(settings, examples), store_directory(settings)
-    made_of = sources(teacher, examples.train, size, how, resolution, settings.seed)
+    made_of = store_made_of(teacher, examples.train, size, how, resolution, settings.seed)
     if (directory / FLAG_FILE).exists():
         raise ValueError(
             f"--teacher_store={directory} is the workdir of a run: give it a directory of its own."
@@ -276,7 +283,7 @@ def execute(
             with timed(seconds, "export"):
                 model.export(
                     str(workdir / "saved_model"),
-                    examples.class_names,
+                    class_names=examples.class_names,
                     centre_square=centre_square(settings),
                 )
     return results
@@ -354,10 +361,10 @@ def complete_store(
         store_directory(settings),
         model,
         examples.train,
-        view_size(settings, examples),
-        settings.teacher_views,
-        augmentation(settings, examples),
-        settings.seed,
+        image_size=view_size(settings, examples),
+        views=settings.teacher_views,
+        augmentation=augmentation(settings, examples),
+        seed=settings.seed,
     )
     strategy = build_strategy(settings.strategy)
     store.complete(verbose=int(leads(strategy)), strategy=strategy)
@@ -453,16 +460,16 @@ def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedDat
 
     views = settings.calibration_views
     print(f"Calibrating {settings.teacher} on {len(examples.train)} images, {views} views each")
-    checked = teacher.calibrate(
+    checked = calibrate_for_all(
+        teacher,
         distributed(strategy, batches),
         examples.class_counts,
+        views,
+        features,
+        strategy,
         loss=settings.calibration,
         label_smoothing=examples.label_smoothing,
-        views=views,
         seed=settings.seed,
-        verbose=int(leads(strategy)),
-        directory=features,
-        strategy=strategy,
     )
     if leads(strategy):
         write_text(calibration_file, json.dumps(checked.get_config()) + "\n")

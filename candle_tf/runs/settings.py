@@ -12,7 +12,7 @@ from candle_tf.mixup import check_alpha
 from candle_tf.students import bits
 from candle_tf.teacher import CALIBRATIONS, PREPROCESSING
 from candle_tf.utils.distribution import STRATEGIES
-from candle_tf.utils.names import lookup, parse_spec
+from candle_tf.utils.names import lookup
 from candle_tf.utils.optimizers import build_optimizer
 
 OWN = (
@@ -267,7 +267,7 @@ class Settings:
         method = resolve(self)
         lookup("profile", self.profile, data.PROFILES)
         lookup("sampler", method.sampler, data.SAMPLERS)
-        students.find(parse_spec(self.student)[0])
+        students.parse(self.student)
         lookup("student_bits", self.student_bits, bits.BITS)
         lookup("on_bad_image", self.on_bad_image, dict.fromkeys(data.ON_BAD_IMAGE))
         lookup("on_nan", self.on_nan, dict.fromkeys(ON_NAN))

@@ -12,6 +12,7 @@ from candle_tf.students.inputs import HALF, standardize
 def resnet_e(
     num_classes: int,
     image_size: int = 32,
+    *,
     width: float = 1.0,
     blocks: Sequence[int] = (1, 1, 1),
     separable_stem: bool = True,
@@ -22,27 +23,37 @@ def resnet_e(
     mean: Sequence[float] = HALF,
     std: Sequence[float] = HALF,
 ) -> tf.keras.Model:
-    """Full-precision stem and classifier, binary 3x3 convolutions each with its own shortcut.
+    """Builds a full-precision stem and classifier around binary 3x3 convolutions with shortcuts.
 
-    A stem of two convolutions or more, to 16 channels and to 64, for a single one is the bottleneck
-    of small images (docs/results.md); those to 64 are depthwise and pointwise. Stages of 64,
-    128 and 256 channels; a stage that strides averages its shortcut and doubles the channels by
+    The stem has two convolutions or more, to 16 channels and to 64: a single one is the bottleneck
+    of small images (docs/results.md). Those to 64 are depthwise and pointwise. The stages have 64,
+    128 and 256 channels. A stage that strides averages its shortcut and doubles the channels by
     concatenation, so that every convolution after the stem is binary.
 
     Args:
-        num_classes: width of the classifier.
-        image_size: side of the input in pixels; the stem halves it once, and again while the side
+        num_classes: Width of the classifier.
+        image_size: Side of the input in pixels; the stem halves it once, and again while the side
             is above 32.
-        width: factor on the channels.
-        blocks: convolutions a stage.
+        width: Factor on the channels.
+        blocks: Number of convolutions per stage.
         separable_stem: False for plain convolutions that stride: a little more accurate, for 31 kB.
-        input_quantizer, kernel_quantizer, kernel_constraint: as in `larq.layers.QuantConv2D`.
-        norm_momentum: of the moving averages of batch norm.
-        mean, std: of the pixels by channel, as shares of 255.
+        input_quantizer: Quantizer of the inputs, as in `larq.layers.QuantConv2D`.
+        kernel_quantizer: Quantizer of the kernels, as in `larq.layers.QuantConv2D`.
+        kernel_constraint: Constraint of the kernels, as in `larq.layers.QuantConv2D`.
+        norm_momentum: Momentum of the moving averages of batch norm.
+        mean: Mean of the pixels by channel, as fractions of 255.
+        std: Standard deviation of the pixels by channel, as fractions of 255.
 
     Returns:
         A functional model (batch, image_size, image_size, 3) -> logits (batch, num_classes), with
         the pooled embedding in its layer `features`.
+
+    Raises:
+        ValueError: If a stage has no channels or no blocks.
+
+    Example:
+        >>> ct.students.resnet_e(num_classes=10, image_size=32, width=0.125).output_shape
+        (None, 10)
     """
 
     def norm(x):

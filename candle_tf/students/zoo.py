@@ -16,23 +16,27 @@ class _Inlined(tf.keras.layers.Lambda):
 
 
 def larq_zoo(
-    name: str, num_classes: int, image_size: int = 224, weights: str | None = None
+    name: str, num_classes: int, image_size: int = 224, *, weights: str | None = None
 ) -> tf.keras.Model:
-    """A network of larq-zoo up to its last feature map, then pooling and a new classifier.
+    """Builds a network of larq-zoo up to its last feature map, then pooling and a new classifier.
 
     Args:
-        name: as in `larq_zoo`, for instance "QuickNet".
-        num_classes: width of the classifier.
-        image_size: side of the input in pixels.
-        weights: to start from: "imagenet" (downloaded by larq-zoo), a weights file, or None for
-            random ones; "" for the network that pretrained ones fit, before it has them.
+        name: Name in `larq_zoo`, for instance "QuickNet".
+        num_classes: Width of the classifier.
+        image_size: Side of the input in pixels.
+        weights: Weights to start from: "imagenet" (downloaded by larq-zoo), a weights file, or None
+            for random ones. "" builds the network that pretrained weights fit, without them.
 
     Returns:
         A functional model (batch, image_size, image_size, 3) -> logits (batch, num_classes), with
         the pooled embedding in its layer `features`.
 
     Raises:
-        ValueError: for an unknown name, weights that do not fit, or images too small.
+        ValueError: For an unknown name, weights that do not fit, or images too small.
+
+    Example:
+        >>> ct.students.larq_zoo("QuickNetSmall", num_classes=10, image_size=32).name
+        'QuickNetSmall'
     """
     network = lookup("larq-zoo network", name, zoo_networks())
     # Pretrained weights are those of 224 pixels: some networks have another stem below 50.

@@ -64,9 +64,20 @@ def by_adam(x, y, counts, smoothing, loss: str):
         objective = losses.BalancedSoftmax(counts)
     else:
         network = classifiers.scaled_linear(x.shape[1], len(counts), SEED.value)
-        objective, sampler = losses.LabelAwareSmoothing(counts, *smoothing), "class_balanced"
-    budget = (30, 128, 3e-3, SEED.value, 0, VIEWS.value)
-    classifiers.fit_on_features(network, x, y, objective, sampler, *budget)
+        head, tail = smoothing
+        objective = losses.LabelAwareSmoothing(counts, head=head, tail=tail)
+        sampler = "class_balanced"
+    classifiers.fit_on_features(
+        *(network, x, y),
+        loss=objective,
+        sampler=sampler,
+        epochs=30,
+        batch_size=128,
+        learning_rate=3e-3,
+        seed=SEED.value,
+        verbose=0,
+        views=VIEWS.value,
+    )
     kernel, bias, *scale = network.get_weights()
     return (kernel * scale[0], bias * scale[0]) if scale else (kernel, bias)
 

@@ -62,7 +62,7 @@ def student_named(spec: str) -> tuple[tf.keras.Model, int]:
         return students.resnet_e(10, 32, blocks=(3, 2, 2), separable_stem=False), 32
     name, _, size = spec.rpartition(":")
     known = name if name in students.STUDENTS else f"larq_zoo:{name}"
-    return students.find(known)(10, int(size)), int(size)
+    return students.create(known, num_classes=10, image_size=int(size)), int(size)
 
 
 def mobilenet_v2(alpha: float, size: int) -> tf.keras.Model:

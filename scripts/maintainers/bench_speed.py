@@ -137,9 +137,11 @@ class Bench:
     def store(self) -> Iterator[Row]:
         alone, live, stored = self.student(), self.candle(), self.candle()
         with tempfile.TemporaryDirectory() as directory:
-            store = TeacherStore(directory, stored, self.examples, SIZE, 1, self.how)
+            store = TeacherStore(
+                *(directory, stored, self.examples), image_size=SIZE, views=1, augmentation=self.how
+            )
             store.complete(verbose=0)
-            from_store = epoch(stored, store.training_batches(BATCH, 10**7))
+            from_store = epoch(stored, store.training_batches(BATCH, num_examples=10**7))
             plain, quick, slow = medians(
                 epoch(alone, self.stream()), from_store, epoch(live, self.stream())
             )

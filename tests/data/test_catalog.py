@@ -1,5 +1,8 @@
+import dataclasses
+
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from candle_tf import data
 from PIL import Image
@@ -147,6 +150,41 @@ def test_what_was_read_is_said(capsys):
     assert digits.summary().endswith("), 400 test images")
     assert digits.summary() in capsys.readouterr().out
     assert repr(digits).splitlines()[0] == digits.summary() and len(repr(digits).splitlines()) == 3
+
+
+def test_a_set_makes_its_own_batches():
+    digits = data.load("digits", imbalance_ratio=10)
+    how, counts = digits.info.augmentation, np.zeros(10)
+    made = digits.training_batches(batch_size=50, image_size=16, sampler="class_balanced", seed=4)
+    expected = data.training_batches(digits.train, 16, 50, None, "class_balanced", how, 4)
+    for (x, labels), (y, _) in zip(made, expected, strict=True):
+        np.testing.assert_array_equal(x, y)
+        counts += np.bincount(labels, minlength=10)
+    assert counts.min() > 30 > digits.class_counts.min()
+    for split in ("test", "train"):
+        made = next(iter(digits.evaluation_batches(batch_size=9, split=split)))
+        examples = getattr(digits, split)
+        expected = next(iter(data.evaluation_batches(examples, 8, 9, how)))
+        np.testing.assert_array_equal(made[0], expected[0])
+        np.testing.assert_array_equal(made[1], examples.labels[:9])
+
+
+def test_batches_that_a_set_cannot_make_are_refused():
+    digits = data.load("digits", imbalance_ratio=10)
+    with pytest.raises(ValueError, match="no validation split: load it with a validation_split"):
+        digits.evaluation_batches(batch_size=9, split="validation")
+    with pytest.raises(ValueError, match="did you mean 'test'"):
+        digits.evaluation_batches(batch_size=9, split="tests")
+    photos = dataclasses.replace(digits, image_size=None)
+    with pytest.raises(ValueError, match="different sizes: give image_size"):
+        photos.training_batches(batch_size=9)
+
+
+def test_examples_are_told_in_a_line():
+    digits = data.load("digits", imbalance_ratio=10)
+    assert repr(digits.train) == f"Examples({len(digits.train)} images of 8x8, 10 classes)"
+    files = data.Examples(tf.constant(["a.png", "b.png"]), np.array([0, 1]), on_disk=True)
+    assert repr(files) == "Examples(2 files, 2 classes)"
 
 
 def test_labels_of_tfds_are_read_once(shared_data, tmp_path, monkeypatch):

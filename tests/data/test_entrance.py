@@ -153,7 +153,7 @@ def test_under_a_strategy():
 def test_calibration_and_store():
     images = tf.keras.Input((None, None, 3))
     encoder = tf.keras.Model(images, tf.keras.layers.Conv2D(4, 3, strides=4)(images))
-    teacher = ct.Teacher(encoder, 8, "none")
+    teacher = ct.Teacher(encoder, 8, preprocessing="none")
     with pytest.raises(ValueError, match=f"^calibrate: {SCALED}"):
         teacher.calibrate(dataset(np.float32(IMAGES / 255)), [3, 3, 2], verbose=0)
     with pytest.raises(ValueError, match="calibrate: labels are class numbers.*one-hot"):
@@ -166,9 +166,13 @@ def test_calibration_and_store():
     model.compile()
     for pixels, message in ((IMAGES / 255, SCALED), (IMAGES[..., :1], "gray")):
         with pytest.raises(ValueError, match=message):
-            ct.TeacherStore("nowhere", model, ct.data.Examples(tf.constant(pixels), LABELS), 8)
+            ct.TeacherStore(
+                "nowhere", model, ct.data.Examples(tf.constant(pixels), LABELS), image_size=8
+            )
     with pytest.raises(ValueError, match="TeacherStore: example 2 has label 3"):
-        ct.TeacherStore("nowhere", model, ct.data.Examples(tf.constant(IMAGES), LABELS + 1), 8)
+        ct.TeacherStore(
+            "nowhere", model, ct.data.Examples(tf.constant(IMAGES), LABELS + 1), image_size=8
+        )
 
 
 def test_a_shot_accuracy_of_one_hot_labels():

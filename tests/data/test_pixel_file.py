@@ -27,7 +27,7 @@ def test_batches_are_those_of_the_files(examples, tmp_path):
         ]
         np.testing.assert_array_equal(both[0][0], both[1][0])
         np.testing.assert_array_equal(both[0][1], both[1][1])
-    assert cached.digest() == examples.digest()
+    assert cached.fingerprint() == examples.fingerprint()
 
 
 def test_images_are_decoded_once(examples, tmp_path, capsys):

@@ -147,7 +147,7 @@ def exported(tmp_path_factory):
     path = tmp_path_factory.mktemp("c") / "10 Made"
     model = randomized(network(quantized()))
     names = ["plain", 'quo"te', "back\\slash", "??/", "Bär 熊"]
-    ct.StudentModel(model).export(path, names, format="c")
+    ct.StudentModel(model).export(path, class_names=names, format="c")
     return path, names
 
 

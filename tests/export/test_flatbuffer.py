@@ -37,7 +37,7 @@ def trained(cifar10):
 @pytest.fixture(scope="module")
 def lce_file(trained, tmp_path_factory):
     path = tmp_path_factory.mktemp("lce") / "student.tflite"
-    trained.export(path, NAMES, format="lce")
+    trained.export(path, class_names=NAMES, format="lce")
     return path
 
 
@@ -47,7 +47,9 @@ def plain_files(trained, tmp_path_factory):
     directory, files = tmp_path_factory.mktemp("plain"), {}
     for width in WIDTHS:
         student = at_bits(trained.student, width)
-        ct.StudentModel(student).export(directory / f"{width}.tflite", NAMES, format="tflite")
+        ct.StudentModel(student).export(
+            directory / f"{width}.tflite", class_names=NAMES, format="tflite"
+        )
         files[width] = student, directory / f"{width}.tflite"
     return files
 
@@ -124,7 +126,7 @@ def test_the_class_names_are_an_associated_file(lce_file, plain_files):
 
 
 def test_a_second_export_has_the_same_bytes(lce_file, trained, tmp_path):
-    trained.export(tmp_path / "again.tflite", NAMES, format="lce")
+    trained.export(tmp_path / "again.tflite", class_names=NAMES, format="lce")
     assert (tmp_path / "again.tflite").read_bytes() == lce_file.read_bytes()
 
 
@@ -314,7 +316,7 @@ def test_a_directory_in_the_place_of_the_file_stays(tmp_path):
 
 
 def test_the_format_may_be_a_saved_model(trained, tmp_path):
-    trained.export(tmp_path / "student", NAMES, format="saved_model")
+    trained.export(tmp_path / "student", class_names=NAMES, format="saved_model")
     assert tf.saved_model.contains_saved_model(str(tmp_path / "student"))
 
 

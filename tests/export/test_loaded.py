@@ -35,7 +35,7 @@ def exports(model, tmp_path_factory):
     """{format: path}."""
     directory = tmp_path_factory.mktemp("exports")
     for format, name in FILES.items():
-        model.export(directory / name, NAMES, format)
+        model.export(directory / name, class_names=NAMES, format=format)
     return {format: directory / name for format, name in FILES.items()}
 
 

@@ -26,7 +26,7 @@ def exports(tmp_path_factory):
     directory = tmp_path_factory.mktemp("exports")
     paths = {"saved_model": directory / "saved", "tflite": directory / "plain.tflite"}
     for format, path in paths.items():
-        model.export(path, NAMES, format, centre_square=7 / 8)
+        model.export(path, class_names=NAMES, format=format, centre_square=7 / 8)
     return {format: Exported(path) for format, path in paths.items()}
 
 

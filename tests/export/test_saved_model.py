@@ -62,7 +62,7 @@ def trained(images):
 def served(trained, images, tmp_path_factory):
     """(what the fresh process says of itself, its answers, where it read the export)."""
     directory = tmp_path_factory.mktemp("served")
-    trained.export(directory / "written", NAMES)
+    trained.export(directory / "written", class_names=NAMES)
     path = directory / "moved"  # an export is a thing of its own: it works elsewhere
     os.rename(directory / "written", path)
     np.savez(directory / "images.npz", **images)

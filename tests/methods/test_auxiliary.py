@@ -73,7 +73,7 @@ def test_the_term_draws_classes_together_and_apart(term):
         model.compile(tf.keras.optimizers.SGD(0.05))
         batch = tf.data.Dataset.from_tensors((IMAGES, LABELS)).repeat(30)
         model.fit(batch, verbose=0)
-        features = model.encode(IMAGES, training=False).numpy()
+        features = model.halves.embed(IMAGES, training=False).numpy()
         within = features[:4] - features[4:]  # the two images of each class
         return np.sum(within**2) / np.sum((features - features.mean(0)) ** 2)
 

@@ -52,7 +52,7 @@ def test_a_branched_student_is_a_student(original, branched, batch):
     assert branched.input_shape == original.input_shape
     assert branched.get_layer("features").output_shape == (None, 3 * 64)
     assert branched(batch).shape == (6, 5)
-    assert StudentModel(branched, (12, 16, 20))(batch).shape == (6, 5)
+    assert StudentModel(branched, resolutions=(12, 16, 20))(batch).shape == (6, 5)
 
 
 def test_the_last_residual_block_stands_in_copies_and_the_trunk_once(original, branched):

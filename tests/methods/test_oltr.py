@@ -114,8 +114,8 @@ def test_training_lowers_the_loss_of_its_formula():
     assert history["loss"][-1] < 0.7 * history["loss"][0]
     assert np.abs(model.memory().numpy() - start).max() > 0.01, "the memory does not learn"
 
-    features = model.encode(IMAGES, training=True)
-    log_p = tf.nn.log_softmax(model.classify(features, training=True)).numpy()
+    features = model.halves.embed(IMAGES, training=True)
+    log_p = tf.nn.log_softmax(model.halves.classify(features, training=True)).numpy()
     margin = large_margin_loss(features, LABELS, model.memory())
     loss, _ = model.objective(IMAGES, tf.constant(LABELS), None)
     expected = -log_p[range(8), LABELS].mean() + 0.5 * margin

@@ -150,11 +150,11 @@ def test_a_step_compares_queries_keys_and_queue():
 
 def test_the_key_encoder_is_the_moving_average_of_the_query_encoder():
     model = make_model(lr=1.0, momentum=0.75)
-    start = [v.numpy() for v in model.theta()]
+    start = [v.numpy() for v in model.descending_variables()]
     for key, query in zip(model.key_variables()[:-4], start):
         np.testing.assert_array_equal(key, query)
     model.train_on_batch(VIEWS, LABELS)
-    first = [v.numpy() for v in model.theta()]
+    first = [v.numpy() for v in model.descending_variables()]
     keys = [v.numpy() for v in model.key_variables()]
     assert max(np.abs(a - b).max() for a, b in zip(start, first)) > 0.01
     for key, query in zip(keys, start):  # it follows at the beginning of a step

@@ -133,12 +133,12 @@ def test_a_teacher_file_is_cut_and_not_scaled_twice(suffix, tmp_path, capsys):
     again = ct.Teacher.from_config(teacher.get_config())
     assert again.width == 6 and again.preprocessing.mode == "none"
     with pytest.raises(ValueError, match="scales images itself .*preprocessing='tf' would"):
-        ct.Teacher.from_file(path, 16, "tf")
+        ct.Teacher.from_file(path, 16, preprocessing="tf")
 
 
 def test_networks_that_scale_nothing_are_given_what_they_were():
     assert ct.Teacher(network(), 16).preprocessing.mode == "tf"
-    assert ct.Teacher(network(), 16, "torch").preprocessing.mode == "torch"
+    assert ct.Teacher(network(), 16, preprocessing="torch").preprocessing.mode == "torch"
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
@@ -163,7 +163,7 @@ def test_a_student_of_probabilities_is_refused(end):
 
 @pytest.fixture(scope="module")
 def teacher():
-    teacher = ct.Teacher(network(), 16, "none")
+    teacher = ct.Teacher(network(), 16, preprocessing="none")
     data = tf.data.Dataset.from_tensor_slices((IMAGES, [0, 1])).batch(2)
     teacher.calibrate(data, [1, 1], verbose=0)
     return teacher

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf.calibration import CrossValidation
+from candle_tf.classifiers import linear
 from candle_tf.methods import METHODS
 from candle_tf.runs import build as building
 from candle_tf.runs import evaluate as evaluation
@@ -211,7 +212,7 @@ def test_a_teacher_is_calibrated_by_the_same_factors(tmp_path, monkeypatch):
     smoothing = {"calibration": "label_aware_smoothing", "label_smoothing": (0.3, 0.0)}
     settings = resolved(tiny(tmp_path, **smoothing))
     teacher = building.build_teacher(settings)
-    teacher.classifier = training.StudentModel(building.build_student(settings, 10)).student
+    teacher.classifier = linear(teacher.width, 10)
     training.calibrate(teacher, settings, inputs.load_data(settings))
     assert told[0]["label_smoothing"] == (0.3, 0.0)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf.networks.safe_load import load_model
-from candle_tf.students import BITS, STUDENTS, RSign, at_bits, find, requantize
+from candle_tf.students import BITS, STUDENTS, RSign, at_bits, create, requantize
 from candle_tf.students.bits import dorefa, is_binary
 
 layers = tf.keras.layers
@@ -250,7 +250,7 @@ def test_a_requantized_student_is_saved_and_safely_reloaded(bits, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:The `keras.initializers.serialize")
 def test_a_zoo_student_at_32_bits_has_no_binary_operations():
-    student = find("larq_zoo:QuickNetSmall")(5, 32)
+    student = create("larq_zoo:QuickNetSmall", num_classes=5, image_size=32)
     before, after = (lq.models.ModelProfile(m) for m in (student, at_bits(student, "32")))
     assert before.op_count("mac", 1) > 0 == after.op_count("mac", 1)
     assert after.op_count("mac", 32) == after.op_count("mac") == before.op_count("mac")

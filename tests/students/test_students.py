@@ -39,7 +39,9 @@ def distilled(name: str, images, labels) -> CandleModel:
         views=1,
         verbose=0,
     )
-    model = CandleModel(teacher, students.find(name)(10, size, **arguments))
+    model = CandleModel(
+        teacher, students.create(name, num_classes=10, image_size=size, **arguments)
+    )
     model.compile(tf.keras.optimizers.Adam(1e-3), metrics=["accuracy"])
     history = model.fit(images.astype(np.float32), labels, batch_size=16, epochs=1, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
@@ -95,14 +97,30 @@ def assert_same_function(exported, probabilities) -> float:
 
 
 def test_zoo_students_take_the_same_arguments_as_ours():
-    parameters = [list(inspect.signature(students.find(name)).parameters)[:2] for name in OURS]
+    parameters = [
+        list(inspect.signature(make).parameters)[:2] for make in students.STUDENTS.values()
+    ]
     zoo = list(inspect.signature(students.larq_zoo).parameters)[1:3]
     assert parameters == [zoo] * len(OURS) == [["num_classes", "image_size"]] * len(OURS)
 
 
+def test_a_student_is_created_by_the_grammar_of_the_command_line():
+    written = students.create("resnet_e:width=0.25,blocks=(2,1)", num_classes=7, image_size=40)
+    given = students.create("resnet_e", num_classes=7, image_size=40, width=0.25, blocks=(2, 1))
+    assert [layer.name.rstrip("_0123456789") for layer in written.layers] == [
+        layer.name.rstrip("_0123456789") for layer in given.layers
+    ]
+    assert written.input_shape == (None, 40, 40, 3) and written.output_shape == (None, 7)
+    assert students.create("resnet_e", num_classes=7).input_shape[1] == 32
+
+
+def test_every_name_is_listed():
+    assert students.list() == [*OURS, *ZOO]
+
+
 @pytest.fixture(scope="module")
 def quicknet():
-    return students.find("larq_zoo:QuickNetSmall")(7, 64)
+    return students.create("larq_zoo:QuickNetSmall", num_classes=7, image_size=64)
 
 
 def test_a_zoo_student_is_flat_and_scales_raw_pixels_as_larq_zoo_does(quicknet):
@@ -125,7 +143,7 @@ def test_a_zoo_student_computes_what_larq_zoo_does(quicknet):
 
 def test_a_zoo_student_takes_pixels_and_gives_logits_in_float32_at_any_precision():
     with computing_in("mixed_bfloat16"):
-        student = students.find("larq_zoo:QuickNetSmall")(7, 64)
+        student = students.create("larq_zoo:QuickNetSmall", num_classes=7, image_size=64)
     first, last = student.layers[1], student.layers[-1]
     assert first.compute_dtype == last.compute_dtype == student.output.dtype == "float32"
     assert {layer.compute_dtype for layer in student.layers} == {"float32", "bfloat16"}
@@ -150,9 +168,11 @@ def test_a_zoo_student_starts_from_a_weights_file(quicknet, tmp_path):
         ("QuickNet", {}, ValueError, "did you mean 'larq_zoo:QuickNet'"),
         ("larq_zoo:BiRealNets", {}, ValueError, "did you mean 'larq_zoo:BiRealNet'"),
         ("larq_zoo:XNORNet", {"image_size": 32}, ValueError, "cannot work at 32 pixels"),
+        ("resnet_e", {"widht": 2}, TypeError, "unexpected keyword argument 'widht'"),
+        ("resnet_e:0.5", {}, ValueError, "an argument without a name"),
         ("larq_zoo:QuickNet", {"weights": "no.h5"}, FileNotFoundError, "Weights no.h5"),
     ],
 )
 def test_a_mistake_is_named(name, arguments, error, message):
     with pytest.raises(error, match=message):
-        students.find(name)(10, **{"image_size": 64, **arguments})
+        students.create(name, num_classes=10, **{"image_size": 64, **arguments})

@@ -18,7 +18,7 @@ from candle_tf import CandleModel, Teacher, TeacherStore, data
 from candle_tf.classifiers import feature_record, linear
 from candle_tf.networks.surgery import synchronizes, with_synchronized_batch_norm
 from candle_tf.runs import run as training
-from candle_tf.runs.build import named_teacher
+from candle_tf.runs.build import calibrate_for_all, named_teacher
 from candle_tf.runs.checkpoints import INTERRUPTED
 from candle_tf.runs.evaluate import evaluate
 from candle_tf.runs.settings import Settings
@@ -81,7 +81,7 @@ def train(strategy_name: str, output: str, kind: str):
         tf.keras.backend.set_floatx("float64")
     with strategy.scope():
         model = make_candle(kind == "binary")
-        before = [w.numpy() for w in model.theta() + model.phi()]
+        before = [w.numpy() for w in model.descending_variables() + model.ascending_variables()]
         sgd = tf.keras.optimizers.SGD
         model.compile(sgd(rate), metrics=["accuracy"], balancer_optimizer=sgd(rate))
     digits = data.load("digits", imbalance_ratio=10).train
@@ -94,7 +94,7 @@ def train(strategy_name: str, output: str, kind: str):
     batches = distributed(strategy, stream)
     model.fit(batches, steps_per_epoch=updates, callbacks=[record], verbose=0)
     values = {f"log {i} {k}": v for i, logs in enumerate(record.logs) for k, v in logs.items()}
-    trained = model.theta() + model.phi()
+    trained = model.descending_variables() + model.ascending_variables()
     values |= {f"change {i}": w.numpy() - b for i, (w, b) in enumerate(zip(trained, before))}
     values |= {f"state {i}": w.numpy() for i, w in enumerate(model.student.non_trainable_weights)}
     if share_of(strategy).worker == 0:
@@ -245,15 +245,17 @@ def show(strategy_name: str, directory: str):
         size = 8 * strategy.num_replicas_in_sync
         return data.training_batches(few, SIZE, size, augmentation=PAD, share=share)
 
-    model.teacher.calibrate(
+    calibrate_for_all(
+        model.teacher,
         distributed(strategy, batches),
         np.bincount(few.labels),
-        views=2,
-        verbose=0,
-        directory=directory / "calibration",
-        strategy=strategy,
+        2,
+        directory / "calibration",
+        strategy,
     )
-    store = TeacherStore(directory / "store", model, few, SIZE, 3, PAD)
+    store = TeacherStore(
+        directory / "store", model, few, image_size=SIZE, views=3, augmentation=PAD
+    )
     store.complete(8, 0, strategy)
     tested = dataclasses.replace(examples, test=few)
     predictions = directory / f"predictions_{share_of(strategy).worker}.npz"

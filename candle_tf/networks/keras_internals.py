@@ -1,0 +1,186 @@
+"""Everything that the library uses of Keras beyond its documented interface, in one place.
+
+`tests/networks/test_keras_internals.py` says which tf-keras version each function holds for.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import larq as lq
+import tensorflow as tf
+from tf_keras.protobuf import saved_metadata_pb2  # noqa: F401  for networks.safe_load
+from tf_keras.src.layers.core import TFOpLambda  # noqa: F401  for export.c_plan
+
+
+@dataclass(frozen=True)
+class Untracked:
+    """A holder whose value Keras neither tracks nor saves a second time.
+
+    Keras looks into every layer, list and dict that a model gets as an attribute, but not into a
+    dataclass.
+
+    Attributes:
+        value: Object to hold.
+
+    Example:
+        >>> model = tf.keras.Sequential()
+        >>> model.helper = Untracked(tf.keras.layers.Dense(2))
+        >>> model.layers
+        []
+    """
+
+    value: Any
+
+
+def start_built(model: tf.keras.Model):
+    """Marks a subclassed model as built, once its parts have their variables.
+
+    Keras then saves, loads and summarises the model before the first call.
+
+    Example:
+        >>> model = tf.keras.Sequential()
+        >>> start_built(model)
+        >>> model.built
+        True
+    """
+    model.built = True
+
+
+def log_of_first_replica(model: tf.keras.Model):
+    """Has `fit` report the first replica's logs, where Keras would add up those of all workers.
+
+    The logs are results of metrics, which are the same on all replicas.
+
+    Example:
+        >>> model = tf.keras.Sequential()
+        >>> log_of_first_replica(model)
+        >>> model.distribute_reduction_method
+        'first'
+    """
+    model.distribute_reduction_method = "first"
+
+
+def called_within_fit(arguments: Mapping[str, Any]) -> bool:
+    """Returns whether `evaluate` got these keyword arguments from `fit`, for validation.
+
+    Example:
+        >>> called_within_fit({"_use_cached_eval_dataset": True}), called_within_fit({})
+        (True, False)
+    """
+    return bool(arguments.get("_use_cached_eval_dataset"))
+
+
+def flat_layers(network: tf.keras.Model) -> list[tf.keras.layers.Layer]:
+    """Returns the layers of a network and those of the networks within it.
+
+    Example:
+        >>> inner = tf.keras.Sequential([tf.keras.layers.ReLU(name="inside")])
+        >>> [layer.name for layer in flat_layers(tf.keras.Sequential([inner]))][-1]
+        'inside'
+    """
+    return list(network._flatten_layers(include_self=False))
+
+
+def made_by(tensor) -> tuple[tf.keras.layers.Layer, Any]:
+    """Returns the layer that gives a symbolic tensor, and the first tensor that it takes.
+
+    The latter is None for an input of the network.
+
+    Example:
+        >>> images = tf.keras.Input((4,), name="images")
+        >>> layer, before = made_by(tf.keras.layers.Dense(2, name="logits")(images))
+        >>> layer.name, before is images
+        ('logits', True)
+    """
+    node = tensor.node
+    return node.layer, node.keras_inputs[0] if node.keras_inputs else None
+
+
+def create_slots(optimizer, variables: list[tf.Variable]):
+    """Creates an optimizer's slots now, so that a saved state finds them.
+
+    Legacy optimizers restore their slots later by themselves.
+
+    Example:
+        >>> optimizer = tf.keras.optimizers.SGD(momentum=0.9)
+        >>> create_slots(optimizer, [tf.Variable([1.0, 2.0])])
+        >>> [slot.shape.as_list() for slot in optimizer.momentums]
+        [[2]]
+    """
+    if isinstance(optimizer, tf.keras.optimizers.Optimizer):
+        optimizer.build(variables)
+
+
+def iterations(optimizer) -> tf.Variable:
+    """Returns the number of updates so far, as the innermost optimizer counts them.
+
+    Example:
+        >>> int(iterations(tf.keras.optimizers.Adam()))
+        0
+    """
+    if scales_loss(optimizer):
+        optimizer = optimizer.inner_optimizer
+    while isinstance(optimizer, lq.optimizers.CaseOptimizer):
+        optimizer = optimizer.default
+    return optimizer.iterations
+
+
+def scales_loss(optimizer) -> bool:
+    """Returns whether an optimizer scales the loss, as Keras has it do under mixed_float16.
+
+    Example:
+        >>> scales_loss(tf.keras.optimizers.Adam())
+        False
+    """
+    return isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+
+
+def gradients(
+    tape: tf.GradientTape, loss: tf.Tensor, variables: list[tf.Variable], optimizer
+) -> list[tf.Tensor]:
+    """Returns the gradients of a loss, scaled on their way where the optimizer scales the loss.
+
+    Args:
+        tape: Persistent tape that recorded the loss.
+        loss: Loss, float32 ().
+        variables: Variables to differentiate by.
+        optimizer: Optimizer that will apply the gradients.
+
+    Example:
+        >>> x = tf.Variable(3.0)
+        >>> with tf.GradientTape(persistent=True) as tape:
+        ...     loss = x * x
+        >>> [float(g) for g in gradients(tape, loss, [x], tf.keras.optimizers.SGD())]
+        [6.0]
+    """
+    if not scales_loss(optimizer):
+        return tape.gradient(loss, variables)
+    scale = optimizer.get_scaled_loss(tf.ones_like(loss))
+    return optimizer.get_unscaled_gradients(tape.gradient(loss, variables, output_gradients=scale))
+
+
+def skipped_with(
+    followers: list[tf.Tensor], leaders: list[tf.Tensor | None], optimizer
+) -> list[tf.Tensor]:
+    """Returns the followers' gradients; NaN, which is skipped, where the leaders' overflow.
+
+    A loss-scaling optimizer skips an update with gradients that are not finite. Both sides of one
+    step then skip it together.
+
+    Args:
+        followers: Gradients of the one side.
+        leaders: Gradients of the other side; None for a variable without any.
+        optimizer: Optimizer of the leaders.
+
+    Example:
+        >>> scaled = tf.keras.mixed_precision.LossScaleOptimizer(tf.keras.optimizers.SGD())
+        >>> overflown = tf.constant(float("inf"))
+        >>> [float(g) for g in skipped_with([tf.constant(1.0)], [overflown], scaled)]
+        [nan]
+    """
+    if not scales_loss(optimizer):
+        return followers
+    given = [gradient for gradient in leaders if gradient is not None]
+    finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in given])
+    return [tf.where(finite, gradient, float("nan")) for gradient in followers]
