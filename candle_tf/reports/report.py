@@ -12,8 +12,8 @@ import numpy as np
 from candle_tf import data, metrics
 from candle_tf.reports import figures
 from candle_tf.reports.tables import accuracy_columns, read_metrics
-from candle_tf.runs.workdir import FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE, REPORT
 from candle_tf.utils.files import directory_beside
+from candle_tf.utils.run_files import FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE, REPORT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,7 +4,7 @@ import os
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
-from candle_tf.runs.workdir import METRICS_FILE, read_results
+from candle_tf.utils.run_files import METRICS_FILE, read_results
 
 GROUPS = {"shots": ("many", "medium", "few"), "ranks": ("head", "medium", "tail")}
 

@@ -22,10 +22,11 @@ from candle_tf.runs import build as building
 from candle_tf.runs import inputs
 from candle_tf.runs import run as training
 from candle_tf.runs.settings import OF_FEATURES, OF_TEACHER, Settings, first_stage, resolved
-from candle_tf.runs.workdir import HISTORY_FILE, identity, read_results
+from candle_tf.runs.workdir import identity
 from candle_tf.teacher import Teacher
 from candle_tf.utils.files import locked, write_text
 from candle_tf.utils.names import lookup, parse_spec
+from candle_tf.utils.run_files import HISTORY_FILE, read_results
 
 LOG_FILE = "log.txt"
 DATA = (  # a run's images

@@ -13,13 +13,13 @@ from candle_tf.networks.surgery import at_policy, check_size, renewed, with_sync
 from candle_tf.runs.checkpoints import newest_first
 from candle_tf.runs.inputs import resolution_of, teacher_size
 from candle_tf.runs.settings import Settings, resolve
-from candle_tf.runs.workdir import CHECKPOINTS, CLASSES_FILE, METRICS_FILE
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher, named_teachers
 from candle_tf.utils.distribution import build_strategy, first_line
 from candle_tf.utils.files import read_json
 from candle_tf.utils.names import arguments_of, lookup, parse_spec
 from candle_tf.utils.optimizers import build_optimizer
+from candle_tf.utils.run_files import CHECKPOINTS, CLASSES_FILE, METRICS_FILE
 
 LETTERS = Path(__file__).parents[1] / "assets" / "letters.h5"
 

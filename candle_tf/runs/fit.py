@@ -13,10 +13,10 @@ from candle_tf.model import StudentModel
 from candle_tf.runs.checkpoints import Checkpoints, NotFinite
 from candle_tf.runs.inputs import indices_of, place_of, steps_per_epoch, training_stream
 from candle_tf.runs.settings import Settings
-from candle_tf.runs.workdir import HISTORY_FILE, NOT_FINITE, SKIPPED_FILE
 from candle_tf.teacher_store import TeacherStore
 from candle_tf.utils.distribution import build_strategy, distributed, leads
 from candle_tf.utils.files import read_json, write_text
+from candle_tf.utils.run_files import HISTORY_FILE, NOT_FINITE, SKIPPED_FILE
 
 MOST_SKIPPED = 10  # batches whose loss was not finite
 

@@ -35,23 +35,7 @@ from candle_tf.runs.inputs import (
     widened,
 )
 from candle_tf.runs.settings import Settings, first_stage, resolve, resolved
-from candle_tf.runs.workdir import (
-    CALIBRATION,
-    CALIBRATION_FILE,
-    CHECKPOINTS,
-    CLASSIFIER_FILE,
-    FIRST_STEP,
-    FLAG_FILE,
-    METRICS_FILE,
-    PREDICTIONS_FILE,
-    REPORT,
-    TEACHER_STORE,
-    as_begun,
-    check_workdir,
-    claimed_workdir,
-    of_earlier_version,
-    read_results,
-)
+from candle_tf.runs.workdir import as_begun, check_workdir, claimed_workdir, of_earlier_version
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher
 from candle_tf.teacher_store import TeacherStore, plan_views, record_of, sources, view_sizes
@@ -65,6 +49,19 @@ from candle_tf.utils.distribution import (
     stopping_with_the_others,
 )
 from candle_tf.utils.files import Rows, check_room, locked, read_json, write_text, written_beside
+from candle_tf.utils.run_files import (
+    CALIBRATION,
+    CALIBRATION_FILE,
+    CHECKPOINTS,
+    CLASSIFIER_FILE,
+    FIRST_STEP,
+    FLAG_FILE,
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    REPORT,
+    TEACHER_STORE,
+    read_results,
+)
 
 
 def run(settings: Settings) -> dict:

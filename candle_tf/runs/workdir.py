@@ -8,17 +8,16 @@ from pathlib import Path
 
 from candle_tf.data import LongTailedData
 from candle_tf.runs.settings import OWN, Settings, kind_of
-from candle_tf.utils.files import locked, read_json, read_text, write_text
+from candle_tf.utils.files import locked, read_text, write_text
+from candle_tf.utils.run_files import (
+    CALIBRATION_FILE,
+    CLASSES_FILE,
+    CLASSIFIER_FILE,
+    FLAG_FILE,
+    IMAGES_FILE,
+    has_begun,
+)
 
-FLAG_FILE, METRICS_FILE, HISTORY_FILE = "flags.cfg", "metrics.json", "history.csv"
-SKIPPED_FILE, NOT_FINITE = "skipped_batches.json", "not_finite"
-PREDICTIONS_FILE, CLASSES_FILE = "predictions.npz", "class_names.json"
-IMAGES_FILE = "images.txt"  # a digest of what the run trains and is measured on
-CLASSIFIER_FILE = "teacher_classifier.keras"
-CALIBRATION_FILE = "teacher_calibration.json"
-CALIBRATION, TEACHER_STORE, REPORT = "calibration", "teacher_store", "report"
-CHECKPOINTS, FIRST_STEP = "checkpoints", "first_step"
-BEGUN = (CALIBRATION, CLASSIFIER_FILE, TEACHER_STORE, CHECKPOINTS, FIRST_STEP, METRICS_FILE)
 MOVABLE = tuple(
     f"--{name}="
     for name in "cache checkpoint_every data_dir download first_stage on_nan strategy "
@@ -41,11 +40,6 @@ def filled(flags: str) -> list[str]:
     lines = [*Settings().to_flags().splitlines(), *flags.splitlines()]
     by_name = {line.partition("=")[0]: line for line in lines}
     return [line for line in by_name.values() if not line.startswith(MOVABLE)]
-
-
-def has_begun(workdir: Path) -> bool:
-    """Whether a run has made anything in it that another could not take up."""
-    return any((workdir / name).exists() for name in BEGUN)
 
 
 def as_begun(settings: Settings) -> Settings:
@@ -125,15 +119,3 @@ def claimed_workdir(
         write_text(workdir / CLASSES_FILE, json.dumps(examples.class_names) + "\n")
         write_text(workdir / FLAG_FILE, settings.to_flags())
         yield workdir
-
-
-def read_results(workdir: str) -> dict | None:
-    """What the run in `workdir` wrote to metrics.json, once it is finished.
-
-    Raises:
-        ValueError: for a damaged file.
-    """
-    path = Path(workdir) / METRICS_FILE
-    if not path.exists():
-        return None
-    return read_json(path, dict, "delete it, and the run's command writes it again")

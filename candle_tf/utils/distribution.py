@@ -5,10 +5,10 @@ import functools
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.data import Share
 from candle_tf.utils.names import lookup
 from numpy.typing import ArrayLike
 
@@ -16,6 +16,50 @@ ALONE = tf.distribute.get_strategy()  # TensorFlow's default: one device of one 
 STRATEGIES = ("mirrored", "multiworker")
 WORKER_LOST = 76  # exit code of the workers that are left when one is lost
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of each batch that one of several workers reads, for its replicas.
+
+    Attributes:
+        worker: Number of this worker, from 0.
+        workers: Number of workers.
+        replicas: Number of replicas per worker, which take its batches in turn.
+    """
+
+    worker: int = 0
+    workers: int = 1
+    replicas: int = 1
+
+    def batch_size(self, global_batch_size: int) -> int:
+        """Returns the batch size of one replica.
+
+        Raises:
+            ValueError: If the batch cannot be cut into equal parts.
+        """
+        replicas = self.workers * self.replicas
+        if global_batch_size % replicas:
+            raise ValueError(
+                f"batch_size is {global_batch_size}, over all replicas, but must be a multiple of "
+                f"their number, {replicas}."
+            )
+        return global_batch_size // replicas
+
+    def of(self, places: tf.data.Dataset, global_batch_size: int) -> tf.data.Dataset:
+        """Returns the worker's places, one by one, of a stream that starts at a batch."""
+        if self.workers == 1:
+            return places
+        size = self.batch_size(global_batch_size) * self.replicas
+        start = self.worker * size
+        batches, rest = divmod(int(places.cardinality()), global_batch_size)
+        count = batches * size + min(max(rest - start, 0), size)
+
+        def part(batch):
+            return {name: values[start : start + size] for name, values in batch.items()}
+
+        mine = places.batch(global_batch_size).map(part).unbatch()
+        return mine.apply(tf.data.experimental.assert_cardinality(count))
 
 
 @functools.cache  # a process can join a cluster once
