@@ -98,11 +98,11 @@ def build_model(
 
 def mirrored_setup(setup: Setup) -> Setup:
     """The setup with the networks that it brings in new layers."""
-    teacher, first = setup.teacher, setup.first_stage
+    teacher, first = setup.teacher, setup.first_model
     return dataclasses.replace(
         setup,
         teacher=teacher and mirrored_teacher(teacher),
-        first_stage=first and StudentModel(renewed(first.student)),
+        first_model=first and StudentModel(renewed(first.student)),
     )
 
 

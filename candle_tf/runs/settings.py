@@ -313,7 +313,7 @@ class Settings:
                 "leave it out."
             )
         if self.first_stage:
-            if method.first_stage is None:
+            if method.starts_from is None:
                 raise ValueError(
                     f"--first_stage is of methods of two stages, and --method={self.method} has "
                     "one: leave it out."
@@ -395,7 +395,7 @@ def resolved(settings: Settings) -> Settings:
             paths[name] = file
     own = {name: getattr(method, name) for name in OWN}
     unread = () if settings.calibrates else (*OF_TEACHER, *OF_DISTILLATION)
-    if not settings.calibrates and method.first_stage is None:
+    if not settings.calibrates and method.starts_from is None:
         unread += OF_FEATURES
     smoothed = (method.second_stage, method.calibration, settings.method)
     if "mislas" not in smoothed and "label_aware_smoothing" not in smoothed:
@@ -422,11 +422,11 @@ def within(path: str, directory: str) -> bool:
 def first_stage(settings: Settings) -> Settings | None:
     """The run that a method of two stages starts from."""
     method = lookup("method", settings.method, METHODS)
-    if method.first_stage is None:
+    if method.starts_from is None:
         return None
     workdir = settings.first_stage or os.path.join(settings.workdir, "first_stage")
     mixup = resolve(settings).mixup
-    given = {"workdir": workdir, "first_stage": None, "mixup": mixup, **method.first_stage}
+    given = {"workdir": workdir, "first_stage": None, "mixup": mixup, **method.starts_from}
     if not method.second_stage:
         given["sampler"] = None  # the given one is of the stage that follows
     return dataclasses.replace(settings, **given)

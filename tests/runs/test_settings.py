@@ -31,7 +31,7 @@ def test_every_method_can_be_run_again_from_its_flags(method):
     assert (settings.temperature is None) == (not METHODS[method].distills)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].first_stage])
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].starts_from])
 def test_a_first_stage_is_the_same_run_whatever_its_second_reads(method):
     first = resolved(first_stage(of(method)))
     changes = {"calibration_epochs": 7, "label_smoothing": (0.3, 0.0), "teacher": "keras:MobileNet"}
