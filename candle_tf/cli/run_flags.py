@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,18 @@ def define(values: flags.FlagValues = flags.FLAGS, omit: Sequence[str] = ()):
         if field.name not in omit:
             kind, several = kind_of(field)
             define_one = flags.DEFINE_list if several else DEFINE[kind]
-            define_one(field.name, field.default, field.metadata["help"], flag_values=values)
+            text = as_flags(field.metadata["help"])
+            define_one(field.name, field.default, text, flag_values=values)
+
+
+def as_flags(text: str) -> str:
+    """Returns a sentence of the library with its settings as flags: `epochs=0` as --epochs=0."""
+    names = {field.name for field in dataclasses.fields(Settings)} | set(flags.FLAGS)
+
+    def flag(found: re.Match) -> str:
+        return f"--{found[1]}{found[2] or ''}" if found[1] in names else found[0]
+
+    return re.sub(r"`(\w+)(=[^`]*)?`", flag, text)
 
 
 def settings(values: flags.FlagValues = flags.FLAGS) -> Settings:
@@ -100,7 +112,7 @@ def main_of(job, arguments: str | None = None):
         except (ValueError, OSError, ImportError, tf.errors.OpError, flags.Error) as error:
             logging.debug("The error arose here:", exc_info=True)
             said = first_line(error) if isinstance(error, tf.errors.OpError) else error
-            sys.exit(f"{type(error).__name__}: {said}")
+            sys.exit(f"{type(error).__name__}: {as_flags(str(said))}")
         except KeyboardInterrupt:
             sys.exit("Stopped.")
 

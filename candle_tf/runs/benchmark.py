@@ -21,7 +21,7 @@ from candle_tf.reports.tables import markdown, shares
 from candle_tf.runs import build as building
 from candle_tf.runs import inputs
 from candle_tf.runs import run as training
-from candle_tf.runs.settings import OF_FEATURES, OF_TEACHER, Settings, first_stage, resolved
+from candle_tf.runs.settings import OF_FEATURES, OF_TEACHER, Settings, canonical, first_stage_of
 from candle_tf.runs.workdir import identity
 from candle_tf.teacher import Teacher
 from candle_tf.utils.files import locked, write_text
@@ -91,20 +91,20 @@ def plan(
             or seed twice.
     """
     given = {"methods": methods, "datasets": datasets, "seeds": seeds, "output": output}
-    if missing := [f"--{name}" for name, value in given.items() if not value]:
+    if missing := [f"`{name}`" for name, value in given.items() if not value]:
         raise ValueError(f"A benchmark needs {', '.join(missing)}: see --help.")
     if any(not str(seed).strip().isdecimal() for seed in seeds):
-        raise ValueError("--seeds are whole numbers, such as 0,1,2.")
+        raise ValueError("`seeds` must be whole numbers, such as 0,1,2.")
     seeds = [int(seed) for seed in seeds]
     if len(set(seeds)) < len(seeds):
-        raise ValueError("--seeds has one twice: each is one repetition.")
+        raise ValueError("`seeds` names one twice: each seed is one repetition.")
     cells, firsts = [], {}
     for dataset, on_dataset in overrides(base, "dataset", datasets).items():
         for seed in seeds:
             seeded = dataclasses.replace(on_dataset, seed=seed, workdir=output)
-            data = resolved(seeded)
+            data = canonical(seeded)
             for row, settings in overrides(seeded, "method", methods).items():
-                first = first_stage(settings)
+                first = first_stage_of(settings)
                 settings = placed(f"{dataset}, {row}", settings, output)
                 if first:
                     first = placed(f"{dataset}, {row}", first, output)
@@ -117,18 +117,18 @@ def plan(
 
 
 def placed(name: str, settings: Settings, output: str) -> Settings:
-    """The resolved settings of a row, or of its first stage, in a directory named after the run.
+    """The canonical settings of a row, or of its first stage, in a directory named after the run.
 
     Raises:
         ValueError: for settings that cannot be run; says whose they are.
     """
     try:
-        made = resolved(settings)
+        made = canonical(settings)
         digest = hashlib.sha1("\n".join(identity(made.to_flags())).encode()).hexdigest()[:8]
         workdir = str(Path(output, f"{made.method}_{digest}"))
         dataclasses.replace(settings, workdir=workdir).check()
         if not settings.epochs:
-            raise ValueError("A benchmark compares students: --epochs must be at least 1.")
+            raise ValueError("A benchmark compares students: `epochs` must be at least 1.")
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     return dataclasses.replace(made, workdir=workdir)
@@ -152,9 +152,9 @@ def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Sett
         name, arguments = parse_spec(changes)
         try:
             for argument in arguments:
-                lookup("flag", argument, names)
+                lookup("setting", argument, names)
                 if argument in (what, *PLANNED):
-                    raise ValueError(f"--{argument} is decided by the benchmark's own flags.")
+                    raise ValueError(f"`{argument}` is decided by the benchmark itself.")
             made[label] = dataclasses.replace(base, **{what: name, **arguments})
         except ValueError as error:
             raise ValueError(f"{spec!r}: {error}") from error
@@ -203,8 +203,8 @@ def check_store(
     directory = training.store_directory(settings)
     if stores.setdefault(directory, made_of) != made_of:
         raise ValueError(
-            f"--teacher_store={directory} is to serve cells of other images, seeds, "
-            "teachers or calibrations too: leave it out, so that each has its own."
+            f"`teacher_store={directory}` would serve cells of other images, seeds, teachers "
+            "or calibrations too: leave it out, so that each has its own."
         )
 
 

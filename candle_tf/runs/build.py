@@ -12,7 +12,7 @@ from candle_tf.model import StudentModel
 from candle_tf.networks.surgery import at_policy, check_size, renewed, with_synchronized_batch_norm
 from candle_tf.runs.checkpoints import newest_first
 from candle_tf.runs.inputs import resolution_of, teacher_size
-from candle_tf.runs.settings import Settings, resolve
+from candle_tf.runs.settings import Settings, method_of
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher, named_teachers
 from candle_tf.utils.distribution import build_strategy, first_line
@@ -35,7 +35,7 @@ def build_student(settings: Settings, num_classes: int, pretrained: bool = True)
         arguments = {"mean": info.mean, "std": info.std, **arguments} if info.mean else arguments
     with arguments_of("student", settings.student):
         student = students.find(name)(num_classes, settings.image_size, **arguments)
-    return resolve(settings).network(bits.at_bits(student, settings.student_bits))
+    return method_of(settings).network(bits.at_bits(student, settings.student_bits))
 
 
 def build_teacher(settings: Settings) -> Teacher:

@@ -12,7 +12,7 @@ from candle_tf.classifiers import weight_norms
 from candle_tf.data.entrance import reading_errors
 from candle_tf.networks.surgery import renewed
 from candle_tf.runs.inputs import evaluation_batches, steps_per_epoch, widened
-from candle_tf.runs.settings import Settings, resolve
+from candle_tf.runs.settings import Settings, method_of
 from candle_tf.utils.distribution import ALONE, distributed, leads, on_all_replicas
 from candle_tf.utils.files import written_beside
 from candle_tf.utils.progress import progress
@@ -70,7 +70,7 @@ def save_predictions(path: Path, logits: np.ndarray, labels: np.ndarray):
 def describe(settings: Settings, examples: data.LongTailedData) -> dict:
     """What was run, on what; the updates of a first stage stand in its own metrics.json."""
     counts = examples.class_counts
-    second_stage = resolve(settings).second_stage
+    second_stage = method_of(settings).second_stage
     return {
         "method": settings.method,
         "dataset": settings.dataset,

@@ -7,7 +7,7 @@ import tensorflow as tf
 from candle_tf import data
 from candle_tf.data.pipeline import training_places
 from candle_tf.resolution import RandomResolution
-from candle_tf.runs.settings import OF_VIEWS, Settings, resolve
+from candle_tf.runs.settings import OF_VIEWS, Settings, method_of
 from candle_tf.teacher_store import TeacherStore
 
 
@@ -102,7 +102,7 @@ def training_stream(
         skipped: places of batches that are left out; what follows moves up.
         share: what of it is read here, as in `candle_tf.data.training_batches`.
     """
-    method, place = resolve(settings), place_of(first_update, skipped)
+    method, place = method_of(settings), place_of(first_update, skipped)
     span = {
         "share": share,
         "num_examples": examples_seen(settings, examples, skipped),
@@ -133,13 +133,13 @@ def training_stream(
 
 def check_sampler(settings: Settings, examples: data.LongTailedData):
     """Refuses a progressive sampler without a second pass."""
-    if settings.epochs and not resolve(settings).second_stage:
+    if settings.epochs and not method_of(settings).second_stage:
         training_stream(settings, examples)
 
 
 def streams(settings: Settings) -> list[tuple[str, int]]:
     """Sampler and seed of each stream that a method's batches come from."""
-    method = resolve(settings)
+    method = method_of(settings)
     second = [(method.partner_sampler, settings.seed + 3)] if method.partner_sampler else []
     return [(method.sampler, settings.seed), *second]
 

@@ -34,7 +34,7 @@ from candle_tf.runs.inputs import (
     view_size,
     widened,
 )
-from candle_tf.runs.settings import Settings, first_stage, resolve, resolved
+from candle_tf.runs.settings import Settings, canonical, first_stage_of, method_of
 from candle_tf.runs.workdir import as_begun, check_workdir, claimed_workdir, of_earlier_version
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher
@@ -85,16 +85,16 @@ def run_here(settings: Settings, strategy: tf.distribute.Strategy) -> dict:
     """This process's part of the run."""
     settings = as_begun(settings)
     settings.check()
-    method, settings = resolve(settings), resolved(settings)
+    method, settings = method_of(settings), canonical(settings)
     share_of(strategy).batch_size(settings.batch_size)  # refuses parts of different sizes
     check_workdir(settings)
     if settings.calibrates and of_earlier_version(settings):
         settings = dataclasses.replace(settings, label_weight=0.0)
-        method = resolve(settings)
-    first = first_stage(settings) if settings.epochs else None
+        method = method_of(settings)
+    first = first_stage_of(settings) if settings.epochs else None
     if first:
         first.check()
-        check_workdir(resolved(first))
+        check_workdir(canonical(first))
     results = read_results(settings.workdir)
     if from_first(strategy, bool(results)):
         print(f"{settings.workdir} holds this run, finished.")

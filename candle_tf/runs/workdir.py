@@ -69,7 +69,7 @@ def of_earlier_version(settings: Settings) -> bool:
 
 
 def check_workdir(settings: Settings):
-    """Refuses the workdir of resolved settings if another run has begun in it."""
+    """Refuses the workdir of canonical settings if another run has begun in it."""
     workdir = Path(settings.workdir)
     path = workdir / FLAG_FILE
     if not has_begun(workdir):

@@ -64,7 +64,7 @@ class Share:
 
 @functools.cache  # a process can join a cluster once
 def build_strategy(name: str | None) -> tf.distribute.Strategy:
-    """The strategy of `--strategy`, TensorFlow's default for None.
+    """Returns the strategy of a name, TensorFlow's default for None.
 
     Args:
         name: "mirrored", all devices of this machine: its GPUs, or else its logical CPUs.
@@ -90,7 +90,7 @@ def build_strategy(name: str | None) -> tf.distribute.Strategy:
         )
     else:
         raise ValueError(
-            "--strategy=multiworker needs to know the machines: set TF_CONFIG, or start the "
+            "`strategy=multiworker` needs to know the machines: set TF_CONFIG, or start the "
             "command by srun in SLURM; docs/scaling.md says how."
         )
     return tf.distribute.MultiWorkerMirroredStrategy(resolver)

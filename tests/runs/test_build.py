@@ -6,7 +6,7 @@ import tensorflow as tf
 from candle_tf.runs import build as building
 from candle_tf.runs import inputs
 from candle_tf.runs import run as training
-from candle_tf.runs.settings import resolve
+from candle_tf.runs.settings import method_of
 from tiny_runs import tiny
 
 
@@ -15,7 +15,7 @@ def compiled(**changes):
     settings = dataclasses.replace(tiny("x", method="cross_entropy"), **changes)
     examples = inputs.load_data(settings)
     student = building.build_student(settings, 10)
-    method = resolve(settings)
+    method = method_of(settings)
     setup = training.set_up(settings, examples)
     return building.build_model(settings, method, student, setup), student
 

@@ -11,7 +11,7 @@ from candle_tf.runs import build as building
 from candle_tf.runs import evaluate as evaluation
 from candle_tf.runs import inputs
 from candle_tf.runs import run as training
-from candle_tf.runs.settings import resolve, resolved
+from candle_tf.runs.settings import canonical, method_of
 from candle_tf.runs.workdir import claimed_workdir
 from tiny_runs import TINY, assert_same, history, kill, tiny, weights
 
@@ -161,7 +161,7 @@ def test_each_step_turns_to_the_second_branch(monkeypatch):
     settings = tiny("x", method="bbn", two_step=True, epochs=3)
     examples = inputs.load_data(settings)
     student, setup = building.build_student(settings, 10), training.set_up(settings, examples)
-    training.train(settings, resolve(settings), student, setup, examples, {})
+    training.train(settings, method_of(settings), student, setup, examples, {})
     assert [model.total_steps for model in models] == [3, 6]
 
 
@@ -170,13 +170,13 @@ def test_the_second_step_goes_on_from_all_that_the_first_learned(tmp_path, monke
     monkeypatch.setattr(
         training, "fit", lambda s, method, model, *args: models.append(model) or 0.0
     )
-    settings = resolved(tiny(tmp_path, two_step=True, epochs=2))
+    settings = canonical(tiny(tmp_path, two_step=True, epochs=2))
     examples = inputs.load_data(settings)
     teacher = building.build_teacher(settings)
     training.calibrate(teacher, settings, examples)
     student = building.build_student(settings, 10)
     setup = training.set_up(settings, examples, teacher)
-    second = training.train(settings, resolve(settings), student, setup, examples, {})
+    second = training.train(settings, method_of(settings), student, setup, examples, {})
     first, last = models
     assert last is second and first.adapter is not second.adapter
     for part in ("student", "adapter", "balancer"):
@@ -193,8 +193,8 @@ def test_factors_of_label_aware_smoothing(given, expected, finished, tmp_path, m
         return first.kernel, first.bias
 
     monkeypatch.setitem(training.SECOND_STAGES, "mislas", second_stage)
-    settings = resolved(tiny(tmp_path, method="mislas", label_smoothing=given))
-    method = dataclasses.replace(resolve(settings), batch_norm_shift=False)
+    settings = canonical(tiny(tmp_path, method="mislas", label_smoothing=given))
+    method = dataclasses.replace(method_of(settings), batch_norm_shift=False)
     first = tiny(finished[0], resolutions=(12, 16, 20))
     training.retrain_classifier(settings, method, first, inputs.load_data(settings))
     assert told == [expected]
@@ -209,7 +209,7 @@ def test_a_teacher_is_calibrated_by_the_same_factors(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training.Teacher, "calibrate", calibrate)
     smoothing = {"calibration": "label_aware_smoothing", "label_smoothing": (0.3, 0.0)}
-    settings = resolved(tiny(tmp_path, **smoothing))
+    settings = canonical(tiny(tmp_path, **smoothing))
     teacher = building.build_teacher(settings)
     teacher.classifier = training.StudentModel(building.build_student(settings, 10)).student
     training.calibrate(teacher, settings, inputs.load_data(settings))
@@ -310,10 +310,10 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"student_bits": "3"}, "Unknown student_bits '3'"),
         ({"binary_optimizer": "bob"}, "did you mean 'bop'"),
         ({"binary_optimizer": "bop:gama=1"}, "gama"),
-        ({"binary_optimizer": "bop", "student_bits": "4"}, "bop trains binary weights"),
-        ({"two_step": True, "epochs": 1}, "--two_step needs at least 2 --epochs"),
-        ({"warmup_epochs": -1}, "--warmup_epochs is -1"),
-        ({"warmup_epochs": 2}, "--warmup_epochs is 2 but must be below the 2 epochs"),
+        ({"binary_optimizer": "bop", "student_bits": "4"}, "bop` trains binary weights"),
+        ({"two_step": True, "epochs": 1}, "`two_step` needs at least 2 `epochs`"),
+        ({"warmup_epochs": -1}, "`warmup_epochs` is -1"),
+        ({"warmup_epochs": 2}, "`warmup_epochs` is 2 but must be below the 2 epochs"),
         ({"warmup_epochs": 1, "two_step": True}, "below the 1 epochs"),
         ({"teacher": "keras:MobilNet"}, "did you mean 'MobileNet'"),
         ({"teacher": "larq_zoo:QuikNet"}, "did you mean 'QuickNet'"),
@@ -321,7 +321,7 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"teacher": "MobileNet"}, "did you mean 'keras:MobileNet'"),
         ({"teacher": "kears:MobileNet"}, "did you mean 'keras:MobileNet'"),
         ({"teacher": "Letters"}, "did you mean 'letters'"),
-        ({"teacher_preprocessing": "tensorflow"}, "Unknown preprocessing"),
+        ({"teacher_preprocessing": "tensorflow"}, "Unknown teacher_preprocessing"),
         ({"teacher": "keras:InceptionV3", "teacher_weights": ""}, "teacher can downsample"),
         ({"sampler": "class_balance"}, "did you mean 'class_balanced'"),
         ({"sampler": "progressively_balanced"}, "train for more updates"),
@@ -329,7 +329,7 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"calibration": "softmax"}, "balanced_softmax"),
         ({"crop": "padded"}, "did you mean 'pad'"),
         ({"color_jitter": 1.5}, "color_jitter is 1.5"),
-        ({"imbalance_ratio": 0.5}, "imbalance_ratio is 0.5"),
+        ({"imbalance_ratio": 0.5}, "`imbalance_ratio` is 0.5"),
         ({"profile": "exp"}, "exponential"),
         ({"resolutions": (4, 16, 20)}, "smaller than the student can downsample"),
         (
@@ -337,29 +337,29 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
             "Resolution 24 is smaller than the teacher can downsample .32-fold",
         ),
         ({"resolutions": (20, 24)}, "below and above 16"),
-        ({"batch_size": 0}, "--batch_size is 0"),
-        ({"epochs": -1}, "--epochs is -1"),
-        ({"steps_per_epoch": 0}, "--steps_per_epoch is 0"),
-        ({"calibration_epochs": 0}, "--calibration_epochs is 0"),
-        ({"temperature": 0.0}, "--temperature is 0"),
-        ({"mixup": -0.1}, "--mixup is -0.1 but must be finite and at least 0"),
-        ({"mixup": float("nan")}, "--mixup is nan"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
+        ({"epochs": -1}, "`epochs` is -1"),
+        ({"steps_per_epoch": 0}, "`steps_per_epoch` is 0"),
+        ({"calibration_epochs": 0}, "`calibration_epochs` is 0"),
+        ({"temperature": 0.0}, "`temperature` is 0"),
+        ({"mixup": -0.1}, "`mixup` is -0.1 but must be finite and at least 0"),
+        ({"mixup": float("nan")}, "`mixup` is nan"),
         ({"mixup": 0.01}, "mixup is 0.01"),
-        ({"teacher_views": -1}, "--teacher_views is -1"),
+        ({"teacher_views": -1}, "`teacher_views` is -1"),
         (
             {"teacher_views": 2, "resolutions": (12, 16, 20)},
             "With views=2 no view has the resolution",
         ),
-        ({"teacher_views": 2, "teacher_store": "run"}, "--teacher_store is the --workdir"),
-        ({"teacher_views": 2, "teacher_store": "run/calibration"}, "is the --workdir or in it"),
+        ({"teacher_views": 2, "teacher_store": "run"}, "`teacher_store` is the `workdir`"),
+        ({"teacher_views": 2, "teacher_store": "run/calibration"}, "is the `workdir` or inside it"),
         ({"teacher_views": 2, "teacher_store": "other"}, "is the workdir of a run"),
         ({"teacher_views": 10**9}, "has no room for"),
-        ({"teacher_store": "store", "teacher_views": 0}, "there are none with --teacher_views=0"),
-        ({"label_smoothing": (0.3,)}, "--label_smoothing is 0.3 but must be two numbers"),
-        ({"label_smoothing": (0.3, 1.0)}, "--label_smoothing is 0.3,1.0"),
-        ({"learning_rate": float("nan")}, "--learning_rate is nan"),
-        ({"seed": -1}, "--seed is -1"),
-        ({"workdir": ""}, "--workdir is missing"),
+        ({"teacher_store": "store", "teacher_views": 0}, "there are none with `teacher_views=0`"),
+        ({"label_smoothing": (0.3,)}, r"`label_smoothing` is \(0.3,\) but must be two numbers"),
+        ({"label_smoothing": (0.3, 1.0)}, r"`label_smoothing` is \(0.3, 1.0\)"),
+        ({"learning_rate": float("nan")}, "`learning_rate` is nan"),
+        ({"seed": -1}, "`seed` is -1"),
+        ({"workdir": ""}, "`workdir` is missing"),
     ],
 )
 def test_bad_settings_are_refused_before_training(changes, message, tmp_path, monkeypatch):
