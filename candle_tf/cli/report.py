@@ -8,15 +8,12 @@ The second compares the student's classifier with those of two other runs on the
 
 from absl import flags
 from candle_tf.cli import run_flags
-from candle_tf.runs import inputs
-from candle_tf.runs import run as training
+from candle_tf.runs import job
 
 
 def report():
-    settings = run_flags.settings_of(flags.FLAGS.workdir, flags.FLAGS.data_dir)
-    path = training.report(
-        settings,
-        inputs.load_data(settings),
+    path = job.report(
+        run_flags.run_of(flags.FLAGS.workdir, flags.FLAGS.data_dir),
         from_scratch=flags.FLAGS.from_scratch,
         full_precision=flags.FLAGS.full_precision,
     )

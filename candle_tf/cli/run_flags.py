@@ -10,6 +10,7 @@ from pathlib import Path
 import tensorflow as tf
 from absl import app, flags, logging
 from candle_tf.data.entrance import reading_errors
+from candle_tf.runs.run import Run
 from candle_tf.runs.settings import Settings, kind_of
 from candle_tf.utils.distribution import first_line
 from candle_tf.utils.files import read_text
@@ -60,21 +61,25 @@ def settings(values: flags.FlagValues = flags.FLAGS) -> Settings:
     return Settings(**given)
 
 
-def settings_of(workdir: str, data_dir: str | None = None) -> Settings:
-    """The settings of the run in `workdir`, its data in `data_dir` where that is given.
+def run_of(workdir: str, data_dir: str | None = None) -> Run:
+    """Returns the run in a workdir.
+
+    Args:
+        workdir: Directory of the run.
+        data_dir: Directory in which the data are now; by default where the run read them.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: If there is no run.
     """
     path = os.path.join(os.path.expanduser(workdir), FLAG_FILE)
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path} does not exist: --workdir names no run of train.py.")
+        raise FileNotFoundError(f"{path} does not exist: `workdir` names no run of train.py.")
     read_text(Path(path))  # refuses what is no text of ours
     values = flags.FlagValues()
     define(values)
     moved = [f"--data_dir={data_dir}"] if data_dir else []
     values(["run", f"--flagfile={path}", f"--workdir={workdir}", *moved])
-    return settings(values)
+    return Run(settings(values))
 
 
 def start(job, arguments: str | None = None):

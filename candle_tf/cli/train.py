@@ -12,7 +12,7 @@ import sys
 from absl import flags
 from candle_tf.cli import run_flags
 from candle_tf.reports.tables import comparison_table
-from candle_tf.runs import run as training
+from candle_tf.runs import job
 from candle_tf.runs.checkpoints import INTERRUPTED
 
 
@@ -20,7 +20,7 @@ def train():
     # As clusters end a process; within the training the update is saved first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
     settings = run_flags.settings(flags.FLAGS)
-    if training.run(settings):  # of several workers the first one has results
+    if job.run(settings):  # of several workers the first one has results
         print(comparison_table([settings.workdir]))
 
 

@@ -43,6 +43,29 @@ def comparison_table(workdirs: Sequence[str], split: str = "test", per_class: bo
     return accuracy_table(reports, {"kB": sizes})
 
 
+def summary_table(workdir: str | os.PathLike, split: str = "test") -> str:
+    """Returns a run's accuracies in % overall and for head, medium and tail, and sizes in kB.
+
+    Args:
+        workdir: Directory of a finished run.
+        split: "test" or "validation".
+
+    Raises:
+        FileNotFoundError: If the run is not finished.
+        ValueError: If the run has no such split.
+    """
+    run = read_metrics(workdir, split)
+    names = {"teacher": "calibrated teacher", "student": f"student ({run['method']})"}
+    rows = {name: run[who] for who, name in names.items() if who in run}
+    columns = {"overall": {name: percent(row[split]["overall"]) for name, row in rows.items()}}
+    for group in GROUPS["ranks"]:
+        columns[group] = {
+            name: percent(row[split]["ranks"].get(group)) for name, row in rows.items()
+        }
+    columns["kB"] = {name: f"{row['kilobytes']:.0f}" for name, row in rows.items()}
+    return markdown(columns, rows)
+
+
 def read_metrics(workdir: str, split: str) -> dict:
     """metrics.json of a finished run that has accuracies on `split`."""
     run = read_results(workdir)

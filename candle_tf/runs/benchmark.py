@@ -14,16 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from candle_tf.data import LongTailedData
 from candle_tf.methods import METHODS
 from candle_tf.model import StudentModel
 from candle_tf.reports.tables import markdown, shares
-from candle_tf.runs import build as building
-from candle_tf.runs import inputs
-from candle_tf.runs import run as training
+from candle_tf.runs.build import computing_in
+from candle_tf.runs.run import Run
 from candle_tf.runs.settings import OF_FEATURES, OF_TEACHER, Settings, canonical, first_stage_of
+from candle_tf.runs.store import check_store
 from candle_tf.runs.workdir import identity
-from candle_tf.teacher import Teacher
 from candle_tf.utils.files import locked, write_text
 from candle_tf.utils.names import lookup, parse_spec
 from candle_tf.utils.run_files import HISTORY_FILE, read_results
@@ -176,31 +174,35 @@ def check_parts(cells: Sequence[Cell]):
     for _, group in itertools.groupby(unfinished, lambda cell: values(cell, (*DATA, "seed"))):
         examples = None  # of one data set at a time: they may be large
         for cell in group:
-            settings = cell.settings
             teacher, student = values(cell, TEACHER), values(cell, STUDENT)
             try:
-                examples = examples or inputs.load_data(settings)
-                if settings.calibrates and teacher not in teachers:
-                    teachers[teacher] = building.build_teacher(settings)
+                run = Run(cell.settings)
+                examples = run.examples = examples or run.examples
+                if run.settings.calibrates:
+                    if teacher not in teachers:
+                        teachers[teacher] = run.teacher
+                    run.teacher = teachers[teacher]
                 if student not in students:
                     students.add(student)
-                    with building.computing_in(settings.precision):
-                        network = building.build_student(settings, len(examples.class_names))
-                    StudentModel(network, settings.resolutions)
-                if settings.teacher_views:
-                    check_store(settings, examples, teachers[teacher], stores)
-                inputs.check_sampler(settings, examples)
+                    with computing_in(run.settings.precision):
+                        network = run.build_student(len(examples.class_names))
+                    StudentModel(network, run.settings.resolutions)
+                if run.settings.teacher_views:
+                    check_shared_store(run, stores)
+                run.check_sampler()
             except (ValueError, OSError) as error:
                 raise ValueError(f"{cell.name}: {error}") from error
 
 
-def check_store(
-    settings: Settings, examples: LongTailedData, teacher: Teacher, stores: dict[Path, dict]
-):
-    """Refuses a teacher store that holds, or is to hold for another cell, something else."""
-    made_of = training.check_store(settings, examples, teacher)
-    made_of |= {name: getattr(settings, name) for name in CALIBRATION}
-    directory = training.store_directory(settings)
+def check_shared_store(run: Run, stores: dict[Path, dict]):
+    """Refuses a teacher store that another cell fills with other contents.
+
+    Args:
+        run: Run of a cell.
+        stores: The sources of each cell's store by directory, which this function adds to.
+    """
+    made_of = check_store(run) | {name: getattr(run.settings, name) for name in CALIBRATION}
+    directory = run.store_directory
     if stores.setdefault(directory, made_of) != made_of:
         raise ValueError(
             f"`teacher_store={directory}` would serve cells of other images, seeds, teachers "

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.model import StudentModel
 from candle_tf.utils.distribution import agreed, first_line, from_first, meet, share_of
+from candle_tf.utils.run_files import CHECKPOINTS, METRICS_FILE
 
 INTERRUPTED = 75  # exit code of a run that SIGTERM has ended: the same command goes on
 NOT_BEGUN = 0, {}  # an epoch, as `Checkpoints.of_epoch` sums it up
@@ -229,3 +230,24 @@ def newest_first(directory: Path) -> list[str]:
     # By their files: a damaged list of checkpoints must not look like a run that never began.
     paths = [str(path.with_suffix("")) for path in directory.glob("*-*.index")]
     return sorted(paths, key=number_of, reverse=True)
+
+
+def restored(student: tf.keras.Model, workdir: Path) -> tf.keras.Model:
+    """Returns the student with the weights of the last checkpoint in a workdir.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint yet.
+        ValueError: If the last checkpoint is damaged, or does not fit the student.
+    """
+    checkpoints = newest_first(workdir / CHECKPOINTS)
+    if not checkpoints:
+        raise FileNotFoundError(f"{workdir} holds no checkpoint yet: let the run finish first.")
+    try:
+        found = tf.train.Checkpoint(student=student).restore(checkpoints[0])
+        found.assert_existing_objects_matched().expect_partial()
+    except (tf.errors.OpError, IndexError, AssertionError) as error:
+        raise ValueError(
+            f"{checkpoints[0]} is damaged, or of another version ({first_line(error)}): delete "
+            f"{METRICS_FILE} beside it, and the run's command continues from the checkpoint before."
+        ) from error
+    return student

@@ -129,7 +129,7 @@ def test_flag_files(lines, tmp_path):
 
     content = "\n".join(lines).encode("utf-8", "surrogatepass")
     (tmp_path / "flags.cfg").write_bytes(content)
-    found = refused_in_a_sentence(lambda: run_flags.settings_of(str(tmp_path)), flags.Error)
+    found = refused_in_a_sentence(lambda: run_flags.run_of(str(tmp_path)), flags.Error)
     assert found is None or isinstance(found, Settings)
 
 

@@ -7,9 +7,9 @@ import subprocess
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.runs import build as building
-from candle_tf.runs import run as training
+from candle_tf.runs import job as training
 from candle_tf.runs.checkpoints import INTERRUPTED, Checkpoints, NotFinite
+from candle_tf.runs.run import Run
 from tiny_runs import ALONE, assert_same, tiny
 
 SLOW = pytest.mark.slow
@@ -164,7 +164,7 @@ def test_a_checkpoint_of_another_version_is_refused_and_left_alone(tmp_path, mon
         with pytest.raises(ValueError, match="is of another version .* go on with the version"):
             training.run(settings)
     assert newest(tmp_path).read_bytes() == before
-    building.restore(settings)
+    Run(settings).restore()
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_a_full_and_a_read_only_disk_are_named_and_leave_what_is_there(
     seen = tiny(read_only / "run", **ALONE, checkpoint_every=5)
     with pytest.raises(OSError, match="cannot be written .*Read-only.*: name another directory"):
         training.run(seen)
-    building.restore(seen)
+    Run(seen).restore()
     (disk / "filling").unlink()
     training.run(settings)
     assert_same(disk / "run", undisturbed)
@@ -254,7 +254,7 @@ def test_a_finished_run_with_a_damaged_checkpoint_says_so(tmp_path):
     training.run(settings)
     newest(tmp_path).write_bytes(b"")
     with pytest.raises(ValueError, match="ckpt-3 is damaged.*delete metrics.json"):
-        building.restore(settings)
+        Run(settings).restore()
     (tmp_path / "metrics.json").unlink()
     training.run(settings)
-    building.restore(settings)
+    Run(settings).restore()
