@@ -30,6 +30,7 @@ from candle_tf import classifiers, data, export, losses, methods, metrics, stude
 from candle_tf.balancer import AdversarialBalancer  # noqa: E402
 from candle_tf.model import CandleModel, StudentModel  # noqa: E402
 from candle_tf.resolution import RandomResolution  # noqa: E402
+from candle_tf.runs import Run, train  # noqa: E402
 from candle_tf.teacher import Teacher  # noqa: E402
 from candle_tf.teacher_store import TeacherStore  # noqa: E402
 
@@ -41,6 +42,7 @@ __all__ = [
     "AdversarialBalancer",
     "CandleModel",
     "RandomResolution",
+    "Run",
     "StudentModel",
     "Teacher",
     "TeacherStore",
@@ -52,4 +54,5 @@ __all__ = [
     "metrics",
     "schemes",
     "students",
+    "train",
 ]

@@ -1,4 +1,4 @@
-"""The shape of the package: imports run downward, without cycles, and every room stays small."""
+"""The package's shape: imports run downward, without cycles; folders and settings stay small."""
 
 import ast
 import pathlib
@@ -77,3 +77,17 @@ def test_no_module_imports_itself_by_way_of_others():
 @pytest.mark.parametrize("folder", sorted({path.parent for path in PACKAGE.rglob("*.py")}))
 def test_no_folder_has_more_than_twelve_modules(folder):
     assert len(list(folder.glob("*.py"))) <= 12
+
+
+def test_at_most_ten_functions_take_the_settings():
+    takers = [
+        f"{module}.{node.name}"
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and any(
+            argument.annotation and "Settings" in ast.unparse(argument.annotation)
+            for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+        )
+    ]
+    assert "candle_tf.runs.run.__init__" in takers and len(takers) <= 10
