@@ -1,9 +1,9 @@
-"""Says what is in a data set, and what of it cannot be read.
+"""Describes a data set, and names the files in it that cannot be read.
 
     python scripts/describe.py --dataset=folder:photos
     python scripts/describe.py --dataset=tfds:cifar10 --data_dir=DIR --output=OUT
 
-With --output, the distribution of the classes and a sheet of head and tail images are drawn there.
+With --output, the command draws the class distribution and a sheet of head and tail images.
 """
 
 import dataclasses

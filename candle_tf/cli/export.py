@@ -4,8 +4,8 @@
     python scripts/export.py --workdir=runs/digits --format=lce --output=digits.tflite
     python scripts/export.py --workdir=runs/digits --format=c --output=export/digits
 
-The second writes a flatbuffer of Larq Compute Engine, and beside it, as digits.md, what it saves:
-sizes, operations, latency. The third writes export/digits/digits.c and digits.h.
+The second writes a flatbuffer of Larq Compute Engine, and beside it digits.md, which compares size,
+operations and latency with float32. The third writes export/digits/digits.c and digits.h.
 """
 
 import os

@@ -25,7 +25,7 @@ DEFINE = {
 
 
 def define(values: flags.FlagValues = flags.FLAGS, omit: Sequence[str] = ()):
-    """Defines the flags of a run, but for those to omit."""
+    """Defines the flags of a run, except those to omit."""
     for field in dataclasses.fields(Settings):
         if field.name not in omit:
             kind, several = kind_of(field)
@@ -45,7 +45,7 @@ def as_flags(text: str) -> str:
 
 
 def settings(values: flags.FlagValues = flags.FLAGS) -> Settings:
-    """The settings that the parsed flags make, at their defaults where no flag is defined."""
+    """Returns the settings of the parsed flags, with defaults where no flag is defined."""
     given = {}
     for field in dataclasses.fields(Settings):
         if field.name not in values:
@@ -83,10 +83,11 @@ def run_of(workdir: str, data_dir: str | None = None) -> Run:
 
 
 def start(job, arguments: str | None = None):
-    """Does a job, which its own flags decide, from the command line.
+    """Runs a job from the command line; `--help` prints the docstring and flags of its module.
 
     Args:
-        job, arguments: as in `main_of`; `--help` prints the docstring and the flags of its module.
+        job: Function without parameters, or of the arguments that follow the flags.
+        arguments: Names of the arguments that must follow the flags; none by default.
     """
     module = sys.modules[job.__module__]
     sys.modules["__main__"].__doc__ = module.__doc__  # which is what absl prints
@@ -97,11 +98,13 @@ def start(job, arguments: str | None = None):
 
 
 def main_of(job, arguments: str | None = None):
-    """Turns a job's one-sentence errors into exit code 1; `--verbosity=1` shows their trace.
+    """Returns a main function that ends with exit code 1 after a one-sentence error of the job.
+
+    `--verbosity=1` shows the traceback.
 
     Args:
-        job: called without arguments, or with those that follow the flags.
-        arguments: what must follow the flags, if anything.
+        job: Function without parameters, or of the arguments that follow the flags.
+        arguments: Names of the arguments that must follow the flags; none by default.
     """
 
     def main(argv):

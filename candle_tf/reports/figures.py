@@ -23,7 +23,7 @@ MOST_CELLS = 200  # rows and columns of a matrix that can still be seen
 
 
 def new_figure(width: float = 7.0, height: float = 4.5) -> "Figure":
-    """An empty figure of so many inches, apart from pyplot and its state.
+    """Returns an empty figure of a size in inches, apart from pyplot and its state.
 
     Raises:
         ImportError: if matplotlib is not installed.
@@ -42,7 +42,7 @@ def class_distribution(
     class_names: Sequence[str],
     bounds: tuple[int, int] | None = None,
 ) -> "Figure":
-    """Training images of each class, coloured by head / medium / tail.
+    """Returns a figure of the training images per class, coloured by head, medium and tail.
 
     Args:
         class_counts: training images per class, (classes,).
@@ -71,7 +71,7 @@ def accuracy_by_count(
     class_counts: Sequence[int],
     class_names: Sequence[str],
 ) -> "Figure":
-    """Accuracy of each class against its training images.
+    """Returns a figure of each class's accuracy against its number of training images.
 
     Args:
         accuracies: network -> accuracy per class, (classes,); None for a class without an example.
@@ -103,7 +103,7 @@ def confusion_matrix(
     class_counts: Sequence[int],
     class_names: Sequence[str],
 ) -> "Figure":
-    """Share of each true class's examples (a row) that is predicted as each class (a column).
+    """Returns a figure of the fraction of each true class (row) predicted as a class (column).
 
     A row or column of many classes is that of a few neighbours by rank. The colours follow the
     root of the share, so that rare confusions are seen too.
@@ -145,7 +145,7 @@ def confusion_matrix(
 
 
 def training_course(history: Mapping[str, np.ndarray], drawn: np.ndarray) -> "Figure":
-    """Lambda, both loss terms and the drawn resolutions over training.
+    """Returns a figure of lambda, both loss terms and the drawn resolutions over the training.
 
     Args:
         history: column -> means by epoch, (epochs,): "epoch" (from 0), "lambda", "kl", "feature".
@@ -195,7 +195,7 @@ def weight_norms(
     class_names: Sequence[str],
     reference: str | None = None,
 ) -> "Figure":
-    """Max-normalised classifier weight norm by class (Figure 1 of arXiv 2404.00285).
+    """Returns a figure of weight norms by class, relative to the largest (arXiv 2404.00285).
 
     The "Binary-FP gap" of a network is the mean absolute difference over the classes between its
     max-normalised norms and those of the full-precision reference (`metrics.norm_gap`).
@@ -226,7 +226,7 @@ def weight_norms(
 
 
 def reliability_diagram(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> "Figure":
-    """Accuracy by confidence (Guo et al., ICML 2017, figure 1), and how many examples have it.
+    """Returns a figure of accuracy and examples by confidence (Guo et al., ICML 2017, figure 1).
 
     Args: as in `metrics.calibration_bins`.
     """
@@ -261,7 +261,7 @@ def reliability_diagram(confidence: np.ndarray, correct: np.ndarray, bins: int =
 def image_grid(
     images: Sequence[np.ndarray], captions: Sequence[Sequence[str]], columns: int = 5
 ) -> "Figure":
-    """Images, each under the lines of its caption.
+    """Returns a figure of images, each under the lines of its caption.
 
     Args:
         images: uint8 RGB (height, width, 3) each, of any sizes; at least one.
@@ -281,7 +281,7 @@ def image_grid(
 def plot_by_class(
     axes: "Axes", x: np.ndarray, curves: Mapping[str, np.ndarray], dashed: str | None = None
 ) -> str | None:
-    """A curve a network over classes at `x`: (classes,) each; NaN is left out.
+    """Draws one curve per network over the classes, and leaves NaN out.
 
     Returns:
         What points and lines are, where there are so many classes that they differ.
@@ -306,7 +306,7 @@ def plot_by_class(
 
 
 def show_classes(axis: "Axis", names: Sequence[str], what: str = "class"):
-    """Labels an axis of ranks with the classes' names, from head to tail, where they have room."""
+    """Labels an axis of ranks with the classes' names, from head to tail, as far as they fit."""
     if len(names) > MOST_NAMES:
         axis.set_label_text(f"{what}: rank by training images, 0 = most")
         return
@@ -320,13 +320,13 @@ def show_classes(axis: "Axis", names: Sequence[str], what: str = "class"):
 
 
 def short(name: str, most: int = 15) -> str:
-    """At most so many characters, none of which starts a formula."""
+    """Returns a name cut to a number of characters, none of which starts a formula."""
     name = name if len(name) <= most else name[: most - 1] + "…"
     return name.replace("$", r"\$")
 
 
 def shades(number: int) -> np.ndarray:
-    """Colours of ordered things, dark to light."""
+    """Returns colours for an ordered series, from dark to light."""
     from matplotlib import colormaps
 
     return colormaps["cividis"](np.linspace(0.1, 0.95, number))

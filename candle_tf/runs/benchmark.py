@@ -1,4 +1,4 @@
-"""Methods x data sets x seeds: a run each, in a directory each, and one table of them all."""
+"""Benchmarks: one run per method, data set and seed, and one table of all runs."""
 
 import contextlib
 import csv
@@ -46,10 +46,10 @@ class Cell:
     """One run of a benchmark.
 
     Attributes:
-        dataset, method: as the table names them; the method of a run that only serves as another's
-            first stage is empty.
-        settings: of the run.
-        reference: whether it trains on other data than its neighbours, and so does not compete.
+        dataset: Data set as the table names it.
+        method: Method as the table names it; empty for a run that is only a first stage.
+        settings: Settings of the run.
+        reference: Whether the run trains on other data than its neighbours, and does not compete.
     """
 
     dataset: str
@@ -64,7 +64,7 @@ class Cell:
 
     @property
     def results(self) -> dict | None:
-        """What the run wrote, once it is finished."""
+        """The results of the run, or None where it is not finished."""
         return read_results(self.settings.workdir)
 
 
@@ -75,18 +75,18 @@ def plan(
     seeds: Sequence[int | str],
     output: str,
 ) -> list[Cell]:
-    """Every cell, and the runs that they start from; what is one run has one directory.
+    """Returns every cell and the first stages; equal runs share one directory.
 
     Args:
-        base: settings of every cell.
-        methods: "NAME", "NAME:FLAG=VALUE,..." or "LABEL = NAME:FLAG=VALUE,...".
-        datasets: the same of data sets, such as "ratio 10 = tfds:cifar10:imbalance_ratio=10".
-        seeds: of the repetitions.
-        output: the directory that holds the cells.
+        base: Settings of every cell.
+        methods: Rows "NAME", "NAME:FLAG=VALUE,..." or "LABEL = NAME:FLAG=VALUE,...".
+        datasets: Data sets in the same form, such as "ratio 10 = tfds:cifar10:imbalance_ratio=10".
+        seeds: Seeds of the repetitions.
+        output: Directory that holds the cells.
 
     Raises:
-        ValueError: for an unknown name or flag, a value out of range or of another type, or a label
-            or seed twice.
+        ValueError: If a name or setting is unknown, a value is out of range or has another type, or
+            a label or seed occurs twice.
     """
     given = {"methods": methods, "datasets": datasets, "seeds": seeds, "output": output}
     if missing := [f"`{name}`" for name, value in given.items() if not value]:
@@ -115,10 +115,15 @@ def plan(
 
 
 def placed(name: str, settings: Settings, output: str) -> Settings:
-    """The canonical settings of a row, or of its first stage, in a directory named after the run.
+    """Returns canonical settings with a workdir that is named after the run.
+
+    Args:
+        name: Name of the cell, for messages.
+        settings: Settings of the cell, or of its first stage.
+        output: Directory that holds the cells.
 
     Raises:
-        ValueError: for settings that cannot be run; says whose they are.
+        ValueError: If the settings cannot be run; names the cell.
     """
     try:
         made = canonical(settings)
@@ -133,10 +138,12 @@ def placed(name: str, settings: Settings, output: str) -> Settings:
 
 
 def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Settings]:
-    """Label -> the settings with what "LABEL = NAME:FLAG=VALUE,..." changes.
+    """Returns the settings that rows "LABEL = NAME:FLAG=VALUE,..." make, by label.
 
     Args:
-        what: the setting that NAME is of.
+        base: Settings that the rows change.
+        what: Setting that takes NAME.
+        specs: The rows.
     """
     made = {}
     names = dict.fromkeys(field.name for field in dataclasses.fields(base))
@@ -163,7 +170,7 @@ def check_parts(cells: Sequence[Cell]):
     """Makes each data set, teacher and student once, so that no cell is refused after hours.
 
     Raises:
-        ValueError: naming the first cell that cannot be run.
+        ValueError: If a cell cannot be run; names the first one.
     """
 
     def values(cell: Cell, names: Sequence[str]) -> tuple:
@@ -172,7 +179,7 @@ def check_parts(cells: Sequence[Cell]):
     teachers, students, stores = {}, set(), {}
     unfinished = [cell for cell in cells if not cell.results]
     for _, group in itertools.groupby(unfinished, lambda cell: values(cell, (*DATA, "seed"))):
-        examples = None  # of one data set at a time: they may be large
+        examples = None  # one data set at a time: it may be large
         for cell in group:
             teacher, student = values(cell, TEACHER), values(cell, STUDENT)
             try:
@@ -217,24 +224,24 @@ def run(
     show: Callable[[Mapping[Cell, str]], None],
     interval: float = 2.0,
 ) -> dict[Cell, str]:
-    """Runs the cells that are not finished, one after the other, and writes the results after each.
-
-    Each after the one that it starts from.
+    """Runs the cells that are not finished, first stages first, and writes the results after each.
 
     Args:
-        train: the command that takes a run's flags.
-        output: the directory of the cells, and of `results.csv` and `results.md` of those given.
-        show: called with the state of every cell, every `interval` seconds.
+        cells: Cells of the benchmark.
+        train: Command that takes a run's flags.
+        output: Directory of the cells, of `results.csv` and of `results.md`.
+        show: Function that is called with the state of every cell.
+        interval: Seconds between two such calls.
 
     Returns:
-        The last states. A cell that fails does not stop the others, but for those that start from
-        it: its state says why.
+        The last state of every cell. A failed cell stops only the cells that start from it, and its
+        state says why.
 
     Raises:
-        ValueError: if another benchmark is at work in the directory.
+        ValueError: If another benchmark is at work in the directory.
     """
     with locked(output):
-        cells_of: dict[str, list[Cell]] = {}  # a run may stand in several rows
+        cells_of: dict[str, list[Cell]] = {}  # a run may have several rows
         for cell in cells:
             cells_of.setdefault(cell.settings.workdir, []).append(cell)
         states = {cell: "finished" if cell.results else "waiting" for cell in cells}
@@ -260,7 +267,7 @@ def run(
 
 
 def run_cell(cell: Cell, train: Sequence[str], interval: float) -> Iterator[str]:
-    """Runs a cell in a process of its own; yields its state again and again, and how it ended."""
+    """Runs a cell in a process of its own; yields its state repeatedly, and at last its end."""
     workdir = Path(cell.settings.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     flags = [*cell.settings.to_flags().splitlines(), f"--workdir={workdir}"]
@@ -289,7 +296,7 @@ def epochs_done(workdir: Path) -> int:
 
 def last_line(path: Path) -> str:
     lines = re.split("[\n\r\b]", path.read_text(encoding="utf-8", errors="replace"))
-    return next((line for line in reversed(lines) if line.strip()), "without a word")
+    return next((line for line in reversed(lines) if line.strip()), "without a message")
 
 
 def write_results(cells: Sequence[Cell], output: str):
@@ -298,14 +305,14 @@ def write_results(cells: Sequence[Cell], output: str):
 
 
 def finished(cells: Sequence[Cell]) -> dict[Cell, dict]:
-    """The rows that are finished, with their results."""
+    """Returns the results of the finished rows."""
     return {cell: results for cell in cells if cell.method and (results := cell.results)}
 
 
 def results_csv(cells: Sequence[Cell]) -> str:
-    """A line a finished cell: labels, seed, directory, updates, kilobytes, seconds, and accuracies.
+    """Returns one CSV line per finished cell, with accuracies from 0 to 1.
 
-    Updates and seconds are of all stages; accuracies are shares of 1.
+    Updates and seconds include those of a first stage.
     """
     lines, done = {}, finished(cells)
     for cell, results in done.items():
@@ -335,9 +342,9 @@ def results_csv(cells: Sequence[Cell]) -> str:
 
 
 def results_table(cells: Sequence[Cell]) -> str:
-    """A Markdown table a data set: test accuracy in %, mean and standard deviation over the seeds.
+    """Returns one Markdown table per data set: test accuracy in %, mean and deviation by seed.
 
-    The best of each column is bold; a reference does not take part. What is not finished is left
+    The best of each column is bold; references do not compete. Cells that are not finished are left
     out, and named below.
     """
     done = finished(cells)
@@ -367,10 +374,10 @@ def dataset_table(cells: Mapping[Cell, dict]) -> str:
 
 
 def gap(cells: Mapping[Cell, dict]) -> list[str]:
-    """A sentence: what CANDLE's best row has over the best prior method's on the test set.
+    """Returns a sentence on the gap between CANDLE's best row and the best prior method's.
 
-    Both are chosen by the mean of the classes, on held-out images where every row has some, else on
-    the test set itself. References do not take part. No sentence without a row of each.
+    Both rows are chosen by the mean of the classes, on held-out images where every row has some,
+    else on the test set. References do not compete. Without a row of each there is no sentence.
     """
     students = {cell: results["student"] for cell, results in cells.items() if not cell.reference}
     held_out = all("validation" in student for student in students.values())
@@ -393,7 +400,7 @@ def gap(cells: Mapping[Cell, dict]) -> list[str]:
 
 
 def spread(values: Sequence[float], bold: bool) -> str:
-    """Mean and, of several, standard deviation."""
+    """Returns the mean and, of several values, the standard deviation."""
     if not values:
         return "-"
     text = f"{np.mean(values):.1f}"

@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 from candle_tf.data.own_images import images
 from candle_tf.data.own_images.files import load, read_csv, read_list
-from candle_tf.runs.settings import Settings
+from candle_tf.runs.run import Run
 from candle_tf.utils import files, run_files
 from candle_tf.utils.names import parse_spec
 from hypothesis import HealthCheck, example, given, settings
@@ -130,7 +130,7 @@ def test_flag_files(lines, tmp_path):
     content = "\n".join(lines).encode("utf-8", "surrogatepass")
     (tmp_path / "flags.cfg").write_bytes(content)
     found = refused_in_a_sentence(lambda: run_flags.run_of(str(tmp_path)), flags.Error)
-    assert found is None or isinstance(found, Settings)
+    assert found is None or isinstance(found, Run)
 
 
 @often
