@@ -23,7 +23,7 @@ try:
     from rich.markup import escape
     from rich.table import Column, Table
 except ImportError:
-    sys.exit('rich is not installed: pip install -e ".[benchmark]" brings it.')
+    sys.exit('rich is not installed: run pip install -e ".[benchmark]".')
 
 TRAIN = [sys.executable, "-m", "candle_tf.cli.train"]
 

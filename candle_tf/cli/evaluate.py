@@ -25,7 +25,9 @@ def evaluate():
 def main():
     flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
     flags.DEFINE_string("exported", None, "An export of this run to compare on the test images.")
-    flags.DEFINE_string("data_dir", None, "Where the data lies now (where the run read it).")
+    flags.DEFINE_string(
+        "data_dir", None, "Directory of the data now; by default where the run read them."
+    )
     run_flags.start(evaluate)
 
 

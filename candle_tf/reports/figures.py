@@ -45,9 +45,9 @@ def class_distribution(
     """Returns a figure of the training images per class, coloured by head, medium and tail.
 
     Args:
-        class_counts: training images per class, (classes,).
-        class_names: in class order.
-        bounds: as in `metrics.rank_groups`.
+        class_counts: Training images per class, (classes,).
+        class_names: Names of the classes, in class order.
+        bounds: Bounds of head, medium and tail, as in `candle_tf.metrics.rank_groups`.
     """
     counts, order = np.asarray(class_counts), metrics.head_to_tail(class_counts)
     rank = np.argsort(order)
@@ -74,8 +74,9 @@ def accuracy_by_count(
     """Returns a figure of each class's accuracy against its number of training images.
 
     Args:
-        accuracies: network -> accuracy per class, (classes,); None for a class without an example.
-        class_counts, class_names: as in `class_distribution`.
+        accuracies: Accuracies per class by network, (classes,); None for a class without an example.
+        class_counts: Training images per class, (classes,).
+        class_names: Names of the classes, in class order.
     """
     figure = new_figure(height=5.0)
     axes = figure.subplots()
@@ -109,8 +110,10 @@ def confusion_matrix(
     root of the share, so that rare confusions are seen too.
 
     Args:
-        labels, predictions: int (n,), true and predicted classes.
-        class_counts, class_names: as in `class_distribution`.
+        labels: True classes, int (n,).
+        predictions: Predicted classes, int (n,).
+        class_counts: Training images per class, (classes,).
+        class_names: Names of the classes, in class order.
     """
     from matplotlib.colors import PowerNorm
 
@@ -148,9 +151,9 @@ def training_course(history: Mapping[str, np.ndarray], drawn: np.ndarray) -> "Fi
     """Returns a figure of lambda, both loss terms and the drawn resolutions over the training.
 
     Args:
-        history: column -> means by epoch, (epochs,): "epoch" (from 0), "lambda", "kl", "feature".
-        drawn: int (updates,), the student's input size in pixels at each update; the same number
-            of updates in every epoch. Resolutions are shown where there are several.
+        history: Means per epoch, (epochs,), by name: "epoch" (from 0), "lambda", "kl", "feature".
+        drawn: Size in pixels of the student's images at each update, int (updates,), with as many
+            updates in every epoch. The figure shows resolutions where there are several.
     """
     epochs = np.asarray(history["epoch"]) + 1
     sizes = np.unique(drawn)
@@ -264,8 +267,9 @@ def image_grid(
     """Returns a figure of images, each under the lines of its caption.
 
     Args:
-        images: uint8 RGB (height, width, 3) each, of any sizes; at least one.
-        captions: lines of about 30 characters, an image each.
+        images: At least one image, uint8 RGB (height, width, 3), of any size.
+        captions: Lines of about 30 characters for each image.
+        columns: Number of images per row.
     """
     rows = -(-len(images) // columns)
     figure = new_figure(1.9 * columns, 2.3 * rows)
@@ -284,7 +288,7 @@ def plot_by_class(
     """Draws one curve per network over the classes, and leaves NaN out.
 
     Returns:
-        What points and lines are, where there are so many classes that they differ.
+        A note on points and lines, where there are too many classes for one point on each line.
     """
     many = len(x) > MOST_NAMES
     for (name, y), color, marker in zip(curves.items(), COLORS, MARKERS):

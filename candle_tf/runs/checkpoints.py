@@ -147,12 +147,12 @@ class Checkpoints(tf.keras.callbacks.Callback):
             raise OSError(
                 f"The checkpoint of {what} cannot be written to {self.manager.directory} "
                 f"({error}): make room or make it writable, and start the same command again; it "
-                f"goes on from {self.last}."
+                f"continues from {self.last}."
             ) from error
         self.last = path if not self.share.worker else self.last
         if self.stopping:
             meet(self.strategy)  # the first one has written
-            print(f"\nStopped after update {self.updates}: the same command goes on from there.")
+            print(f"\nStopped after update {self.updates}: the same command continues from there.")
             raise SystemExit(INTERRUPTED)
 
     def write(self, path: Path):

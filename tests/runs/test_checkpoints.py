@@ -88,7 +88,7 @@ def test_sigterm_saves_and_says_so_by_its_code(update, undisturbed, tmp_path, mo
         training.run(tiny(tmp_path, **ALONE))
     assert ended.value.code == INTERRUPTED
     saved = {4: 5, 6: 6}[update]  # the update after the signal, or the epoch's end
-    assert f"Stopped after update {saved}: the same command goes on" in capsys.readouterr().out
+    assert f"Stopped after update {saved}: the same command continues" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == before
     training.run(tiny(tmp_path, **ALONE))
     assert_same(tmp_path, undisturbed)
@@ -161,7 +161,9 @@ def test_a_checkpoint_of_another_version_is_refused_and_left_alone(tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "__init__", newer)
-        with pytest.raises(ValueError, match="is of another version .* go on with the version"):
+        with pytest.raises(
+            ValueError, match="comes from another version .* continue with the version"
+        ):
             training.run(settings)
     assert newest(tmp_path).read_bytes() == before
     Run(settings).restore()
@@ -193,7 +195,7 @@ def test_a_full_and_a_read_only_disk_are_named_and_leave_what_is_there(
     settings = tiny(disk / "run", **ALONE, checkpoint_every=5)
     after_update(monkeypatch, 4, lambda: fill(disk))
     with pytest.raises(
-        OSError, match="(?s)checkpoint of update 5 .* make room .* goes on from .*1"
+        OSError, match="(?s)checkpoint of update 5 .* make room .* continues from .*1"
     ):
         training.run(settings)
     fill(disk)  # what the failed write has freed
