@@ -74,7 +74,7 @@ def accuracy_by_count(
     """Returns a figure of each class's accuracy against its number of training images.
 
     Args:
-        accuracies: Accuracies per class by network, (classes,); None for a class without an example.
+        accuracies: Accuracies per class by network, (classes,); None for a class without examples.
         class_counts: Training images per class, (classes,).
         class_names: Names of the classes, in class order.
     """
@@ -204,9 +204,10 @@ def weight_norms(
     max-normalised norms and those of the full-precision reference (`metrics.norm_gap`).
 
     Args:
-        norms: network -> L2 norm of each class's weights, (classes,).
-        class_counts, class_names: as in `class_distribution`.
-        reference: the network of `norms` to which the gap of the others is given.
+        norms: L2 norms of each class's weights by network, (classes,).
+        class_counts: Training images per class, (classes,).
+        class_names: Names of the classes, in class order.
+        reference: Network in `norms` from which the gap of the others is measured.
     """
     order = metrics.head_to_tail(class_counts)
     curves = {}
@@ -231,7 +232,10 @@ def weight_norms(
 def reliability_diagram(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> "Figure":
     """Returns a figure of accuracy and examples by confidence (Guo et al., ICML 2017, figure 1).
 
-    Args: as in `metrics.calibration_bins`.
+    Args:
+        confidence: Probability of each prediction, (n,).
+        correct: Whether each prediction is correct, bool (n,).
+        bins: Number of bins of equal width.
     """
     count, accuracy, mean_confidence = metrics.calibration_bins(confidence, correct, bins)
     error = metrics.expected_calibration_error(confidence, correct, bins)
