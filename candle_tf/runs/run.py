@@ -34,7 +34,13 @@ from candle_tf.utils.distribution import (
 )
 from candle_tf.utils.files import read_json
 from candle_tf.utils.names import arguments_of, parse_spec
-from candle_tf.utils.run_files import CLASSES_FILE, REPORT, TEACHER_STORE, read_results
+from candle_tf.utils.run_files import (
+    CLASSES_FILE,
+    METRICS_FILE,
+    REPORT,
+    TEACHER_STORE,
+    read_results,
+)
 
 INT8_IMAGES = 200  # training images that an 8-bit export measures its ranges on
 
@@ -65,7 +71,7 @@ class Run:
 
     def __repr__(self) -> str:
         settings = self.settings
-        state = "finished" if self.results else "not finished"
+        state = "finished" if (self.workdir / METRICS_FILE).exists() else "not finished"
         return (
             f"Run in {settings.workdir}, {state}\n"
             f"{settings.method} trains {settings.student} on {settings.dataset}"
