@@ -30,7 +30,7 @@ from candle_tf import classifiers, data, export, losses, methods, metrics, stude
 from candle_tf.balancer import AdversarialBalancer  # noqa: E402
 from candle_tf.model import CandleModel  # noqa: E402
 from candle_tf.resolution import RandomResolution  # noqa: E402
-from candle_tf.student_model import StudentModel  # noqa: E402
+from candle_tf.runs import Run, train  # noqa: E402
 from candle_tf.teacher import Teacher  # noqa: E402
 from candle_tf.teacher_store import TeacherStore  # noqa: E402
 
@@ -42,6 +42,7 @@ __all__ = [
     "AdversarialBalancer",
     "CandleModel",
     "RandomResolution",
+    "Run",
     "StudentModel",
     "Teacher",
     "TeacherStore",
@@ -53,4 +54,5 @@ __all__ = [
     "metrics",
     "schemes",
     "students",
+    "train",
 ]

@@ -1,13 +1,6 @@
 """See candle_tf/cli/describe.py, or --help."""
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what matters comes as an exception
-
-from quick_answers import answer  # noqa: E402
+from quick_answers import start
 
 if __name__ == "__main__":
-    answer("describe")  # before TensorFlow is imported
-    from candle_tf.cli import describe
-
-    describe.main()
+    start("describe")

@@ -1,10 +1,12 @@
-"""Answers --help, and refuses flags that no command takes, before TensorFlow takes its seconds.
+"""Starts a command, and answers --help and wrong flags before TensorFlow takes its seconds.
 
-What the commands take is in flags.json, which scripts/maintainers/write_flags.py writes.
+The flags of the commands are in flags.json, which scripts/maintainers/write_flags.py writes.
 """
 
+import importlib
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -14,11 +16,22 @@ HERE = Path(__file__).parent
 HELP = {"--help", "-help", "--helpshort", "-helpshort", "-h", "-?"}
 
 
-def answer(command: str):
-    """Exits where the command line asks for help, or cannot be meant; else does nothing.
+def start(command: str):
+    """Runs a command of `candle_tf.cli`, unless the command line can be answered without it.
 
     Args:
-        command: the name of a script.
+        command: Name of the script.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors are raised as exceptions
+    answer(command)
+    importlib.import_module(f"candle_tf.cli.{command}").main()
+
+
+def answer(command: str):
+    """Exits if the command line asks for help or is wrong.
+
+    Args:
+        command: Name of the script.
     """
     known = json.loads((HERE / "flags.json").read_text(encoding="utf-8"))[command]
     values = flags.FlagValues()
@@ -54,7 +67,7 @@ def answer(command: str):
 
 
 def out_of_range(flag: dict, value) -> str | None:
-    """What is wrong with a number, or with the numbers of a list, if anything is."""
+    """Returns the mistake in a number, or in the numbers of a list, or None."""
     least = flag["least"]
     if least is not None and value is not None and not least <= value < float("inf"):
         return f"{value} but must be finite and at least {least}"
@@ -68,7 +81,7 @@ def out_of_range(flag: dict, value) -> str | None:
 
 
 def names_module():
-    """`candle_tf.utils.names`, without the package, whose import brings TensorFlow."""
+    """Returns `candle_tf.utils.names` without the package, which imports TensorFlow."""
     path = HERE.parent / "candle_tf" / "utils" / "names.py"
     spec = importlib.util.spec_from_file_location("names", path)
     module = importlib.util.module_from_spec(spec)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf.reports import report
-from candle_tf.runs import run as training
+from candle_tf.runs import job as training
 from tiny_runs import tiny
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -14,10 +14,8 @@ import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.runs import build as building
-from candle_tf.runs import evaluate as evaluation
-from candle_tf.runs import inputs
-from candle_tf.runs import run as training
+from candle_tf.runs import job as training
+from candle_tf.runs.run import Run
 from tiny_runs import history, tiny, weights
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
@@ -87,9 +85,9 @@ def test_a_finished_run_is_taken_as_finished(earlier, capsys):
     results = training.run(settings)
     assert "holds this run, finished" in capsys.readouterr().out
     assert results == json.loads((workdir / "metrics.json").read_text())
-    model, class_names = building.restore(settings)
-    assert class_names == [str(digit) for digit in range(10)]
-    evaluation.evaluate(model, settings, inputs.load_data(settings), workdir / "again.npz")
+    run = Run(settings)
+    assert run.class_names == [str(digit) for digit in range(10)]
+    run.measure(run.student, workdir / "again.npz")
     with np.load(workdir / "predictions.npz") as old, np.load(workdir / "again.npz") as new:
         assert np.mean(old["predictions"] == new["predictions"]) >= 0.99
         np.testing.assert_allclose(old["confidence"], new["confidence"], atol=1e-3)

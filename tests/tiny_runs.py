@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.runs import run as training
+from candle_tf.runs import job as training
 from candle_tf.runs.checkpoints import Checkpoints
 from candle_tf.runs.settings import Settings
 

@@ -2,10 +2,10 @@
 
     python scripts/benchmark.py --flagfile=configs/benchmark/cifar10_lt.cfg --data_dir=DIR
 
-The same command again goes on where it was stopped: finished cells are kept, an interrupted one
-continues from its last epoch, a failed one is tried again. Other rows in the same --output take up
-what is finished there; the results are of the last command's rows. A cell's own output is in its
-log.txt.
+The same command again continues where it was stopped: finished cells are kept, an interrupted cell
+continues from its last epoch, and a failed cell is tried again. Other rows in the same --output use
+the cells that are finished there; the results show the rows of the last command. Each cell writes
+its output to its log.txt.
 """
 
 import os
@@ -23,20 +23,20 @@ try:
     from rich.markup import escape
     from rich.table import Column, Table
 except ImportError:
-    sys.exit('rich is not installed: pip install -e ".[benchmark]" brings it.')
+    sys.exit('rich is not installed: run pip install -e ".[benchmark]".')
 
 TRAIN = [sys.executable, "-m", "candle_tf.cli.train"]
 
 
 def run():
     given, output = flags.FLAGS, os.path.expanduser(flags.FLAGS.output)
-    tf.config.set_visible_devices([], "GPU")  # its memory is for the cells
+    tf.config.set_visible_devices([], "GPU")  # the cells need its memory
     cells = benchmark.plan(
         run_flags.settings(given), given.methods, given.datasets, given.seeds, output
     )
     print("Making each data set, teacher and student once, to see that all can be made.")
     benchmark.check_parts(cells)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped: the same command goes on."))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped: the same command continues."))
     with Live(auto_refresh=False) as live:
         states = benchmark.run(
             cells, TRAIN, output, lambda states: live.update(progress(states), refresh=True)
@@ -47,7 +47,7 @@ def run():
 
 
 def progress(states: Mapping[benchmark.Cell, str]) -> Table:
-    """The cells at work and those that failed; of the others the number, to fit a screen."""
+    """Returns a table of the cells at work and those that failed, and the number of the others."""
     table = Table("cell", "state", Column("directory", overflow="fold"))
     counts = dict.fromkeys(("finished", "waiting"), 0)
     for cell, state in states.items():

@@ -1,17 +1,17 @@
-"""Says what is in a data set, and what of it cannot be read.
+"""Describes a data set, and names the files in it that cannot be read.
 
     python scripts/describe.py --dataset=folder:photos
     python scripts/describe.py --dataset=tfds:cifar10 --data_dir=DIR --output=OUT
 
-With --output, the distribution of the classes and a sheet of head and tail images are drawn there.
+With --output, the command draws the class distribution and a sheet of head and tail images.
 """
 
 import dataclasses
 
 from absl import flags
+from candle_tf import data
 from candle_tf.cli import run_flags
 from candle_tf.reports import description
-from candle_tf.runs import inputs
 from candle_tf.runs.benchmark import DATA
 from candle_tf.runs.settings import Settings
 
@@ -19,9 +19,18 @@ OF_DATA = {*DATA, "data_dir", "download", "seed"} - {"on_bad_image"}
 
 
 def describe():
-    # What cannot be read is said, and does not keep the rest from being described.
-    settings = dataclasses.replace(run_flags.settings(), on_bad_image="skip")
-    examples = inputs.load_data(settings)
+    given = run_flags.settings()
+    examples = data.load(
+        given.dataset,
+        given.data_dir,
+        given.imbalance_ratio,
+        given.profile,
+        given.n_max,
+        given.validation_split,
+        given.seed,
+        given.download,
+        on_bad_image="skip",  # such files are named, and the others are described
+    )
     print(description.describe(examples))
     if flags.FLAGS.output:
         for path in description.write_pictures(examples, flags.FLAGS.output):

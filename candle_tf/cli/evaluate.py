@@ -8,29 +8,26 @@ from absl import flags
 from candle_tf.cli import run_flags
 from candle_tf.export.loaded import Exported, agreement
 from candle_tf.reports.tables import accuracy_table, per_class_table
-from candle_tf.runs import build as building
-from candle_tf.runs import evaluate as evaluation
-from candle_tf.runs import inputs
 
 
 def evaluate():
-    settings = run_flags.settings_of(flags.FLAGS.workdir, flags.FLAGS.data_dir)
+    run = run_flags.run_of(flags.FLAGS.workdir, flags.FLAGS.data_dir)
     exported = flags.FLAGS.exported and Exported(flags.FLAGS.exported)
-    model, class_names = building.restore(settings)
-    examples = inputs.load_data(settings)
-    reports = evaluation.evaluate(model, settings, examples)
-    for split, report in reports.items():
-        print(f"\n{split}\n{accuracy_table({settings.method: report})}\n")
-        print(per_class_table({settings.method: report}, class_names))
+    method = run.settings.method
+    for split, report in run.evaluate().items():
+        print(f"\n{split}\n{accuracy_table({method: report})}\n")
+        print(per_class_table({method: report}, run.class_names))
     if exported:
-        batches = inputs.evaluation_batches(settings, examples, examples.test)
-        print(f"\n{flags.FLAGS.exported}: {agreement(exported, model, batches)}")
+        batches = run.evaluation_batches(run.examples.test)
+        print(f"\n{flags.FLAGS.exported}: {agreement(exported, run.student, batches)}")
 
 
 def main():
     flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
     flags.DEFINE_string("exported", None, "An export of this run to compare on the test images.")
-    flags.DEFINE_string("data_dir", None, "Where the data lies now (where the run read it).")
+    flags.DEFINE_string(
+        "data_dir", None, "Directory of the data now; by default where the run read them."
+    )
     run_flags.start(evaluate)
 
 

@@ -3,8 +3,8 @@
 python scripts/predict.py --model=runs/digits/saved_model digit.png
 python scripts/predict.py --model=student.tflite --output=classes.csv photos/ more/*.jpg
 
-Photographs are cut as the run's evaluation cut them, which the export says. Files that cannot be
-read are named, and the others go on.
+Photographs are cropped as in the run's evaluation, which the export records. The command names
+files that cannot be read, and continues with the others.
 """
 
 import sys

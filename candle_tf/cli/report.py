@@ -8,15 +8,12 @@ The second compares the student's classifier with those of two other runs on the
 
 from absl import flags
 from candle_tf.cli import run_flags
-from candle_tf.runs import inputs
-from candle_tf.runs import run as training
+from candle_tf.runs import job
 
 
 def report():
-    settings = run_flags.settings_of(flags.FLAGS.workdir, flags.FLAGS.data_dir)
-    path = training.report(
-        settings,
-        inputs.load_data(settings),
+    path = job.report(
+        run_flags.run_of(flags.FLAGS.workdir, flags.FLAGS.data_dir),
         from_scratch=flags.FLAGS.from_scratch,
         full_precision=flags.FLAGS.full_precision,
     )
@@ -27,7 +24,9 @@ def main():
     flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
     flags.DEFINE_string("from_scratch", None, "A run of the same student, trained alone.")
     flags.DEFINE_string("full_precision", None, "A run of the same student with --student_bits=32.")
-    flags.DEFINE_string("data_dir", None, "Where the data lies now (where the run read it).")
+    flags.DEFINE_string(
+        "data_dir", None, "Directory of the data now; by default where the run read them."
+    )
     run_flags.start(report)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import tensorflow as tf
 from absl import app, flags, logging
 from candle_tf.data.entrance import reading_errors
+from candle_tf.runs.run import Run
 from candle_tf.runs.settings import Settings, kind_of
-from candle_tf.runs.workdir import FLAG_FILE
 from candle_tf.utils.distribution import first_line
 from candle_tf.utils.files import read_text
+from candle_tf.utils.run_files import FLAG_FILE
 
 DEFINE = {
     bool: flags.DEFINE_bool,
@@ -23,16 +25,27 @@ DEFINE = {
 
 
 def define(values: flags.FlagValues = flags.FLAGS, omit: Sequence[str] = ()):
-    """Defines the flags of a run, but for those to omit."""
+    """Defines the flags of a run, except those to omit."""
     for field in dataclasses.fields(Settings):
         if field.name not in omit:
             kind, several = kind_of(field)
             define_one = flags.DEFINE_list if several else DEFINE[kind]
-            define_one(field.name, field.default, field.metadata["help"], flag_values=values)
+            text = as_flags(field.metadata["help"])
+            define_one(field.name, field.default, text, flag_values=values)
+
+
+def as_flags(text: str) -> str:
+    """Returns a sentence of the library with its settings as flags: `epochs=0` as --epochs=0."""
+    names = {field.name for field in dataclasses.fields(Settings)} | set(flags.FLAGS)
+
+    def flag(found: re.Match) -> str:
+        return f"--{found[1]}{found[2] or ''}" if found[1] in names else found[0]
+
+    return re.sub(r"`(\w+)(=[^`]*)?`", flag, text)
 
 
 def settings(values: flags.FlagValues = flags.FLAGS) -> Settings:
-    """The settings that the parsed flags make, at their defaults where no flag is defined."""
+    """Returns the settings of the parsed flags, with defaults where no flag is defined."""
     given = {}
     for field in dataclasses.fields(Settings):
         if field.name not in values:
@@ -48,28 +61,33 @@ def settings(values: flags.FlagValues = flags.FLAGS) -> Settings:
     return Settings(**given)
 
 
-def settings_of(workdir: str, data_dir: str | None = None) -> Settings:
-    """The settings of the run in `workdir`, its data in `data_dir` where that is given.
+def run_of(workdir: str, data_dir: str | None = None) -> Run:
+    """Returns the run in a workdir.
+
+    Args:
+        workdir: Directory of the run.
+        data_dir: Directory in which the data are now; by default where the run read them.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: If there is no run.
     """
     path = os.path.join(os.path.expanduser(workdir), FLAG_FILE)
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path} does not exist: --workdir names no run of train.py.")
+        raise FileNotFoundError(f"{path} does not exist: `workdir` names no run of train.py.")
     read_text(Path(path))  # refuses what is no text of ours
     values = flags.FlagValues()
     define(values)
     moved = [f"--data_dir={data_dir}"] if data_dir else []
     values(["run", f"--flagfile={path}", f"--workdir={workdir}", *moved])
-    return settings(values)
+    return Run(settings(values))
 
 
 def start(job, arguments: str | None = None):
-    """Does a job, which its own flags decide, from the command line.
+    """Runs a job from the command line; `--help` prints the docstring and flags of its module.
 
     Args:
-        job, arguments: as in `main_of`; `--help` prints the docstring and the flags of its module.
+        job: Function without parameters, or of the arguments that follow the flags.
+        arguments: Names of the arguments that must follow the flags; none by default.
     """
     module = sys.modules[job.__module__]
     sys.modules["__main__"].__doc__ = module.__doc__  # which is what absl prints
@@ -80,11 +98,13 @@ def start(job, arguments: str | None = None):
 
 
 def main_of(job, arguments: str | None = None):
-    """Turns a job's one-sentence errors into exit code 1; `--verbosity=1` shows their trace.
+    """Returns a main function that ends with exit code 1 after a one-sentence error of the job.
+
+    `--verbosity=1` shows the traceback.
 
     Args:
-        job: called without arguments, or with those that follow the flags.
-        arguments: what must follow the flags, if anything.
+        job: Function without parameters, or of the arguments that follow the flags.
+        arguments: Names of the arguments that must follow the flags; none by default.
     """
 
     def main(argv):
@@ -100,7 +120,7 @@ def main_of(job, arguments: str | None = None):
         except (ValueError, OSError, ImportError, tf.errors.OpError, flags.Error) as error:
             logging.debug("The error arose here:", exc_info=True)
             said = first_line(error) if isinstance(error, tf.errors.OpError) else error
-            sys.exit(f"{type(error).__name__}: {said}")
+            sys.exit(f"{type(error).__name__}: {as_flags(str(said))}")
         except KeyboardInterrupt:
             sys.exit("Stopped.")
 

@@ -3,7 +3,7 @@
     python scripts/train.py --flagfile=configs/digits_lt.cfg --workdir=runs/digits
     python scripts/train.py --flagfile=configs/cifar10_lt_100.cfg --data_dir=DIR --workdir=runs/c10
 
-The same command again continues an interrupted run. What the workdir holds afterwards: README.
+The same command again continues an interrupted run. The README lists the files in the workdir.
 """
 
 import signal
@@ -12,15 +12,15 @@ import sys
 from absl import flags
 from candle_tf.cli import run_flags
 from candle_tf.reports.tables import comparison_table
-from candle_tf.runs import run as training
+from candle_tf.runs import job
 from candle_tf.runs.checkpoints import INTERRUPTED
 
 
 def train():
-    # As clusters end a process; within the training the update is saved first.
+    # Clusters end a process so; a training saves its update first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
     settings = run_flags.settings(flags.FLAGS)
-    if training.run(settings):  # of several workers the first one has results
+    if job.run(settings):  # of several workers the first one has results
         print(comparison_table([settings.workdir]))
 
 

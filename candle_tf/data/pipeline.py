@@ -2,56 +2,13 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 from candle_tf.data.examples import Examples
 from candle_tf.data.samplers import epoch_length, epoch_order
 from candle_tf.data.views import Augmentation, draw_views, resized, take_views
-
-
-@dataclass(frozen=True)
-class Share:
-    """The part of each batch that one of several workers reads, for the replicas it has.
-
-    Attributes:
-        worker, workers: which of how many.
-        replicas: of each worker, which take its batches in turn.
-    """
-
-    worker: int = 0
-    workers: int = 1
-    replicas: int = 1
-
-    def batch_size(self, global_batch_size: int) -> int:
-        """Of a replica.
-
-        Raises:
-            ValueError: unless the replicas' parts are equal.
-        """
-        replicas = self.workers * self.replicas
-        if global_batch_size % replicas:
-            raise ValueError(
-                f"batch_size is {global_batch_size}, over all replicas, but must be a multiple of "
-                f"their number, {replicas}."
-            )
-        return global_batch_size // replicas
-
-    def of(self, places: tf.data.Dataset, global_batch_size: int) -> tf.data.Dataset:
-        """The worker's part of each batch of places, one by one; the stream starts at a batch."""
-        if self.workers == 1:
-            return places
-        size = self.batch_size(global_batch_size) * self.replicas
-        start = self.worker * size
-        batches, rest = divmod(int(places.cardinality()), global_batch_size)
-        count = batches * size + min(max(rest - start, 0), size)
-
-        def part(batch):
-            return {name: values[start : start + size] for name, values in batch.items()}
-
-        mine = places.batch(global_batch_size).map(part).unbatch()
-        return mine.apply(tf.data.experimental.assert_cardinality(count))
+from candle_tf.utils.distribution import Share
 
 
 def training_batches(

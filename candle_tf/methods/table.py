@@ -33,7 +33,7 @@ class Setup:
         epochs, steps_per_epoch: of the training, or of one step of two.
         resolution: the arguments `resolutions` and `seed` of the model.
         teacher: calibrated, for a method that distills it.
-        first_stage: the trained model that the method starts from, if it does.
+        first_model: the trained model of the first stage, for a method of two stages.
         encode: model -> its features and labels of the training images.
         lambda_per_sample: of the adversarial balancer.
         label_smoothing: factors of head and tail, for label-aware smoothing.
@@ -44,7 +44,7 @@ class Setup:
     steps_per_epoch: int
     resolution: Mapping[str, object] = field(default_factory=dict)
     teacher: Teacher | None = None
-    first_stage: StudentModel | None = None
+    first_model: StudentModel | None = None
     encode: Callable[[StudentModel], tuple[np.ndarray, np.ndarray]] | None = None
     lambda_per_sample: bool = False
     label_smoothing: tuple[float, float] = (0.05, 0.1)
@@ -86,12 +86,12 @@ def paco(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentMode
 
 
 def dive(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
-    return DiveModel(setup.first_stage.student, student, **setup.resolution)
+    return DiveModel(setup.first_model.student, student, **setup.resolution)
 
 
 def oltr(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
-    means = classifiers.class_means(*setup.encode(setup.first_stage), len(setup.class_counts))
-    started = with_meta_embedding(setup.first_stage.student, means)
+    means = classifiers.class_means(*setup.encode(setup.first_model), len(setup.class_counts))
+    started = with_meta_embedding(setup.first_model.student, means)
     student.set_weights(started.get_weights())
     return OltrModel(student, **setup.resolution)
 
@@ -171,7 +171,11 @@ class Method:
         network: student -> the student that is trained, where the method changes it.
         model: (method, student, setup) -> what `fit` trains.
         callbacks: epochs -> callbacks of `fit`.
-        first_stage: settings of the run that this one starts from, where there is one.
+        distills: whether the method needs a calibrated teacher.
+        mixes: whether the method can train on mixed images.
+        label_smoothing: whether the method reads the factors of label-aware smoothing.
+        held_out: whether the method chooses a parameter on held-out images.
+        starts_from: settings that the run of the first stage changes, for a method of two stages.
         second_stage: a name of `second_stages.SECOND_STAGES`, in place of training.
         batch_norm_shift: class-balanced batches move the batch norm's statistics before it.
         calibration: of the teacher's classifier, a name of `teacher.CALIBRATIONS`.
@@ -194,23 +198,17 @@ class Method:
     network: Callable[[tf.keras.Model], tf.keras.Model] = lambda student: student
     model: Callable[["Method", tf.keras.Model, Setup], StudentModel] = alone
     callbacks: Callable[[int], list[tf.keras.callbacks.Callback]] = lambda epochs: []
-    first_stage: Mapping[str, object] | None = None
+    distills: bool = False
+    mixes: bool = True
+    label_smoothing: bool = False
+    held_out: bool = False
+    starts_from: Mapping[str, object] | None = None
     second_stage: str | None = None
     batch_norm_shift: bool = False
     calibration: str = "balanced_softmax"
     fixed_lambda: float | None = None
     temperature: float = 2.0
     prior_adjusted: bool = False
-
-    @property
-    def distills(self) -> bool:
-        """Whether it needs a calibrated teacher."""
-        return self.model is candle
-
-    @property
-    def mixes(self) -> bool:
-        """Whether it can train on mixed images."""
-        return self.model in (alone, candle)
 
 
 def training_loss(method: Method, setup: Setup) -> tf.keras.losses.Loss | None:
@@ -232,11 +230,11 @@ def training_loss(method: Method, setup: Setup) -> tf.keras.losses.Loss | None:
 
 def candle_row(mixup: float = 1.0, label_weight: float | None = None, **others) -> Method:
     given = {"mixup": mixup, "label_weight": label_weight, **others}
-    return Method(CANDLE, losses.BalancedSoftmax, model=candle, **given)
+    return Method(CANDLE, losses.BalancedSoftmax, model=candle, distills=True, **given)
 
 
 def second_stage(paper: str, name: str, first: str = "cross_entropy", **others) -> Method:
-    return Method(paper, first_stage={"method": first}, second_stage=name, **others)
+    return Method(paper, starts_from={"method": first}, second_stage=name, **others)
 
 
 CANDLE = "CANDLE (arXiv 2404.00285)"
@@ -270,15 +268,19 @@ METHODS = {
     "balanced_softmax": Method("Ren et al., BALMS, NeurIPS 2020", losses.BalancedSoftmax),
     # At tau = 1, as here, the same function as balanced softmax, which came later.
     "logit_adjusted_loss": Method("Menon et al., ICLR 2021", losses.LogitAdjustment),
-    "label_aware_smoothing": Method(MISLAS, losses.LabelAwareSmoothing),
+    "label_aware_smoothing": Method(MISLAS, losses.LabelAwareSmoothing, label_smoothing=True),
     # Terms on features; class-balanced batches hold pairs of every class.
     "range_loss": Method(
-        "Zhang et al., Range Loss, ICCV 2017", sampler="class_balanced", model=range_loss
+        "Zhang et al., Range Loss, ICCV 2017",
+        sampler="class_balanced",
+        model=range_loss,
+        mixes=False,
     ),
     "lifted_loss": Method(
         "Oh Song et al., Lifted Structured Feature Embedding, CVPR 2016",
         sampler="class_balanced",
         model=lifted_loss,
+        mixes=False,
     ),
     # Samplers; every method takes those and others by --sampler.
     "over_sampling": Method("each class repeated to the largest", sampler="over_sampling"),
@@ -286,7 +288,7 @@ METHODS = {
     # New classifiers on the features of a trained network.
     "crt": second_stage(DECOUPLING, "crt"),
     "ncm": second_stage(DECOUPLING, "ncm"),
-    "tau_norm": second_stage(DECOUPLING, "tau_norm"),
+    "tau_norm": second_stage(DECOUPLING, "tau_norm", held_out=True),
     "lws": second_stage(DECOUPLING, "lws"),
     "cosine": second_stage("Gidaris & Komodakis, CVPR 2018", "cosine"),
     "fslwf": second_stage("Gidaris & Komodakis, CVPR 2018", "fslwf"),
@@ -295,32 +297,38 @@ METHODS = {
     "weight_decay": Method(f"{BALANCING}, stage 1", network=with_weight_decay),
     "weight_balancing": second_stage(BALANCING, "weight_balancing", first="weight_decay"),
     "mixup": Method("Zhang et al., mixup, ICLR 2018", mixup=1.0),
-    "mislas": second_stage(MISLAS, "mislas", mixup=1.0, batch_norm_shift=True),
+    "mislas": second_stage(
+        MISLAS, "mislas", mixup=1.0, batch_norm_shift=True, label_smoothing=True
+    ),
     # Other networks and schemes.
     "bbn": Method(
         "Zhou et al., BBN, CVPR 2020",
         partner_sampler="reversed",
         network=partial(branch, n=2),
         model=bbn,
+        mixes=False,
     ),
     "tade": Method(
         "Zhang et al., TADE/SADE, NeurIPS 2022",
         network=partial(branch, n=3),
         model=tade,
+        mixes=False,
     ),
     "oltr": Method(
         "Liu et al., OLTR, CVPR 2019",
         sampler="class_balanced",
         network=with_memory,
         model=oltr,
-        first_stage={"method": "cross_entropy"},
+        mixes=False,
+        starts_from={"method": "cross_entropy"},
     ),
-    "paco": Method("Cui et al., PaCo, ICCV 2021", views=2, model=paco),
+    "paco": Method("Cui et al., PaCo, ICCV 2021", views=2, model=paco, mixes=False),
     "dive": Method(
         "He et al., DiVE, ICCV 2021",
         losses.BalancedSoftmax,
         model=dive,
-        first_stage={
+        mixes=False,
+        starts_from={
             "method": "balanced_softmax",
             "student_bits": "32",
             "binary_optimizer": "adam",

@@ -1,4 +1,4 @@
-"""What is in a data set: counts, groups, pixels, and some of its images."""
+"""The description of a data set: counts, groups, pixels and some of its images."""
 
 import os
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from candle_tf.utils.progress import progress
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MEASURED_IMAGES = 2000  # mean and standard deviation of the pixels are of so many
-LARGEST = 400  # pixels of a side on the sheet
+MEASURED_IMAGES = 2000  # whose pixels give mean and standard deviation
+LARGEST = 400  # side in pixels of an image on the sheet
 SHEET = 5  # classes at each end, and images of each
 
 
 def describe(examples: data.LongTailedData) -> str:
-    """Counts, imbalance, groups of classes and pixels as lines of text."""
+    """Returns counts, imbalance, groups of classes and pixels as lines of text."""
     counts = examples.class_counts
     order = metrics.head_to_tail(counts)
     ends = [f"{examples.class_names[c]} ({counts[c]:,} images)" for c in order[[0, -1]]]
@@ -47,10 +47,10 @@ def sizes(groups: Mapping[str, np.ndarray], counts: np.ndarray) -> str:
 
 
 def pixels(examples: data.Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and standard deviation by channel, (3,), and least and largest (height, width), (2, 2).
+    """Returns mean and standard deviation by channel, (3,), and the range of sizes, (2, 2).
 
-    Of `MEASURED_IMAGES` images, evenly spread; the first two are shares of 255, each image weighing
-    the same.
+    The sizes are the least and the largest (height, width). `MEASURED_IMAGES` images are measured,
+    spread evenly over the set, with equal weights; the first two results are fractions of 255.
     """
     chosen = np.unique(np.linspace(0, len(examples) - 1, MEASURED_IMAGES).astype(int))
     moments, sides = [], []
@@ -63,7 +63,7 @@ def pixels(examples: data.Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def contact_sheet(examples: data.LongTailedData) -> "Figure":
-    """Images of the largest and the smallest classes, a row a class."""
+    """Returns a figure of images of the largest and the smallest classes, one row per class."""
     order = metrics.head_to_tail(examples.class_counts)
     images, captions = [], []
     for c in dict.fromkeys([*order[:SHEET], *order[-SHEET:]]):
@@ -82,10 +82,10 @@ def contact_sheet(examples: data.LongTailedData) -> "Figure":
 
 
 def write_pictures(examples: data.LongTailedData, directory: str | os.PathLike) -> list[Path]:
-    """Writes distribution.png, the classes by count, and images.png, some of head and tail.
+    """Writes distribution.png, the counts by class, and images.png, images of head and tail.
 
     Raises:
-        ImportError: if matplotlib is not installed.
+        ImportError: If matplotlib is not installed.
     """
     distribution = figures.class_distribution(
         examples.class_counts, examples.class_names, examples.info.bounds

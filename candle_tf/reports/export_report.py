@@ -1,4 +1,4 @@
-"""What a binary export saves: sizes, operations and latency beside the real-valued network."""
+"""The savings of a binary export: size, operations and latency, beside real-valued weights."""
 
 import os
 import platform
@@ -18,15 +18,15 @@ from candle_tf.students.bits import at_bits
 
 
 def export_report(student: tf.keras.Model, path: str | os.PathLike, image_size: int) -> str:
-    """Markdown on a flatbuffer of Larq Compute Engine and the same network without quantizers.
+    """Returns Markdown that compares a Larq Compute Engine file with the network in float32.
 
-    Sizes of the files, multiply-accumulates by width and a row for each layer as Larq counts them,
-    and the latency of both on this machine, one image at a time on one thread, measured in turn.
+    The text holds the sizes of the files, multiply-accumulates by width, one row per layer as Larq
+    counts them, and the latencies on this machine, for one image at a time on one thread.
 
     Args:
-        student: the exported student.
-        path: its `.tflite` file.
-        image_size: side in pixels.
+        student: Exported student.
+        path: Its `.tflite` file.
+        image_size: Side in pixels of the student's images.
     """
     student = renewed(student)  # Larq cannot tell the shapes of layers of several input sizes
     packed = Path(path).read_bytes()
@@ -73,7 +73,7 @@ def export_report(student: tf.keras.Model, path: str | os.PathLike, image_size: 
 
 
 def latencies(packed: bytes, plain: bytes, image_size: int, seconds: float = 5.0) -> dict:
-    """Median milliseconds of one image on one thread, the two in turn for about `seconds`."""
+    """Returns the median milliseconds per image of both, which run in turn for some seconds."""
     image = np.zeros((1, image_size, image_size, 3), np.float32)
     runs = {
         "LCE": lce_interpreter(packed)[1],

@@ -23,7 +23,7 @@ MOST_CELLS = 200  # rows and columns of a matrix that can still be seen
 
 
 def new_figure(width: float = 7.0, height: float = 4.5) -> "Figure":
-    """An empty figure of so many inches, apart from pyplot and its state.
+    """Returns an empty figure of a size in inches, apart from pyplot and its state.
 
     Raises:
         ImportError: if matplotlib is not installed.
@@ -42,12 +42,12 @@ def class_distribution(
     class_names: Sequence[str],
     bounds: tuple[int, int] | None = None,
 ) -> "Figure":
-    """Training images of each class, coloured by head / medium / tail.
+    """Returns a figure of the training images per class, coloured by head, medium and tail.
 
     Args:
-        class_counts: training images per class, (classes,).
-        class_names: in class order.
-        bounds: as in `metrics.rank_groups`.
+        class_counts: Training images per class, (classes,).
+        class_names: Names of the classes, in class order.
+        bounds: Bounds of head, medium and tail, as in `candle_tf.metrics.rank_groups`.
     """
     counts, order = np.asarray(class_counts), metrics.head_to_tail(class_counts)
     rank = np.argsort(order)
@@ -71,11 +71,12 @@ def accuracy_by_count(
     class_counts: Sequence[int],
     class_names: Sequence[str],
 ) -> "Figure":
-    """Accuracy of each class against its training images.
+    """Returns a figure of each class's accuracy against its number of training images.
 
     Args:
-        accuracies: network -> accuracy per class, (classes,); None for a class without an example.
-        class_counts, class_names: as in `class_distribution`.
+        accuracies: Accuracies per class by network, (classes,); None for a class without examples.
+        class_counts: Training images per class, (classes,).
+        class_names: Names of the classes, in class order.
     """
     figure = new_figure(height=5.0)
     axes = figure.subplots()
@@ -103,14 +104,16 @@ def confusion_matrix(
     class_counts: Sequence[int],
     class_names: Sequence[str],
 ) -> "Figure":
-    """Share of each true class's examples (a row) that is predicted as each class (a column).
+    """Returns a figure of the fraction of each true class (row) predicted as a class (column).
 
     A row or column of many classes is that of a few neighbours by rank. The colours follow the
     root of the share, so that rare confusions are seen too.
 
     Args:
-        labels, predictions: int (n,), true and predicted classes.
-        class_counts, class_names: as in `class_distribution`.
+        labels: True classes, int (n,).
+        predictions: Predicted classes, int (n,).
+        class_counts: Training images per class, (classes,).
+        class_names: Names of the classes, in class order.
     """
     from matplotlib.colors import PowerNorm
 
@@ -145,12 +148,12 @@ def confusion_matrix(
 
 
 def training_course(history: Mapping[str, np.ndarray], drawn: np.ndarray) -> "Figure":
-    """Lambda, both loss terms and the drawn resolutions over training.
+    """Returns a figure of lambda, both loss terms and the drawn resolutions over the training.
 
     Args:
-        history: column -> means by epoch, (epochs,): "epoch" (from 0), "lambda", "kl", "feature".
-        drawn: int (updates,), the student's input size in pixels at each update; the same number
-            of updates in every epoch. Resolutions are shown where there are several.
+        history: Means per epoch, (epochs,), by name: "epoch" (from 0), "lambda", "kl", "feature".
+        drawn: Size in pixels of the student's images at each update, int (updates,), with as many
+            updates in every epoch. The figure shows resolutions where there are several.
     """
     epochs = np.asarray(history["epoch"]) + 1
     sizes = np.unique(drawn)
@@ -195,15 +198,16 @@ def weight_norms(
     class_names: Sequence[str],
     reference: str | None = None,
 ) -> "Figure":
-    """Max-normalised classifier weight norm by class (Figure 1 of arXiv 2404.00285).
+    """Returns a figure of weight norms by class, relative to the largest (arXiv 2404.00285).
 
     The "Binary-FP gap" of a network is the mean absolute difference over the classes between its
     max-normalised norms and those of the full-precision reference (`metrics.norm_gap`).
 
     Args:
-        norms: network -> L2 norm of each class's weights, (classes,).
-        class_counts, class_names: as in `class_distribution`.
-        reference: the network of `norms` to which the gap of the others is given.
+        norms: L2 norms of each class's weights by network, (classes,).
+        class_counts: Training images per class, (classes,).
+        class_names: Names of the classes, in class order.
+        reference: Network in `norms` from which the gap of the others is measured.
     """
     order = metrics.head_to_tail(class_counts)
     curves = {}
@@ -226,9 +230,12 @@ def weight_norms(
 
 
 def reliability_diagram(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> "Figure":
-    """Accuracy by confidence (Guo et al., ICML 2017, figure 1), and how many examples have it.
+    """Returns a figure of accuracy and examples by confidence (Guo et al., ICML 2017, figure 1).
 
-    Args: as in `metrics.calibration_bins`.
+    Args:
+        confidence: Probability of each prediction, (n,).
+        correct: Whether each prediction is correct, bool (n,).
+        bins: Number of bins of equal width.
     """
     count, accuracy, mean_confidence = metrics.calibration_bins(confidence, correct, bins)
     error = metrics.expected_calibration_error(confidence, correct, bins)
@@ -261,11 +268,12 @@ def reliability_diagram(confidence: np.ndarray, correct: np.ndarray, bins: int =
 def image_grid(
     images: Sequence[np.ndarray], captions: Sequence[Sequence[str]], columns: int = 5
 ) -> "Figure":
-    """Images, each under the lines of its caption.
+    """Returns a figure of images, each under the lines of its caption.
 
     Args:
-        images: uint8 RGB (height, width, 3) each, of any sizes; at least one.
-        captions: lines of about 30 characters, an image each.
+        images: At least one image, uint8 RGB (height, width, 3), of any size.
+        captions: Lines of about 30 characters for each image.
+        columns: Number of images per row.
     """
     rows = -(-len(images) // columns)
     figure = new_figure(1.9 * columns, 2.3 * rows)
@@ -281,10 +289,10 @@ def image_grid(
 def plot_by_class(
     axes: "Axes", x: np.ndarray, curves: Mapping[str, np.ndarray], dashed: str | None = None
 ) -> str | None:
-    """A curve a network over classes at `x`: (classes,) each; NaN is left out.
+    """Draws one curve per network over the classes, and leaves NaN out.
 
     Returns:
-        What points and lines are, where there are so many classes that they differ.
+        A note on points and lines, where there are too many classes for one point on each line.
     """
     many = len(x) > MOST_NAMES
     for (name, y), color, marker in zip(curves.items(), COLORS, MARKERS):
@@ -306,7 +314,7 @@ def plot_by_class(
 
 
 def show_classes(axis: "Axis", names: Sequence[str], what: str = "class"):
-    """Labels an axis of ranks with the classes' names, from head to tail, where they have room."""
+    """Labels an axis of ranks with the classes' names, from head to tail, as far as they fit."""
     if len(names) > MOST_NAMES:
         axis.set_label_text(f"{what}: rank by training images, 0 = most")
         return
@@ -320,13 +328,13 @@ def show_classes(axis: "Axis", names: Sequence[str], what: str = "class"):
 
 
 def short(name: str, most: int = 15) -> str:
-    """At most so many characters, none of which starts a formula."""
+    """Returns a name cut to a number of characters, none of which starts a formula."""
     name = name if len(name) <= most else name[: most - 1] + "…"
     return name.replace("$", r"\$")
 
 
 def shades(number: int) -> np.ndarray:
-    """Colours of ordered things, dark to light."""
+    """Returns colours for an ordered series, from dark to light."""
     from matplotlib import colormaps
 
     return colormaps["cividis"](np.linspace(0.1, 0.95, number))

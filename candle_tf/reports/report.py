@@ -12,8 +12,8 @@ import numpy as np
 from candle_tf import data, metrics
 from candle_tf.reports import figures
 from candle_tf.reports.tables import accuracy_columns, read_metrics
-from candle_tf.runs.workdir import FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE, REPORT
 from candle_tf.utils.files import directory_beside
+from candle_tf.utils.run_files import FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE, REPORT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,24 +52,24 @@ def write_report(
     from_scratch: str | None = None,
     full_precision: str | None = None,
 ) -> Path:
-    """Writes WORKDIR/report: report.html, which needs nothing beside it, and each figure as PNG.
+    """Writes WORKDIR/report: report.html, which needs no other file, and each figure as PNG.
 
     Args:
-        workdir: directory of a finished run.
-        examples: the data of the run.
-        drawn: int (updates,), the student's input size in pixels at each update.
-        from_scratch: directory of a run of the same binary student, trained alone.
-        full_precision: directory of a run of the same student at 32 bits, the reference of the
-            Binary-FP gap; where it is not given, the calibrated teacher is.
+        workdir: Directory of a finished run.
+        examples: Data of the run.
+        drawn: Size in pixels of the student's images at each update, int (updates,).
+        from_scratch: Directory of a run of the same binary student, trained without a teacher.
+        full_precision: Directory of a run of the same student at 32 bits, the reference of the
+            Binary-FP gap; the calibrated teacher is the reference by default.
 
     Returns:
         The path of report.html.
 
     Raises:
-        ImportError: if matplotlib is not installed.
-        FileNotFoundError: for a directory without a finished run.
-        ValueError: for other data than the run's, a run that trained no student, or runs to compare
-            on other data or of other bits than their role's.
+        ImportError: If matplotlib is not installed.
+        FileNotFoundError: If a directory holds no finished run.
+        ValueError: If the data are not the run's, the run trained no student, or a run to compare
+            has other data or other bits than its role demands.
     """
     run = read_student(workdir)
     predicted = read_predictions(workdir, examples)
@@ -99,7 +99,7 @@ def write_report(
 
 
 def read_predictions(workdir: str, examples: data.LongTailedData) -> Mapping[str, np.ndarray]:
-    """What the run's student predicted of the test images."""
+    """Returns the student's predictions on the test images, by name."""
     path = Path(workdir) / PREDICTIONS_FILE
     if not path.is_file():
         raise FileNotFoundError(
@@ -113,7 +113,7 @@ def read_predictions(workdir: str, examples: data.LongTailedData) -> Mapping[str
 
 
 def read_student(workdir: str) -> dict:
-    """metrics.json of a finished run that trained a student."""
+    """Returns the results of a finished run that trained a student."""
     run = read_metrics(workdir, "test")
     if "student" not in run:
         raise ValueError(f"{workdir} trained no student: give a run of at least one epoch.")
@@ -121,7 +121,7 @@ def read_student(workdir: str) -> dict:
 
 
 def student_of(workdir: str, role: str, run: dict) -> tuple[str, dict]:
-    """(name, results) of the student of another run on the same data as `run`."""
+    """Returns name and results of the student of another run on the same data."""
     other = read_student(workdir)
     if any(other[key] != run[key] for key in ("dataset", "class_names", "class_counts")):
         raise ValueError(
@@ -130,13 +130,13 @@ def student_of(workdir: str, role: str, run: dict) -> tuple[str, dict]:
         )
     if role == "full precision" and other["student"]["macs"].keys() != {"32"}:
         raise ValueError(
-            f"{workdir} holds no full-precision student: give a run with --student_bits=32."
+            f"{workdir} holds no full-precision student: give a run with `student_bits=32`."
         )
     return f"{role}: {other['method']}", other["student"]
 
 
 def course(workdir: str, drawn: np.ndarray) -> "Figure | str":
-    """The figure of the run's history, or why there is none."""
+    """Returns the figure of the run's history, or the reason why there is none."""
     path = Path(workdir) / HISTORY_FILE
     if not path.is_file():
         return f"The run kept no {HISTORY_FILE}."
@@ -155,7 +155,7 @@ def norms(
     class_names: Sequence[str],
     reference: str,
 ) -> "Figure | str":
-    """The figure of the classifiers that are linear, or why there is none."""
+    """Returns the figure of the linear classifiers, or the reason why there is none."""
     own, *_ = networks
     linear = {
         name: network["classifier_norms"]
@@ -171,11 +171,11 @@ def norms(
 def worst_tail_images(
     predicted: Mapping[str, np.ndarray], examples: data.LongTailedData
 ) -> "Figure | str":
-    """The figure of the tail's images whose true class got the smallest probabilities."""
+    """Returns a figure of the tail's images with the least probable true classes, or a reason."""
     groups = metrics.rank_groups(examples.class_counts, examples.info.bounds)
     tail = np.flatnonzero(np.isin(predicted["labels"], groups.get("tail", [])))
     if not len(tail):
-        return "No test image is of a tail class."
+        return "No test image belongs to a tail class."
     worst = tail[np.argsort(predicted["true_probability"][tail], kind="stable")[:WORST_IMAGES]]
     images = [examples.test.image(i).numpy() for i in worst]
     names = [figures.short(name) for name in examples.class_names]
@@ -195,7 +195,7 @@ def worst_tail_images(
 
 
 def accuracy_table(networks: Mapping[str, dict]) -> str:
-    """The networks' accuracies and sizes as an HTML table, a row each."""
+    """Returns the accuracies and sizes as an HTML table, one row per network."""
     columns = accuracy_columns({name: network["test"] for name, network in networks.items()})
     columns["kB"] = {name: f"{network['kilobytes']:.0f}" for name, network in networks.items()}
     head = "".join(f"<th>{html.escape(column)}</th>" for column in ("", *columns))
@@ -207,7 +207,7 @@ def accuracy_table(networks: Mapping[str, dict]) -> str:
 
 
 def notes_of(run: dict) -> str:
-    """What was decided about the run's data, and what is wrong with them, as HTML."""
+    """Returns decisions on the run's data, and faults in them, as HTML."""
     notes = "".join(f"<li>{html.escape(note)}</li>\n" for note in run.get("notes", ()))
     left_out = run.get("files_left_out")
     count = "" if left_out is None else f"<p>{left_out:,} files of the data are left out.</p>\n"
@@ -217,7 +217,7 @@ def notes_of(run: dict) -> str:
 def write_page(
     workdir: Path, run: dict, table: str, sections: Mapping[str, "Figure | str"]
 ) -> Path:
-    """Writes WORKDIR/report beside itself and then in its place: no reader sees half of it."""
+    """Writes WORKDIR/report, and moves the finished directory into place."""
     parts, images = [], {}
     for title, section in sections.items():
         if isinstance(section, str):

@@ -4,22 +4,22 @@ import os
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
-from candle_tf.runs.workdir import METRICS_FILE, read_results
+from candle_tf.utils.run_files import METRICS_FILE, read_results
 
 GROUPS = {"shots": ("many", "medium", "few"), "ranks": ("head", "medium", "tail")}
 
 
 def comparison_table(workdirs: Sequence[str], split: str = "test", per_class: bool = False) -> str:
-    """The calibrated teachers and the students of finished runs, a row each.
+    """Returns a table with one row per calibrated teacher and student of finished runs.
 
     Args:
-        workdirs: directories of runs.
+        workdirs: Directories of the runs.
         split: "test" or "validation".
-        per_class: a column a class, instead of overall and groups.
+        per_class: Whether to show one column per class, instead of overall and groups.
 
     Raises:
-        FileNotFoundError: for a directory without a finished run.
-        ValueError: for a run without that split, or runs on other classes than the first's.
+        FileNotFoundError: If a directory holds no finished run.
+        ValueError: If a run has no such split, or other classes than the first run.
     """
     paths = [os.path.abspath(workdir) for workdir in workdirs]
     shared = os.path.commonpath([os.path.dirname(path) for path in paths])
@@ -43,8 +43,31 @@ def comparison_table(workdirs: Sequence[str], split: str = "test", per_class: bo
     return accuracy_table(reports, {"kB": sizes})
 
 
+def summary_table(workdir: str | os.PathLike, split: str = "test") -> str:
+    """Returns a run's accuracies in % overall and for head, medium and tail, and sizes in kB.
+
+    Args:
+        workdir: Directory of a finished run.
+        split: "test" or "validation".
+
+    Raises:
+        FileNotFoundError: If the run is not finished.
+        ValueError: If the run has no such split.
+    """
+    run = read_metrics(workdir, split)
+    names = {"teacher": "calibrated teacher", "student": f"student ({run['method']})"}
+    rows = {name: run[who] for who, name in names.items() if who in run}
+    columns = {"overall": {name: percent(row[split]["overall"]) for name, row in rows.items()}}
+    for group in GROUPS["ranks"]:
+        columns[group] = {
+            name: percent(row[split]["ranks"].get(group)) for name, row in rows.items()
+        }
+    columns["kB"] = {name: f"{row['kilobytes']:.0f}" for name, row in rows.items()}
+    return markdown(columns, rows)
+
+
 def read_metrics(workdir: str, split: str) -> dict:
-    """metrics.json of a finished run that has accuracies on `split`."""
+    """Returns the results of a finished run with accuracies on a split."""
     run = read_results(workdir)
     if run is None:
         raise FileNotFoundError(f"{workdir} holds no finished run ({METRICS_FILE} is missing).")
@@ -56,17 +79,17 @@ def read_metrics(workdir: str, split: str) -> dict:
 def accuracy_table(
     reports: Mapping[str, dict], extra: Mapping[str, Mapping[str, str]] | None = None
 ) -> str:
-    """Overall accuracy and that of each group, a row a report of `metrics.accuracy_report`.
+    """Returns a table of overall accuracy and accuracy by group, one row per report.
 
     Args:
-        reports: row name -> report.
-        extra: further columns, column name -> row name -> cell.
+        reports: Reports of `candle_tf.metrics.accuracy_report` by row name.
+        extra: Cells of further columns, by column name and row name.
     """
     return markdown({**accuracy_columns(reports), **(extra or {})}, reports)
 
 
 def accuracy_columns(reports: Mapping[str, dict]) -> dict[str, dict[str, str]]:
-    """The columns of `accuracy_table`: column name -> row name -> cell."""
+    """Returns the cells of `accuracy_table`, by column name and row name."""
     return {
         title: {name: percent(share) for name, share in column.items()}
         for title, column in shares(reports).items()
@@ -74,9 +97,9 @@ def accuracy_columns(reports: Mapping[str, dict]) -> dict[str, dict[str, str]]:
 
 
 def shares(reports: Mapping[Hashable, dict]) -> dict[str, dict[Hashable, float | None]]:
-    """Column name -> row name -> accuracy as a share of 1, None for a group that a row lacks.
+    """Returns accuracies from 0 to 1 by column name and row name, None where a group is missing.
 
-    The mean of the classes stands beside the overall accuracy where the two differ.
+    The mean of the classes has a column where it differs from the overall accuracy.
     """
     columns = {
         title: {name: report[key] for name, report in reports.items()}
@@ -93,7 +116,7 @@ def shares(reports: Mapping[Hashable, dict]) -> dict[str, dict[Hashable, float |
 
 
 def per_class_table(reports: Mapping[str, dict], class_names: Sequence[str]) -> str:
-    """Accuracy of each class, a row a report."""
+    """Returns a table of the accuracy of each class, one row per report."""
     columns = {
         class_name: {name: percent(report["per_class"][c]) for name, report in reports.items()}
         for c, class_name in enumerate(class_names)
@@ -106,7 +129,12 @@ def percent(share: float | None) -> str:
 
 
 def markdown(columns: Mapping[str, Mapping[str, str]], rows: Sequence[str]) -> str:
-    """A Markdown table; columns are column name -> row name -> cell."""
+    """Returns a Markdown table.
+
+    Args:
+        columns: Cells by column name and row name.
+        rows: Names of the rows, in order.
+    """
     lines = [["", *columns], ["---", *("---:" for _ in columns)]]
     lines += [[row, *(cells[row] for cells in columns.values())] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""Methods x data sets x seeds: a run each, in a directory each, and one table of them all."""
+"""Benchmarks: one run per method, data set and seed, and one table of all runs."""
 
 import contextlib
 import csv
@@ -14,18 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from candle_tf.data import LongTailedData
 from candle_tf.methods import METHODS
 from candle_tf.model import StudentModel
 from candle_tf.reports.tables import markdown, shares
-from candle_tf.runs import build as building
-from candle_tf.runs import inputs
-from candle_tf.runs import run as training
-from candle_tf.runs.settings import OF_FEATURES, OF_TEACHER, Settings, first_stage, resolved
-from candle_tf.runs.workdir import HISTORY_FILE, identity, read_results
-from candle_tf.teacher import Teacher
+from candle_tf.runs.build import computing_in
+from candle_tf.runs.run import Run
+from candle_tf.runs.settings import OF_FEATURES, OF_TEACHER, Settings, canonical, first_stage_of
+from candle_tf.runs.store import check_store
+from candle_tf.runs.workdir import identity
 from candle_tf.utils.files import locked, write_text
 from candle_tf.utils.names import lookup, parse_spec
+from candle_tf.utils.run_files import HISTORY_FILE, read_results
 
 LOG_FILE = "log.txt"
 DATA = (  # a run's images
@@ -47,10 +46,10 @@ class Cell:
     """One run of a benchmark.
 
     Attributes:
-        dataset, method: as the table names them; the method of a run that only serves as another's
-            first stage is empty.
-        settings: of the run.
-        reference: whether it trains on other data than its neighbours, and so does not compete.
+        dataset: Data set as the table names it.
+        method: Method as the table names it; empty for a run that is only a first stage.
+        settings: Settings of the run.
+        reference: Whether the run trains on other data than its neighbours, and does not compete.
     """
 
     dataset: str
@@ -65,7 +64,7 @@ class Cell:
 
     @property
     def results(self) -> dict | None:
-        """What the run wrote, once it is finished."""
+        """The results of the run, or None where it is not finished."""
         return read_results(self.settings.workdir)
 
 
@@ -76,34 +75,34 @@ def plan(
     seeds: Sequence[int | str],
     output: str,
 ) -> list[Cell]:
-    """Every cell, and the runs that they start from; what is one run has one directory.
+    """Returns every cell and the first stages; equal runs share one directory.
 
     Args:
-        base: settings of every cell.
-        methods: "NAME", "NAME:FLAG=VALUE,..." or "LABEL = NAME:FLAG=VALUE,...".
-        datasets: the same of data sets, such as "ratio 10 = tfds:cifar10:imbalance_ratio=10".
-        seeds: of the repetitions.
-        output: the directory that holds the cells.
+        base: Settings of every cell.
+        methods: Rows "NAME", "NAME:FLAG=VALUE,..." or "LABEL = NAME:FLAG=VALUE,...".
+        datasets: Data sets in the same form, such as "ratio 10 = tfds:cifar10:imbalance_ratio=10".
+        seeds: Seeds of the repetitions.
+        output: Directory that holds the cells.
 
     Raises:
-        ValueError: for an unknown name or flag, a value out of range or of another type, or a label
-            or seed twice.
+        ValueError: If a name or setting is unknown, a value is out of range or has another type, or
+            a label or seed occurs twice.
     """
     given = {"methods": methods, "datasets": datasets, "seeds": seeds, "output": output}
-    if missing := [f"--{name}" for name, value in given.items() if not value]:
+    if missing := [f"`{name}`" for name, value in given.items() if not value]:
         raise ValueError(f"A benchmark needs {', '.join(missing)}: see --help.")
     if any(not str(seed).strip().isdecimal() for seed in seeds):
-        raise ValueError("--seeds are whole numbers, such as 0,1,2.")
+        raise ValueError("`seeds` must be whole numbers, such as 0,1,2.")
     seeds = [int(seed) for seed in seeds]
     if len(set(seeds)) < len(seeds):
-        raise ValueError("--seeds has one twice: each is one repetition.")
+        raise ValueError("`seeds` names one twice: each seed is one repetition.")
     cells, firsts = [], {}
     for dataset, on_dataset in overrides(base, "dataset", datasets).items():
         for seed in seeds:
             seeded = dataclasses.replace(on_dataset, seed=seed, workdir=output)
-            data = resolved(seeded)
+            data = canonical(seeded)
             for row, settings in overrides(seeded, "method", methods).items():
-                first = first_stage(settings)
+                first = first_stage_of(settings)
                 settings = placed(f"{dataset}, {row}", settings, output)
                 if first:
                     first = placed(f"{dataset}, {row}", first, output)
@@ -116,28 +115,35 @@ def plan(
 
 
 def placed(name: str, settings: Settings, output: str) -> Settings:
-    """The resolved settings of a row, or of its first stage, in a directory named after the run.
+    """Returns canonical settings with a workdir that is named after the run.
+
+    Args:
+        name: Name of the cell, for messages.
+        settings: Settings of the cell, or of its first stage.
+        output: Directory that holds the cells.
 
     Raises:
-        ValueError: for settings that cannot be run; says whose they are.
+        ValueError: If the settings cannot be run; names the cell.
     """
     try:
-        made = resolved(settings)
+        made = canonical(settings)
         digest = hashlib.sha1("\n".join(identity(made.to_flags())).encode()).hexdigest()[:8]
         workdir = str(Path(output, f"{made.method}_{digest}"))
         dataclasses.replace(settings, workdir=workdir).check()
         if not settings.epochs:
-            raise ValueError("A benchmark compares students: --epochs must be at least 1.")
+            raise ValueError("A benchmark compares students: `epochs` must be at least 1.")
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     return dataclasses.replace(made, workdir=workdir)
 
 
 def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Settings]:
-    """Label -> the settings with what "LABEL = NAME:FLAG=VALUE,..." changes.
+    """Returns the settings that rows "LABEL = NAME:FLAG=VALUE,..." make, by label.
 
     Args:
-        what: the setting that NAME is of.
+        base: Settings that the rows change.
+        what: Setting that takes NAME.
+        specs: The rows.
     """
     made = {}
     names = dict.fromkeys(field.name for field in dataclasses.fields(base))
@@ -151,9 +157,9 @@ def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Sett
         name, arguments = parse_spec(changes)
         try:
             for argument in arguments:
-                lookup("flag", argument, names)
+                lookup("setting", argument, names)
                 if argument in (what, *PLANNED):
-                    raise ValueError(f"--{argument} is decided by the benchmark's own flags.")
+                    raise ValueError(f"`{argument}` is decided by the benchmark itself.")
             made[label] = dataclasses.replace(base, **{what: name, **arguments})
         except ValueError as error:
             raise ValueError(f"{spec!r}: {error}") from error
@@ -164,7 +170,7 @@ def check_parts(cells: Sequence[Cell]):
     """Makes each data set, teacher and student once, so that no cell is refused after hours.
 
     Raises:
-        ValueError: naming the first cell that cannot be run.
+        ValueError: If a cell cannot be run; names the first one.
     """
 
     def values(cell: Cell, names: Sequence[str]) -> tuple:
@@ -173,37 +179,41 @@ def check_parts(cells: Sequence[Cell]):
     teachers, students, stores = {}, set(), {}
     unfinished = [cell for cell in cells if not cell.results]
     for _, group in itertools.groupby(unfinished, lambda cell: values(cell, (*DATA, "seed"))):
-        examples = None  # of one data set at a time: they may be large
+        examples = None  # one data set at a time: it may be large
         for cell in group:
-            settings = cell.settings
             teacher, student = values(cell, TEACHER), values(cell, STUDENT)
             try:
-                examples = examples or inputs.load_data(settings)
-                if settings.calibrates and teacher not in teachers:
-                    teachers[teacher] = building.build_teacher(settings)
+                run = Run(cell.settings)
+                examples = run.examples = examples or run.examples
+                if run.settings.calibrates:
+                    if teacher not in teachers:
+                        teachers[teacher] = run.teacher
+                    run.teacher = teachers[teacher]
                 if student not in students:
                     students.add(student)
-                    with building.computing_in(settings.precision):
-                        network = building.build_student(settings, len(examples.class_names))
-                    StudentModel(network, resolutions=settings.resolutions)
-                if settings.teacher_views:
-                    check_store(settings, examples, teachers[teacher], stores)
-                inputs.check_sampler(settings, examples)
+                    with computing_in(run.settings.precision):
+                        network = run.build_student(len(examples.class_names))
+                    StudentModel(network, run.settings.resolutions)
+                if run.settings.teacher_views:
+                    check_shared_store(run, stores)
+                run.check_sampler()
             except (ValueError, OSError) as error:
                 raise ValueError(f"{cell.name}: {error}") from error
 
 
-def check_store(
-    settings: Settings, examples: LongTailedData, teacher: Teacher, stores: dict[Path, dict]
-):
-    """Refuses a teacher store that holds, or is to hold for another cell, something else."""
-    made_of = training.check_store(settings, examples, teacher)
-    made_of |= {name: getattr(settings, name) for name in CALIBRATION}
-    directory = training.store_directory(settings)
+def check_shared_store(run: Run, stores: dict[Path, dict]):
+    """Refuses a teacher store that another cell fills with other contents.
+
+    Args:
+        run: Run of a cell.
+        stores: The sources of each cell's store by directory, which this function adds to.
+    """
+    made_of = check_store(run) | {name: getattr(run.settings, name) for name in CALIBRATION}
+    directory = run.store_directory
     if stores.setdefault(directory, made_of) != made_of:
         raise ValueError(
-            f"--teacher_store={directory} is to serve cells of other images, seeds, "
-            "teachers or calibrations too: leave it out, so that each has its own."
+            f"`teacher_store={directory}` would serve cells of other images, seeds, teachers "
+            "or calibrations too: leave it out, so that each has its own."
         )
 
 
@@ -214,24 +224,24 @@ def run(
     show: Callable[[Mapping[Cell, str]], None],
     interval: float = 2.0,
 ) -> dict[Cell, str]:
-    """Runs the cells that are not finished, one after the other, and writes the results after each.
-
-    Each after the one that it starts from.
+    """Runs the cells that are not finished, first stages first, and writes the results after each.
 
     Args:
-        train: the command that takes a run's flags.
-        output: the directory of the cells, and of `results.csv` and `results.md` of those given.
-        show: called with the state of every cell, every `interval` seconds.
+        cells: Cells of the benchmark.
+        train: Command that takes a run's flags.
+        output: Directory of the cells, of `results.csv` and of `results.md`.
+        show: Function that is called with the state of every cell.
+        interval: Seconds between two such calls.
 
     Returns:
-        The last states. A cell that fails does not stop the others, but for those that start from
-        it: its state says why.
+        The last state of every cell. A failed cell stops only the cells that start from it, and its
+        state says why.
 
     Raises:
-        ValueError: if another benchmark is at work in the directory.
+        ValueError: If another benchmark is at work in the directory.
     """
     with locked(output):
-        cells_of: dict[str, list[Cell]] = {}  # a run may stand in several rows
+        cells_of: dict[str, list[Cell]] = {}  # a run may have several rows
         for cell in cells:
             cells_of.setdefault(cell.settings.workdir, []).append(cell)
         states = {cell: "finished" if cell.results else "waiting" for cell in cells}
@@ -257,7 +267,7 @@ def run(
 
 
 def run_cell(cell: Cell, train: Sequence[str], interval: float) -> Iterator[str]:
-    """Runs a cell in a process of its own; yields its state again and again, and how it ended."""
+    """Runs a cell in a process of its own; yields its state repeatedly, and at last its end."""
     workdir = Path(cell.settings.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     flags = [*cell.settings.to_flags().splitlines(), f"--workdir={workdir}"]
@@ -286,7 +296,7 @@ def epochs_done(workdir: Path) -> int:
 
 def last_line(path: Path) -> str:
     lines = re.split("[\n\r\b]", path.read_text(encoding="utf-8", errors="replace"))
-    return next((line for line in reversed(lines) if line.strip()), "without a word")
+    return next((line for line in reversed(lines) if line.strip()), "without a message")
 
 
 def write_results(cells: Sequence[Cell], output: str):
@@ -295,14 +305,14 @@ def write_results(cells: Sequence[Cell], output: str):
 
 
 def finished(cells: Sequence[Cell]) -> dict[Cell, dict]:
-    """The rows that are finished, with their results."""
+    """Returns the results of the finished rows."""
     return {cell: results for cell in cells if cell.method and (results := cell.results)}
 
 
 def results_csv(cells: Sequence[Cell]) -> str:
-    """A line a finished cell: labels, seed, directory, updates, kilobytes, seconds, and accuracies.
+    """Returns one CSV line per finished cell, with accuracies from 0 to 1.
 
-    Updates and seconds are of all stages; accuracies are shares of 1.
+    Updates and seconds include those of a first stage.
     """
     lines, done = {}, finished(cells)
     for cell, results in done.items():
@@ -332,9 +342,9 @@ def results_csv(cells: Sequence[Cell]) -> str:
 
 
 def results_table(cells: Sequence[Cell]) -> str:
-    """A Markdown table a data set: test accuracy in %, mean and standard deviation over the seeds.
+    """Returns one Markdown table per data set: test accuracy in %, mean and deviation by seed.
 
-    The best of each column is bold; a reference does not take part. What is not finished is left
+    The best of each column is bold; references do not compete. Cells that are not finished are left
     out, and named below.
     """
     done = finished(cells)
@@ -364,10 +374,10 @@ def dataset_table(cells: Mapping[Cell, dict]) -> str:
 
 
 def gap(cells: Mapping[Cell, dict]) -> list[str]:
-    """A sentence: what CANDLE's best row has over the best prior method's on the test set.
+    """Returns a sentence on the gap between CANDLE's best row and the best prior method's.
 
-    Both are chosen by the mean of the classes, on held-out images where every row has some, else on
-    the test set itself. References do not take part. No sentence without a row of each.
+    Both rows are chosen by the mean of the classes, on held-out images where every row has some,
+    else on the test set. References do not compete. Without a row of each there is no sentence.
     """
     students = {cell: results["student"] for cell, results in cells.items() if not cell.reference}
     held_out = all("validation" in student for student in students.values())
@@ -390,7 +400,7 @@ def gap(cells: Mapping[Cell, dict]) -> list[str]:
 
 
 def spread(values: Sequence[float], bold: bool) -> str:
-    """Mean and, of several, standard deviation."""
+    """Returns the mean and, of several values, the standard deviation."""
     if not values:
         return "-"
     text = f"{np.mean(values):.1f}"

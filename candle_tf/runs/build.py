@@ -1,212 +1,61 @@
-"""What the settings name, built: student, teacher and the compiled model that `fit` trains."""
+"""The teacher by name, and networks made again for other devices or another precision."""
 
 import contextlib
-import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf import data, students
-from candle_tf.calibration import CrossValidation
-from candle_tf.classifiers import encode_dataset
-from candle_tf.methods import Method, Setup, training_loss
-from candle_tf.model import StudentModel
-from candle_tf.networks.surgery import at_policy, check_size, renewed, with_synchronized_batch_norm
-from candle_tf.runs.checkpoints import newest_first
-from candle_tf.runs.inputs import resolution_of, teacher_size
-from candle_tf.runs.settings import Settings, resolve
-from candle_tf.runs.workdir import CHECKPOINTS, CLASSES_FILE, METRICS_FILE
-from candle_tf.students import bits
 from candle_tf.teacher import Teacher, named_teachers
-from candle_tf.utils.distribution import build_strategy, first_line, from_first, leads
-from candle_tf.utils.files import read_json
 from candle_tf.utils.names import arguments_of, lookup, parse_spec
-from candle_tf.utils.optimizers import build_optimizer
 
 LETTERS = Path(__file__).parents[1] / "assets" / "letters.h5"
 
 
-def build_student(settings: Settings, num_classes: int, pretrained: bool = True) -> tf.keras.Model:
-    """The student that `--student` names; without pretrained weights, for those of a checkpoint."""
-    name, arguments = parse_spec(settings.student)
-    if not pretrained and arguments.get("weights"):
-        arguments["weights"] = ""
-    tf.keras.utils.set_random_seed(settings.seed)
-    if name in students.STUDENTS:  # those of larq-zoo have their own
-        info = data.info_of(settings.dataset)
-        arguments = {"mean": info.mean, "std": info.std, **arguments} if info.mean else arguments
-    with arguments_of("student", settings.student):
-        student = students.create(
-            name, num_classes=num_classes, image_size=settings.image_size, **arguments
-        )
-    return resolve(settings).network(bits.at_bits(student, settings.student_bits))
+def named_teacher(
+    spec: str,
+    image_size: int,
+    weights: str,
+    preprocessing: str | None,
+    allow_custom_code: bool = False,
+) -> Teacher:
+    """Returns a teacher that is not calibrated yet.
 
-
-def build_teacher(settings: Settings) -> Teacher:
-    """The teacher that `--teacher` names, not yet calibrated.
+    Args:
+        spec: Network by name, "letters", or the path of a Keras file.
+        image_size: Side in pixels of the images that the teacher sees.
+        weights: "imagenet" or a weights file, for a network by name; empty for random weights.
+        preprocessing: Scaling of the images, as in Keras; the network's own for None.
+        allow_custom_code: Whether to trust a file that contains code of its own.
 
     Raises:
-        ValueError, OSError: if there is none, or it cannot work at every resolution.
+        ValueError, OSError: If there is no such teacher.
     """
-    teacher = named_teacher(settings)
-    if settings.resolutions:  # at its own size it has been checked
-        smallest = teacher_size(settings, resolution_of(settings).sizes[0])
-        check_size(teacher.encoder, teacher.image_size, smallest, "teacher")
-    if settings.precision != "float32":
-        teacher.encoder = at_policy(teacher.encoder, settings.precision)
-        teacher.encoder.trainable = False
-    return teacher
-
-
-def named_teacher(settings: Settings) -> Teacher:
-    size, preprocessing = settings.teacher_image_size, settings.teacher_preprocessing
-    kind = settings.teacher.partition(":")[0]
+    kind = spec.partition(":")[0]
     named = {"keras": Teacher.from_keras, "larq_zoo": Teacher.from_larq_zoo}
     if kind in named:
-        name, arguments = parse_spec(settings.teacher)
+        name, arguments = parse_spec(spec)
         name = name.removeprefix(f"{kind}:")
-        with arguments_of("teacher", settings.teacher):
-            return named[kind](
-                name,
-                size,
-                weights=settings.teacher_weights or None,
-                preprocessing=preprocessing,
-                **arguments,
-            )
-    if not os.path.exists(settings.teacher) and not os.path.splitext(settings.teacher)[1]:
-        lookup("teacher", settings.teacher, dict.fromkeys(named_teachers()))
-    path = LETTERS if settings.teacher == "letters" else settings.teacher
-    return Teacher.from_file(
-        path, size, preprocessing=preprocessing, allow_custom_code=settings.allow_custom_code
-    )
-
-
-def build_model(
-    settings: Settings, method: Method, student: tf.keras.Model, setup: Setup
-) -> StudentModel:
-    """The compiled model that `fit` trains, its learning rate annealed over the setup's epochs."""
-    if settings.sync_batch_norm:
-        student = with_synchronized_batch_norm(student)
-    rate, warmup = settings.learning_rate, settings.warmup_epochs
-    schedule = tf.keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else rate,
-        (setup.epochs - warmup) * setup.steps_per_epoch,
-        warmup_target=rate,
-        warmup_steps=warmup * setup.steps_per_epoch,
-    )
-    with build_strategy(settings.strategy).scope(), computing_in(settings.precision):
-        if settings.strategy:  # in layers whose variables all replicas have
-            student, setup = renewed(student), mirrored_setup(setup)
-        model = method.model(method, student, setup)
-        model.compile(
-            build_optimizer(settings.binary_optimizer, schedule),
-            loss=training_loss(method, setup),
-            metrics=["accuracy"],
-        )
-    return model
-
-
-def mirrored_setup(setup: Setup) -> Setup:
-    """The setup with the networks that it brings in new layers."""
-    teacher, first = setup.teacher, setup.first_stage
-    return dataclasses.replace(
-        setup,
-        teacher=teacher and mirrored_teacher(teacher),
-        first_stage=first and StudentModel(renewed(first.student)),
-    )
+        with arguments_of("teacher", spec):
+            return named[kind](name, image_size, weights or None, preprocessing, **arguments)
+    if not os.path.exists(spec) and not os.path.splitext(spec)[1]:
+        lookup("teacher", spec, dict.fromkeys(named_teachers()))
+    path = LETTERS if spec == "letters" else spec
+    return Teacher.from_file(path, image_size, preprocessing, allow_custom_code)
 
 
 def mirrored_teacher(teacher: Teacher) -> Teacher:
-    """The same teacher in new layers, within the scope that it is called in."""
+    """Returns the same teacher in new layers, for the scope in which the function is called."""
     again = Teacher.from_config(teacher.get_config())
     again.encoder.set_weights(teacher.encoder.get_weights())
     again.classifier.set_weights(teacher.classifier.get_weights())
     return again
 
 
-def calibrate_for_all(
-    teacher: Teacher,
-    batches: tf.data.Dataset | tf.distribute.DistributedDataset,
-    class_counts: np.ndarray,
-    views: int,
-    directory: Path,
-    strategy: tf.distribute.Strategy,
-    **how,
-) -> CrossValidation:
-    """Calibrates a teacher whose features all replicas compute, and gives it to all workers.
-
-    Args:
-        teacher: Teacher to calibrate.
-        batches: Batches of (images, labels), from `candle_tf.utils.distribution.distributed`.
-        class_counts: Training images per class, (classes,).
-        views: Number of readings of the batches.
-        directory: Directory of the features, which an interrupted calibration continues.
-        strategy: Strategy whose replicas each encode their part.
-        **how: Further arguments of `Teacher.calibrate`.
-
-    Returns:
-        The cross-validated accuracy, the same on all workers.
-
-    Example:
-        >>> calibrate_for_all(
-        ...     teacher, batches, counts, 4, "features", strategy, seed=0
-        ... )  # doctest: +SKIP
-    """
-    verbose = int(leads(strategy))
-    encoded = encode_dataset(
-        teacher.embed,
-        batches,
-        class_counts,
-        views=views,
-        verbose=verbose,
-        directory=directory,
-        made_of=teacher.made_of(),
-        strategy=strategy,
-    )
-    classes = len(class_counts)
-    kernel, bias, measured = np.zeros((teacher.width, classes)), np.zeros(classes), [0.0] * classes
-    checked = CrossValidation(0.0, measured, class_counts.tolist())
-    if leads(strategy):
-        checked = teacher.calibrate(encoded, class_counts, verbose=verbose, **how)
-        kernel, bias = teacher.classifier.get_weights()
-    kernel, bias = from_first(strategy, kernel), from_first(strategy, bias)
-    measured = np.asarray(from_first(strategy, np.array([checked.strength, *checked.per_class])))
-    strength, *per_class = measured.tolist()
-    checked = CrossValidation(strength, per_class, class_counts.tolist())
-    teacher.set_classifier(kernel, bias, checked)
-    return checked
-
-
-def restore(settings: Settings) -> tuple[StudentModel, list[str]]:
-    """The student of a run as of its last checkpoint, and its class names.
-
-    Raises:
-        FileNotFoundError: if the run has no checkpoint yet.
-        ValueError: if it trains no student, or its last checkpoint is damaged.
-    """
-    names_file = Path(settings.workdir) / CLASSES_FILE
-    class_names = read_json(names_file, list, "the run's command writes it again")
-    student = build_student(settings, len(class_names), pretrained=False)
-    checkpoints = newest_first(Path(settings.workdir) / CHECKPOINTS)
-    if not checkpoints and not settings.epochs:
-        raise ValueError(f"{settings.workdir} has trained no student: it is of --epochs=0.")
-    if not checkpoints:
-        raise FileNotFoundError(f"{settings.workdir} holds no checkpoint yet: let train.py finish.")
-    try:
-        restored = tf.train.Checkpoint(student=student).restore(checkpoints[0])
-        restored.assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, IndexError, AssertionError) as error:
-        raise ValueError(
-            f"{checkpoints[0]} is damaged, or of another version ({first_line(error)}): delete "
-            f"{METRICS_FILE} beside it, and the run's command goes on from the one before it."
-        ) from error
-    return StudentModel(student), class_names
-
-
 @contextlib.contextmanager
-def computing_in(policy: str):
-    """Layers that are built within compute by the Keras mixed-precision policy."""
+def computing_in(policy: str) -> Iterator[None]:
+    """Lets layers that are built within compute by a Keras mixed-precision policy."""
     before = tf.keras.mixed_precision.global_policy()
     tf.keras.mixed_precision.set_global_policy(policy)
     try:

@@ -1,4 +1,4 @@
-"""What a killed run goes on from: saved by epoch and by update, and taken up again."""
+"""Checkpoints of a training, by epoch and by update, from which a killed run continues."""
 
 import contextlib
 import json
@@ -16,10 +16,11 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.model import StudentModel
 from candle_tf.utils.distribution import agreed, first_line, from_first, meet, share_of
+from candle_tf.utils.run_files import CHECKPOINTS, METRICS_FILE
 
-INTERRUPTED = 75  # exit code of a run that SIGTERM has ended: the same command goes on
-NOT_BEGUN = 0, {}  # an epoch, as `Checkpoints.of_epoch` sums it up
-AGREE_EVERY = 10  # updates of several workers, on whether SIGTERM has come to one: it costs a sum
+INTERRUPTED = 75  # exit code of a run that SIGTERM has ended: the same command continues
+NOT_BEGUN = 0, {}  # an epoch without updates, as `Checkpoints.of_epoch` returns it
+AGREE_EVERY = 10  # updates between questions whether a worker got SIGTERM: each costs a sum
 
 
 class NotFinite(ValueError):
@@ -27,29 +28,28 @@ class NotFinite(ValueError):
 
 
 class Checkpoints(tf.keras.callbacks.Callback):
-    """Saves all that the next update depends on, and takes it up again.
+    """Saves and restores everything that the next update depends on.
 
-    A checkpoint that cannot be written leaves the one before it as the latest, and one that cannot
-    be read the one before it to go on from: a run is a function of its seed, so either ends as if
-    nothing had been.
+    Where a checkpoint cannot be written or read, the one before it is the latest: a run is a
+    function of its seed, so the training ends with the same weights.
 
-    Of several workers all read the first one's, and it alone writes.
+    Of several workers the first one writes, and all read its checkpoints.
 
     Args:
-        model: compiled; its `trained_parts` are saved.
-        directory: of the checkpoints, of which the last two are kept.
-        every: updates between two; those at the end of each epoch are always there.
-        strategy: that the model was made in the scope of.
-        watch: look for NaN and Inf in the weights after each update, not only before a save: who
-            leaves out a batch has to know which.
+        model: Compiled model, whose `trained_parts` are saved.
+        directory: Directory of the checkpoints, of which the last two are kept.
+        every: Number of updates between two checkpoints, in addition to one after each epoch.
+        strategy: Strategy in whose scope the model was made.
+        watch: Whether to look for NaN and Inf in the weights after each update, not only before a
+            save, to know which batch to leave out.
 
     Attributes:
-        last: names the last good state, for messages.
-        updates: done so far.
-        seconds: of training so far, over all restarts.
+        last: Name of the last good state, for messages.
+        updates: Number of updates so far.
+        seconds: Seconds of training so far, over all restarts.
 
     Raises:
-        ValueError: if there are checkpoints, and none that can be read or that fits the model.
+        ValueError: If there are checkpoints, but none that can be read or that fits the model.
     """
 
     def __init__(
@@ -88,46 +88,50 @@ class Checkpoints(tf.keras.callbacks.Callback):
         return float(self.counts["seconds"])
 
     def restore(self):
-        """Takes up the newest checkpoint that can be read: of several workers all the same."""
+        """Restores the newest checkpoint that can be read; all workers restore the same one."""
         there = newest_first(self.directory) if not self.share.worker else []
-        taken = next(filter(self.take_up, there), None)
+        taken = next(filter(self.restore_from, there), None)
         if there and not taken:
             raise ValueError(
                 f"No checkpoint in {self.directory} can be read: move it away, and the same "
                 "command trains from the beginning."
             )
         number = from_first(self.strategy, number_of(taken) if taken else 0)
-        if number and self.share.worker and not self.take_up(f"{self.directory}/ckpt-{number}"):
+        if (
+            number
+            and self.share.worker
+            and not self.restore_from(f"{self.directory}/ckpt-{number}")
+        ):
             raise ValueError(f"This worker cannot read ckpt-{number}, as the first one does.")
         self.last = taken or "the beginning"
         self.updates = int(self.counts["updates"])
         self.begun = json.loads(self.counts["begun"].numpy())
 
-    def take_up(self, path: str) -> bool:
-        """Whether the checkpoint could be read; if so it is the present state."""
+    def restore_from(self, path: str) -> bool:
+        """Restores a checkpoint, and returns whether it could be read."""
         for part in Path(path).parent.glob(f"{Path(path).name}.*"):
             part.open("rb").close()  # where it cannot even be opened, it is not damaged
         try:
             self.checkpoint.restore(path).assert_existing_objects_matched()
             return True
         except (tf.errors.OpError, IndexError) as error:
-            print(f"{path} is damaged ({first_line(error)}): going on from the one before it.")
+            print(f"{path} is damaged ({first_line(error)}): continuing from the one before it.")
             return False
         except (AssertionError, ValueError) as error:
             raise ValueError(
-                f"{path} is of another version or another network ({first_line(error)}): name "
-                "another --workdir, or go on with the version that wrote it."
+                f"{path} comes from another version or another network ({first_line(error)}): name "
+                "another `workdir`, or continue with the version that wrote the checkpoint."
             ) from error
 
     def save(self, what: str):
-        """Writes a checkpoint, and ends the process where SIGTERM has come.
+        """Writes a checkpoint, and ends the process if it got SIGTERM.
 
         Args:
-            what: the state is after, for messages.
+            what: Name of the state, for messages.
 
         Raises:
-            NotFinite: for weights with NaN or Inf.
-            OSError: if it cannot be written.
+            NotFinite: If weights are NaN or Inf.
+            OSError: If the checkpoint cannot be written.
             SystemExit: `INTERRUPTED`.
         """
         if not all_finite(self.variables):
@@ -143,26 +147,26 @@ class Checkpoints(tf.keras.callbacks.Callback):
             raise OSError(
                 f"The checkpoint of {what} cannot be written to {self.manager.directory} "
                 f"({error}): make room or make it writable, and start the same command again; it "
-                f"goes on from {self.last}."
+                f"continues from {self.last}."
             ) from error
         self.last = path if not self.share.worker else self.last
         if self.stopping:
             meet(self.strategy)  # the first one has written
-            print(f"\nStopped after update {self.updates}: the same command goes on from there.")
+            print(f"\nStopped after update {self.updates}: the same command continues from there.")
             raise SystemExit(INTERRUPTED)
 
     def write(self, path: Path):
-        """Writes the present state to a place of its own."""
+        """Writes the present state to a path outside of the checkpoints."""
         where = Path(self.manager.directory, path.name) if self.share.worker else path
         where.parent.mkdir(parents=True, exist_ok=True)
         self.checkpoint.write(str(where))
 
     def of_epoch(self, logs: Mapping[str, float], updates: int) -> tuple[int, dict[str, float]]:
-        """How many updates the epoch has had, and the means of its logs over them.
+        """Returns the number of updates in the epoch, and the means of its logs over them.
 
         Args:
-            logs: means over those since it was taken up.
-            updates: the number of these.
+            logs: Means over the updates since the last restart.
+            updates: Number of the updates since the last restart.
         """
         before, earlier = self.begun
         total = before + updates
@@ -173,7 +177,7 @@ class Checkpoints(tf.keras.callbacks.Callback):
         return total, {name: mean(name, value) for name, value in logs.items()}
 
     def complete(self, epoch: int, logs: dict[str, float]):
-        """Has the logs of an epoch be those of all its updates, for the callbacks that follow."""
+        """Changes the logs of an epoch to the means over all its updates, for later callbacks."""
         logs.update(self.of_epoch(logs, self.params["steps"])[1])
 
     def on_train_begin(self, logs=None):
@@ -198,7 +202,7 @@ class Checkpoints(tf.keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def saving_on_sigterm(self) -> Iterator[None]:
-        """Within, SIGTERM has the update finished and saved before the process ends."""
+        """Lets a process that gets SIGTERM finish and save its update first."""
         if threading.current_thread() is not threading.main_thread():
             yield  # signals are the main thread's
             return
@@ -220,12 +224,33 @@ def all_finite(variables: Iterable[tf.Variable]) -> bool:
 
 
 def number_of(path: str) -> int:
-    """Of a checkpoint's, what follows its last dash."""
+    """Returns the number after the last dash of a checkpoint's path."""
     return int(path.rpartition("-")[2])
 
 
 def newest_first(directory: Path) -> list[str]:
-    """The checkpoints that lie in a directory."""
+    """Returns the paths of the checkpoints in a directory."""
     # By their files: a damaged list of checkpoints must not look like a run that never began.
     paths = [str(path.with_suffix("")) for path in directory.glob("*-*.index")]
     return sorted(paths, key=number_of, reverse=True)
+
+
+def restored(student: tf.keras.Model, workdir: Path) -> tf.keras.Model:
+    """Returns the student with the weights of the last checkpoint in a workdir.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint yet.
+        ValueError: If the last checkpoint is damaged, or does not fit the student.
+    """
+    checkpoints = newest_first(workdir / CHECKPOINTS)
+    if not checkpoints:
+        raise FileNotFoundError(f"{workdir} holds no checkpoint yet: let the run finish first.")
+    try:
+        found = tf.train.Checkpoint(student=student).restore(checkpoints[0])
+        found.assert_existing_objects_matched().expect_partial()
+    except (tf.errors.OpError, IndexError, AssertionError) as error:
+        raise ValueError(
+            f"{checkpoints[0]} is damaged, or of another version ({first_line(error)}): delete "
+            f"{METRICS_FILE} beside it, and the run's command continues from the checkpoint before."
+        ) from error
+    return student

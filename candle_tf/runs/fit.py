@@ -1,5 +1,6 @@
-"""Keras' `fit` with a run's checkpoints, logs and batches, over restarts and batches left out."""
+"""The compiled model of a run, and Keras' `fit` over restarts and batches left out."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -7,50 +8,98 @@ from functools import partial
 from pathlib import Path
 
 import tensorflow as tf
-from candle_tf import data
-from candle_tf.methods import Method
+from candle_tf.methods import Setup, training_loss
 from candle_tf.model import StudentModel
+from candle_tf.networks.surgery import renewed, with_synchronized_batch_norm
+from candle_tf.runs.build import computing_in, mirrored_teacher
 from candle_tf.runs.checkpoints import Checkpoints, NotFinite
-from candle_tf.runs.inputs import indices_of, place_of, steps_per_epoch, training_stream
-from candle_tf.runs.settings import Settings
-from candle_tf.runs.workdir import HISTORY_FILE, NOT_FINITE, SKIPPED_FILE
+from candle_tf.runs.run import Run, place_of
 from candle_tf.teacher_store import TeacherStore
-from candle_tf.utils.distribution import build_strategy, distributed, leads
+from candle_tf.utils.distribution import distributed
 from candle_tf.utils.files import read_json, write_text
+from candle_tf.utils.optimizers import build_optimizer
+from candle_tf.utils.run_files import HISTORY_FILE, NOT_FINITE, SKIPPED_FILE
 
 MOST_SKIPPED = 10  # batches whose loss was not finite
 
 
+def build_model(
+    run: Run, student: tf.keras.Model, setup: Setup, optimizer: str | None = None
+) -> StudentModel:
+    """Returns the compiled model that `fit` trains.
+
+    Args:
+        run: Run that the model belongs to.
+        student: Student with the weights that its training starts from.
+        setup: Networks and numbers that the method works with; the learning rate is annealed over
+            its epochs.
+        optimizer: Optimizer of the binary weights; the run's own by default.
+    """
+    settings, method = run.settings, run.method
+    if settings.sync_batch_norm:
+        student = with_synchronized_batch_norm(student)
+    rate, warmup = settings.learning_rate, settings.warmup_epochs
+    schedule = tf.keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else rate,
+        (setup.epochs - warmup) * setup.steps_per_epoch,
+        warmup_target=rate,
+        warmup_steps=warmup * setup.steps_per_epoch,
+    )
+    with run.strategy.scope(), computing_in(settings.precision):
+        if settings.strategy:  # in layers whose variables all replicas have
+            student, setup = renewed(student), mirrored_setup(setup)
+        model = method.model(method, student, setup)
+        model.compile(
+            build_optimizer(optimizer or settings.binary_optimizer, schedule),
+            loss=training_loss(method, setup),
+            metrics=["accuracy"],
+        )
+    return model
+
+
+def mirrored_setup(setup: Setup) -> Setup:
+    """Returns the setup with its networks in new layers."""
+    teacher, first = setup.teacher, setup.first_model
+    return dataclasses.replace(
+        setup,
+        teacher=teacher and mirrored_teacher(teacher),
+        first_model=first and StudentModel(renewed(first.student)),
+    )
+
+
 def fit(
-    settings: Settings,
-    method: Method,
+    run: Run,
     model: StudentModel,
-    examples: data.LongTailedData,
     store: TeacherStore | None,
     name: str,
     first_epoch: int,
     epochs: int,
 ) -> float:
-    """Trains from `first_epoch`, or from the last checkpoint in `name`, to `epochs`.
+    """Trains from the last checkpoint, or from the first epoch where there is none.
+
+    Args:
+        run: Run that the training belongs to.
+        model: Compiled model.
+        store: Store of the teacher's outputs, for a run with `teacher_views`.
+        name: Directory of the checkpoints in the workdir.
+        first_epoch: Number of the first epoch, from 0.
+        epochs: Number of the epoch to stop before.
 
     Returns:
-        The seconds that it took, over all restarts.
+        The seconds of training, over all restarts.
 
     Raises:
-        NotFinite: which says where the batch is noted, and what is left.
-        SystemExit: after SIGTERM, when the update is saved.
+        NotFinite: If a loss is NaN or Inf; says where the batch is noted, and what to do.
+        SystemExit: After SIGTERM, when the update is saved.
     """
-    workdir = Path(settings.workdir)
-    steps = steps_per_epoch(settings, examples)
-    strategy = build_strategy(settings.strategy)
-    leader = leads(strategy)
+    settings, workdir, steps = run.settings, run.workdir, run.steps_per_epoch
     skips = settings.on_nan == "skip"
-    checkpoints = Checkpoints(model, workdir / name, settings.checkpoint_every, strategy, skips)
+    checkpoints = Checkpoints(model, workdir / name, settings.checkpoint_every, run.strategy, skips)
     checkpoints.updates = max(checkpoints.updates, first_epoch * steps)
     skipped_file = workdir / SKIPPED_FILE
     skipped = []
     if skipped_file.exists():
-        skipped = read_json(skipped_file, list, "delete it, and what it named is skipped anew")
+        skipped = read_json(skipped_file, list, "delete it, and the run finds such batches again")
     if checkpoints.updates < epochs * steps:
         print(
             f"Training {settings.student} by {settings.method}: epochs of {steps} updates; the "
@@ -62,75 +111,75 @@ def fit(
         while checkpoints.updates < epochs * steps:
             epoch, into = divmod(checkpoints.updates, steps)
             try:
-                stream = partial(
-                    training_stream, settings, examples, checkpoints.updates, store, skipped
-                )
+                stream = partial(run.training_stream, checkpoints.updates, store, skipped)
                 model.fit(
-                    distributed(strategy, stream),
+                    distributed(run.strategy, stream),
                     initial_epoch=epoch,
                     epochs=epoch + 1 if into else epochs,  # what was begun first
                     steps_per_epoch=steps - into,
                     callbacks=[
                         tf.keras.callbacks.LambdaCallback(on_epoch_end=checkpoints.complete),
-                        *method.callbacks(settings.epochs),
-                        *(loggers(workdir, epoch) if leader else ()),
+                        *run.method.callbacks(settings.epochs),
+                        *(loggers(workdir, epoch) if run.leads else ()),
                         checkpoints,
                     ],
-                    verbose=int(leader),
+                    verbose=int(run.leads),
                 )
             except NotFinite as error:
-                skipped = leave_out(settings, checkpoints, examples, skipped, error)
+                skipped = leave_out(run, checkpoints, skipped, error)
                 checkpoints.restore()
                 print(f"Going on from update {checkpoints.updates}.")
     return checkpoints.seconds
 
 
 def leave_out(
-    settings: Settings,
-    checkpoints: Checkpoints,
-    examples: data.LongTailedData,
-    skipped: Sequence[int],
-    error: NotFinite,
+    run: Run, checkpoints: Checkpoints, skipped: Sequence[int], error: NotFinite
 ) -> list[int]:
-    """Notes the batch of an update whose loss was not finite, and the state that it left.
+    """Writes down the batch of an update whose loss was not finite, and the state after it.
+
+    Args:
+        run: Run that the training belongs to.
+        checkpoints: Checkpoints of the training, which know the update.
+        skipped: Places of the batches that are left out already.
+        error: Error of the update.
 
     Returns:
-        The places of the batches to leave out, with its own.
+        The places of the batches to leave out, with this one.
 
     Raises:
-        NotFinite: where none is to be left out, or no more; says where it is noted.
+        NotFinite: If no batch may be left out, or no more batches; says where it is noted.
     """
-    place = place_of(checkpoints.updates, skipped)
-    workdir, indices = Path(settings.workdir), indices_of(settings, examples, place, skipped)
+    place, train = place_of(checkpoints.updates, skipped), run.examples.train
+    indices = run.indices_of(place, skipped)
     note = {"update": checkpoints.updates + 1, "indices": indices}
-    note["labels"] = examples.train.labels[indices].tolist()
-    if examples.train.on_disk:
-        note["files"] = [os.fsdecode(examples.train.images[i].numpy()) for i in indices]
-    noted = workdir / NOT_FINITE / f"batch_{place}"
-    writes = leads(checkpoints.strategy)
-    if writes:
+    note["labels"] = train.labels[indices].tolist()
+    if train.on_disk:
+        note["files"] = [os.fsdecode(train.images[i].numpy()) for i in indices]
+    noted = run.workdir / NOT_FINITE / f"batch_{place}"
+    if run.leads:
         noted.mkdir(parents=True, exist_ok=True)
         write_text(noted / "batch.json", json.dumps(note, indent=1) + "\n")
     checkpoints.write(noted / "state")
     said = f"{error} Its images and the state after it are in {noted}"
-    if settings.on_nan == "stop":
+    if run.settings.on_nan == "stop":
         raise NotFinite(
-            f"{said}; the last good state is {checkpoints.last}. Lower --learning_rate and give "
-            f"another --workdir; or leave out such batches, up to {MOST_SKIPPED}, by --on_nan=skip."
+            f"{said}; the last good state is {checkpoints.last}. Lower `learning_rate` and give "
+            f"another `workdir`; or leave out such batches, up to {MOST_SKIPPED}, by "
+            "`on_nan=skip`."
         ) from error
     if len(skipped) == MOST_SKIPPED:
         raise NotFinite(
-            f"{said}; {MOST_SKIPPED} are left out already, so it is not the batches: lower "
-            "--learning_rate and give another --workdir."
+            f"{said}; {MOST_SKIPPED} batches are left out already, so the batches are not the "
+            "cause: lower `learning_rate` and give another `workdir`."
         ) from error
     print(f"\n{said}; it is left out.")
-    if writes:
-        write_text(workdir / SKIPPED_FILE, json.dumps([*skipped, place]) + "\n")
+    if run.leads:
+        write_text(run.workdir / SKIPPED_FILE, json.dumps([*skipped, place]) + "\n")
     return [*skipped, place]
 
 
 def loggers(workdir: Path, first_epoch: int) -> list[tf.keras.callbacks.Callback]:
-    """Logs by epoch, without the rows from `first_epoch` on, which a killed run may have left."""
+    """Returns the loggers by epoch, and removes the rows of a killed run from `first_epoch` on."""
     path = workdir / HISTORY_FILE
     if first_epoch and path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

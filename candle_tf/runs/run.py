@@ -1,503 +1,463 @@
-"""The main job: data -> teacher -> calibrate -> distill -> evaluate -> export, in one workdir."""
+"""One run in one workdir: its settings, and once each what they name."""
 
-import contextlib
 import dataclasses
-import json
-import shutil
-import time
-from collections.abc import Callable
-from functools import partial
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf import data
-from candle_tf.calibration import CrossValidation
-from candle_tf.classifiers import encode_dataset
-from candle_tf.methods import Method, Setup
-from candle_tf.methods.second_stages import SECOND_STAGES, FirstStage
-from candle_tf.model import CandleModel, StudentModel
-from candle_tf.networks.safe_load import load_model
-from candle_tf.reports.report import write_report
-from candle_tf.runs.build import (
-    build_model,
-    build_student,
-    build_teacher,
-    calibrate_for_all,
-    computing_in,
-    restore,
-)
-from candle_tf.runs.evaluate import classifier_norms, describe, evaluate, student_size
-from candle_tf.runs.fit import fit
-from candle_tf.runs.inputs import (
-    augmentation,
-    centre_square,
-    check_sampler,
-    evaluation_batches,
-    load_data,
-    resolution_of,
-    steps_per_epoch,
-    training_batches,
-    view_size,
-    widened,
-)
-from candle_tf.runs.settings import Settings, first_stage, resolve, resolved
-from candle_tf.runs.workdir import (
-    CALIBRATION,
-    CALIBRATION_FILE,
-    CHECKPOINTS,
-    CLASSIFIER_FILE,
-    FIRST_STEP,
-    FLAG_FILE,
-    METRICS_FILE,
-    PREDICTIONS_FILE,
-    REPORT,
-    TEACHER_STORE,
-    as_begun,
-    check_workdir,
-    claimed_workdir,
-    of_earlier_version,
-    read_results,
-)
+from candle_tf import data, metrics, students
+from candle_tf.data.pipeline import training_places
+from candle_tf.methods import Method
+from candle_tf.model import StudentModel
+from candle_tf.networks.surgery import at_policy, check_size
+from candle_tf.reports.tables import summary_table
+from candle_tf.resolution import RandomResolution, resize
+from candle_tf.runs.build import named_teacher
+from candle_tf.runs.checkpoints import restored
+from candle_tf.runs.evaluate import logits_of, save_predictions
+from candle_tf.runs.settings import OF_VIEWS, Settings, canonical, first_stage_of, method_of
+from candle_tf.runs.workdir import as_begun
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher
-from candle_tf.teacher_store import TeacherStore, plan_views, record_of, store_made_of, view_sizes
+from candle_tf.teacher_store import TeacherStore
 from candle_tf.utils.distribution import (
+    ALONE,
+    Share,
     build_strategy,
     distributed,
-    from_first,
     leads,
-    meet,
+    on_all_replicas,
     share_of,
-    stopping_with_the_others,
 )
-from candle_tf.utils.files import Rows, check_room, locked, read_json, write_text, written_beside
+from candle_tf.utils.files import read_json
+from candle_tf.utils.names import arguments_of, parse_spec
+from candle_tf.utils.run_files import (
+    CLASSES_FILE,
+    METRICS_FILE,
+    REPORT,
+    TEACHER_STORE,
+    read_results,
+)
+
+INT8_IMAGES = 200  # training images that an 8-bit export measures its ranges on
 
 
-def run(settings: Settings) -> dict:
-    """Runs the main job and returns what it writes to metrics.json; only the first worker does.
+class Run:
+    """One run in one workdir: it resolves what its settings name, each once.
 
-    The same settings again continue an interrupted run in its workdir from its last checkpoint,
-    and return what a finished one wrote.
+    Args:
+        settings: Settings of the run. Where a run has begun in the workdir, it decides what the
+            settings leave open.
+
+    Attributes:
+        settings: The settings with the method's own values and absolute paths.
 
     Raises:
-        ValueError, OSError: one sentence that names cause and remedy.
-        SystemExit: `checkpoints.INTERRUPTED` or `distribution.WORKER_LOST`.
+        ValueError: If the settings cannot be run; one sentence with cause and remedy.
+
+    Example:
+        >>> run = Run(Settings(workdir="runs/digits", method="focal", resolutions=(24, 32, 40)))
+        >>> run.method.sampler, run.resolution.sizes, run.teacher
+        ('instance_balanced', (24, 32, 40), None)
     """
-    strategy = build_strategy(settings.strategy)  # before TensorFlow runs anything
-    with stopping_with_the_others(strategy):
-        results = run_here(settings, strategy)
-        meet(strategy)
-    return results
 
+    def __init__(self, settings: Settings):
+        given = as_begun(settings)
+        given.check()
+        self.settings = canonical(given)
 
-def run_here(settings: Settings, strategy: tf.distribute.Strategy) -> dict:
-    """This process's part of the run."""
-    settings = as_begun(settings)
-    settings.check()
-    method, settings = resolve(settings), resolved(settings)
-    share_of(strategy).batch_size(settings.batch_size)  # refuses parts of different sizes
-    check_workdir(settings)
-    if settings.calibrates and of_earlier_version(settings):
-        settings = dataclasses.replace(settings, label_weight=0.0)
-        method = resolve(settings)
-    first = first_stage(settings) if settings.epochs else None
-    if first:
-        first.check()
-        check_workdir(resolved(first))
-    results = read_results(settings.workdir)
-    if from_first(strategy, bool(results)):
-        print(f"{settings.workdir} holds this run, finished.")
-        if leads(strategy) and settings.epochs and not (Path(settings.workdir) / REPORT).exists():
-            try_report(settings)  # it was killed before that
-        return results or {}
-    teacher = build_teacher(settings) if settings.calibrates else None
-    seconds: dict[str, float] = {}
-    with timed(seconds, "data"):
-        examples = load_data(settings)
-    with computing_in(settings.precision):
-        student = build_student(settings, len(examples.class_names))
-    StudentModel(student, resolutions=settings.resolutions)  # refuses sizes that cannot work
-    writes = leads(strategy)
-    if settings.epochs and method.distills and settings.teacher_views is None:
-        settings = with_planned_views(settings, examples, teacher, strategy)
-    if settings.epochs and settings.teacher_views and writes:
-        check_store(settings, examples, teacher)
-    for each in filter(None, (first, settings)):
-        check_sampler(each, examples)
-    same_images(strategy, examples)
-    with claimed_workdir(settings, examples, first) if writes else contextlib.nullcontext():
-        if settings.cache:
-            with timed(seconds, "cache"):
-                examples = cached(settings, examples, strategy)
-        if first:
-            run(first)
-        results = execute(settings, method, first, teacher, student, examples, seconds)
-        if not writes:
-            return {}
-        results["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
-        metrics_file = Path(settings.workdir) / METRICS_FILE
-        write_text(metrics_file, json.dumps(results, indent=1) + "\n")
-        if settings.epochs:
-            try_report(settings, examples)
-    return results
-
-
-def with_planned_views(
-    settings: Settings,
-    examples: data.LongTailedData,
-    teacher: Teacher,
-    strategy: tf.distribute.Strategy,
-) -> Settings:
-    """Returns the settings with a number of teacher views, and says which and why."""
-    draws = settings.epochs * steps_per_epoch(settings, examples) * settings.batch_size
-    n, resolution = len(examples.train), resolution_of(settings)
-
-    def speed():
-        shown = training_batches(settings, examples, num_examples=settings.batch_size)
-        return images_per_second(teacher.embed, next(iter(shown))[0])
-
-    planned, reason = plan_views(n, draws / n, speed, resolution)
-    if leads(strategy):
-        print(f"--teacher_views={planned}: {reason}")
-    return dataclasses.replace(settings, teacher_views=int(from_first(strategy, planned)))
-
-
-def images_per_second(embed: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor) -> float:
-    """Returns how many images a second a network encodes, by the better of two goes."""
-    encode = tf.function(embed)
-    encode(images)  # traced
-    seconds = []
-    for _ in range(2):
-        start = time.monotonic()
-        encode(images).numpy()
-        seconds.append(time.monotonic() - start)
-    return len(images) / min(seconds)
-
-
-def check_store(
-    settings: Settings,
-    examples: data.LongTailedData,
-    teacher: Teacher,
-) -> dict:
-    """Refuses, before the calibration, a store that has no room or holds something else.
-
-    Returns:
-        What the store follows from, as far as it is known by now.
-    """
-    how, resolution = augmentation(settings, examples), resolution_of(settings)
-    size, directory = view_size(settings, examples), store_directory(settings)
-    made_of = store_made_of(teacher, examples.train, size, how, resolution, settings.seed)
-    if (directory / FLAG_FILE).exists():
-        raise ValueError(
-            f"--teacher_store={directory} is the workdir of a run: give it a directory of its own."
-        )
-    rows = Rows(directory, record_of(teacher.width, len(examples.class_names)), made_of)
-    total = settings.teacher_views * len(examples.train)
-    nbytes = total * rows.dtype.itemsize
-    check_room(directory, nbytes - len(rows) * rows.dtype.itemsize)
-    view_sizes(resolution, settings.teacher_views)  # refuses too few
-    if settings.teacher_store and len(rows) < total:
-        with locked(directory):  # that it can be written
-            pass
-    print(
-        f"{total:,} views of {len(examples.train):,} images by {settings.teacher}: "
-        f"{nbytes / 1e6:,.0f} MB in {directory}"
-    )
-    return made_of
-
-
-def store_directory(settings: Settings) -> Path:
-    return Path(settings.teacher_store or Path(settings.workdir) / TEACHER_STORE)
-
-
-def same_images(strategy: tf.distribute.Strategy, examples: data.LongTailedData):
-    """Refuses a worker's images where they are not the first one's."""
-    if share_of(strategy).workers == 1:
-        return  # the digest asks for every file
-    mine = int(examples.fingerprint()[:12], 16)
-    if mine != from_first(strategy, mine):
-        raise ValueError(
-            "This worker reads other images than the first one: give all the same data."
+    def __repr__(self) -> str:
+        settings = self.settings
+        state = "finished" if (self.workdir / METRICS_FILE).exists() else "not finished"
+        return (
+            f"Run in {settings.workdir}, {state}\n"
+            f"{settings.method} trains {settings.student} on {settings.dataset}"
         )
 
+    def decide(self, **values):
+        """Sets what the settings left open, such as a planned number of views."""
+        self.settings = dataclasses.replace(self.settings, **values)
+        self.__dict__.pop("method", None)
 
-def cached(
-    settings: Settings, examples: data.LongTailedData, strategy: tf.distribute.Strategy
-) -> data.LongTailedData:
-    """With the training images in a file, which the first worker makes before others read it."""
-    if not leads(strategy):
-        meet(strategy)
-    train = examples.train.cached(settings.cache)
-    if leads(strategy):
-        meet(strategy)
-    return dataclasses.replace(examples, train=train)
+    # What the settings name.
 
+    @cached_property
+    def method(self) -> Method:
+        """The method's row, with the values that the settings change."""
+        return method_of(self.settings)
 
-def execute(
-    settings: Settings,
-    method: Method,
-    first: Settings | None,
-    teacher: Teacher | None,
-    student: tf.keras.Model,
-    examples: data.LongTailedData,
-    seconds: dict[str, float],
-) -> dict:
-    """Calibrates, trains, evaluates and exports; notes the seconds of each phase.
+    @property
+    def workdir(self) -> Path:
+        """The directory that the run writes to."""
+        return Path(self.settings.workdir)
 
-    All workers have a part in it; the first one alone writes.
-    """
-    workdir, strategy = Path(settings.workdir), build_strategy(settings.strategy)
-    writes = leads(strategy)
-    results = describe(settings, examples)
-    if teacher is not None:
-        with timed(seconds, "calibrate"):
-            calibrate(teacher, settings, examples)
-        with timed(seconds, "evaluate_teacher"):
-            results["teacher"] = {
-                **evaluate(
-                    lambda x: teacher(x)[1], settings, examples, strategy=strategy, what="Teacher"
-                ),
-                "kilobytes": 4 * teacher.count_params() / 1000,
-                **classifier_norms(teacher.classifier),
-            }
-            if checked := teacher.cross_validation:
-                results["teacher"]["cross_validation"] = reported(checked, examples)
-    if settings.epochs:
-        if not method.second_stage:
-            setup = set_up(settings, examples, teacher, first)
-            model = train(settings, method, student, setup, examples, seconds)
-        elif writes:
-            with timed(seconds, "second_stage"):
-                model = retrain_classifier(settings, method, first, examples)
-        if settings.precision != "float32" or settings.strategy:
-            model = as_shipped(settings, examples)
-        with timed(seconds, "evaluate"):
-            predictions_file = workdir / PREDICTIONS_FILE if writes else None
-            results["student"] = {
-                **evaluate(model, settings, examples, predictions_file, strategy),
-                **student_size(model.student),
-                **classifier_norms(model.student),
-            }
-        if writes:
-            with timed(seconds, "export"):
-                model.export(
-                    str(workdir / "saved_model"),
-                    class_names=examples.class_names,
-                    centre_square=centre_square(settings),
-                )
-    return results
+    @cached_property
+    def strategy(self) -> tf.distribute.Strategy:
+        """TensorFlow's strategy, which says on which devices the run trains."""
+        return build_strategy(self.settings.strategy)
 
+    @cached_property
+    def share(self) -> Share:
+        """The part of each batch that this process reads."""
+        return share_of(self.strategy)
 
-def as_shipped(settings: Settings, examples: data.LongTailedData) -> StudentModel:
-    """The student as it is evaluated and exported: in float32, and none of a strategy's."""
-    strategy = build_strategy(settings.strategy)
-    if leads(strategy):
-        model, _ = restore(settings)
-    else:
-        model = StudentModel(build_student(settings, len(examples.class_names), pretrained=False))
-    weights = [from_first(strategy, w) for w in model.student.get_weights()]
-    model.student.set_weights(weights)
-    return model
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the first worker, which alone writes."""
+        return self.share.worker == 0
 
+    @cached_property
+    def first_stage(self) -> "Run | None":
+        """The run that this one starts from, for a method of two stages."""
+        first = first_stage_of(self.settings) if self.settings.epochs else None
+        return first and Run(first)
 
-def set_up(
-    settings: Settings,
-    examples: data.LongTailedData,
-    teacher: Teacher | None = None,
-    first: Settings | None = None,
-) -> Setup:
-    """What the run brings to its method."""
-    return Setup(
-        examples.class_counts,
-        settings.epochs,
-        steps_per_epoch(settings, examples),
-        {"resolutions": settings.resolutions, "seed": settings.seed},
-        teacher,
-        restore(first)[0] if first else None,
-        partial(encode_views, settings=settings, examples=examples),
-        settings.lambda_per_sample,
-        examples.label_smoothing,
-    )
-
-
-def train(
-    settings: Settings,
-    method: Method,
-    student: tf.keras.Model,
-    setup: Setup,
-    examples: data.LongTailedData,
-    seconds: dict[str, float],
-) -> StudentModel:
-    """Trains the student, with real-valued weights first where two steps are asked for."""
-    half = settings.epochs // 2 if settings.two_step else 0
-    setup = dataclasses.replace(setup, epochs=settings.epochs - half)
-    model = build_model(settings, method, student, setup)
-    if isinstance(model, CandleModel) and model.has_label_term and leads(model.distribute_strategy):
-        print(f"The labels weigh {model.label_weight:.2f} beside the teacher's word")
-    store = None
-    if settings.teacher_views:
-        with timed(seconds, "teacher_views"):
-            store = complete_store(settings, model, examples)
-    if half:
-        real = bits.requantize(student, kernel_quantizer=None)
-        adam = dataclasses.replace(settings, binary_optimizer="adam")  # Bop finds no binary weights
-        first = build_model(adam, method, real, dataclasses.replace(setup, epochs=half))
-        seconds["first_step"] = fit(settings, method, first, examples, store, FIRST_STEP, 0, half)
-        parts = model.trained_parts()
-        for name, part in first.trained_parts().items():
-            if isinstance(part, tf.keras.layers.Layer):  # each step has optimizers of its own
-                parts[name].set_weights(part.get_weights())
-    to = settings.epochs
-    seconds["train"] = fit(settings, method, model, examples, store, CHECKPOINTS, half, to)
-    return model
-
-
-def complete_store(
-    settings: Settings, model: CandleModel, examples: data.LongTailedData
-) -> TeacherStore:
-    """What the teacher makes of `--teacher_views` of each image, taken up or made."""
-    store = TeacherStore(
-        store_directory(settings),
-        model,
-        examples.train,
-        image_size=view_size(settings, examples),
-        views=settings.teacher_views,
-        augmentation=augmentation(settings, examples),
-        seed=settings.seed,
-    )
-    strategy = build_strategy(settings.strategy)
-    store.complete(verbose=int(leads(strategy)), strategy=strategy)
-    return store
-
-
-def retrain_classifier(
-    settings: Settings, method: Method, first: Settings, examples: data.LongTailedData
-) -> StudentModel:
-    """The first stage's student with the classifier that the second stage makes of its features."""
-    model, _ = restore(first)
-    if method.batch_norm_shift:
-        size = settings.batch_size
-        whole = -(-len(examples.train) // size) * size  # a short last batch would weigh most
-        balanced = training_batches(
-            settings,
-            examples,
-            sampler="class_balanced",
-            seed=settings.seed + 1,
-            num_examples=whole,
+    @cached_property
+    def examples(self) -> data.LongTailedData:
+        """The images of the run."""
+        settings = self.settings
+        return data.load(
+            settings.dataset,
+            settings.data_dir,
+            settings.imbalance_ratio,
+            settings.profile,
+            settings.n_max,
+            settings.validation_split,
+            settings.seed,
+            settings.download,
+            settings.on_bad_image,
         )
-        for images, _ in balanced:
-            model.embed(images, training=True)
-    features, labels = encode_views(model, settings, examples)
-    validation = None
-    if examples.validation is not None:
-        held_out = evaluation_batches(settings, examples, examples.validation)
-        counts = np.bincount(examples.validation.labels, minlength=len(examples.class_counts))
-        validation = encode_dataset(model.embed, held_out, counts, verbose=0)
-    print(f"A new classifier by {method.second_stage}, on {len(features)} features")
-    classifier = model.student.get_layer("logits")
-    trained = FirstStage(
-        features,
-        labels,
-        examples.class_counts,
-        *classifier.get_weights(),
-        validation,
-        examples.label_smoothing,
-        settings.calibration_epochs,
-        settings.batch_size,
-        seed=settings.seed,
-    )
-    classifier.set_weights(SECOND_STAGES[method.second_stage](trained))
-    checkpoint = tf.train.Checkpoint(student=model.student)
-    checkpoint.save(str(Path(settings.workdir) / CHECKPOINTS / "second_stage"))
-    return model
+
+    @property
+    def label_smoothing(self) -> tuple[float, float]:
+        """The factors of head and tail in label-aware smoothing."""
+        return self.settings.label_smoothing or self.examples.label_smoothing
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """The names of the classes, as the run in the workdir wrote them."""
+        path = self.workdir / CLASSES_FILE
+        return read_json(path, list, "the run's command writes it again")
+
+    @cached_property
+    def teacher(self) -> Teacher | None:
+        """The teacher, not calibrated until the run calibrates it; None without a teacher.
+
+        Raises:
+            ValueError, OSError: If there is no such teacher, or it cannot work at every resolution.
+        """
+        settings = self.settings
+        if not settings.calibrates:
+            return None
+        teacher = named_teacher(
+            settings.teacher,
+            settings.teacher_image_size,
+            settings.teacher_weights,
+            settings.teacher_preprocessing,
+            settings.allow_custom_code,
+        )
+        if settings.resolutions:  # the size of its own has been checked
+            smallest = self.teacher_size(self.resolution.sizes[0])
+            check_size(teacher.encoder, teacher.image_size, smallest, "teacher")
+        if settings.precision != "float32":
+            teacher.encoder = at_policy(teacher.encoder, settings.precision)
+            teacher.encoder.trainable = False
+        return teacher
+
+    @cached_property
+    def student(self) -> StudentModel:
+        """The trained student; see `restore`."""
+        return self.restore()
+
+    def restore(self) -> StudentModel:
+        """Returns the student of the last checkpoint.
+
+        Raises:
+            FileNotFoundError: If the run has no checkpoint yet.
+            ValueError: If the run trains no student, or its last checkpoint is damaged.
+        """
+        student = self.build_student(len(self.class_names), pretrained=False)
+        if not self.settings.epochs:
+            raise ValueError(f"{self.workdir} has trained no student: it ran with `epochs=0`.")
+        return StudentModel(restored(student, self.workdir))
+
+    def build_student(self, num_classes: int, pretrained: bool = True) -> tf.keras.Model:
+        """Returns a student with the weights that its training starts from.
+
+        Args:
+            num_classes: Number of classes.
+            pretrained: Whether to load pretrained weights, which a checkpoint would replace.
+        """
+        settings = self.settings
+        name, arguments = parse_spec(settings.student)
+        if not pretrained and arguments.get("weights"):
+            arguments["weights"] = ""
+        tf.keras.utils.set_random_seed(settings.seed)
+        if name in students.STUDENTS:  # a network of larq-zoo scales its input itself
+            info = data.info_of(settings.dataset)
+            scaling = {"mean": info.mean, "std": info.std} if info.mean else {}
+            arguments = {**scaling, **arguments}
+        with arguments_of("student", settings.student):
+            student = students.find(name)(num_classes, settings.image_size, **arguments)
+        return self.method.network(bits.at_bits(student, settings.student_bits))
+
+    # Sizes.
+
+    @cached_property
+    def resolution(self) -> RandomResolution:
+        """The sizes of the student's images, and how often each is drawn."""
+        settings = self.settings
+        sizes = settings.resolutions or (settings.image_size,)
+        return RandomResolution(sizes, settings.image_size, settings.seed)
+
+    def teacher_size(self, size: int) -> int:
+        """Returns the side of the teacher's images where the student's is `size`."""
+        return round(self.settings.teacher_image_size / self.settings.image_size * size)
+
+    @cached_property
+    def view_size(self) -> int:
+        """The largest size that student or teacher needs, never above that of the images."""
+        largest = max(self.resolution.sizes)
+        needed = max(largest, self.settings.image_size, self.teacher_size(largest))
+        return min(needed, self.examples.image_size or needed)
+
+    @cached_property
+    def augmentation(self) -> data.Augmentation:
+        """The random variation of training images: the data set's, changed by the settings."""
+        own = data.info_of(self.settings.dataset).augmentation
+        return dataclasses.replace(own, **self.settings.given(OF_VIEWS))
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """The number of updates per epoch."""
+        settings = self.settings
+        return settings.steps_per_epoch or max(1, len(self.examples.train) // settings.batch_size)
+
+    @property
+    def updates(self) -> int:
+        """The number of updates of all epochs; those of a first stage are not counted."""
+        return 0 if self.method.second_stage else self.settings.epochs * self.steps_per_epoch
+
+    @cached_property
+    def drawn_sizes(self) -> np.ndarray:
+        """The size of the student's images at each update, int32 (updates,)."""
+        settings = self.settings
+        # A live teacher's two steps both draw from the beginning; a store's stream continues.
+        half = settings.epochs // 2 if settings.two_step and not settings.teacher_views else 0
+        steps = [epochs * self.steps_per_epoch for epochs in (half, settings.epochs - half)]
+        return np.concatenate([self.resolution.draws(count) for count in steps])
+
+    # Batches.
+
+    def training_batches(self, batch_size: int | None = None, **stream) -> tf.data.Dataset:
+        """Returns augmented training images.
+
+        Args:
+            batch_size: Batch size over all replicas; the run's own by default.
+            stream: Further arguments of `candle_tf.data.training_batches`.
+        """
+        return data.training_batches(
+            self.examples.train,
+            self.view_size,
+            batch_size or self.settings.batch_size,
+            **{"augmentation": self.augmentation, **stream},
+        )
+
+    def evaluation_batches(
+        self, part: data.Examples, batch_size: int | None = None, share: Share = Share()
+    ) -> tf.data.Dataset:
+        """Returns a split of the data as the student is evaluated on it.
+
+        Args:
+            part: Images to show, each once and in order.
+            batch_size: Batch size over all replicas; the run's own by default.
+            share: The part of each batch that this process reads.
+        """
+        batch_size = batch_size or self.settings.batch_size
+        return data.evaluation_batches(part, self.view_size, batch_size, self.augmentation, share)
+
+    def training_stream(
+        self,
+        first_update: int = 0,
+        store: TeacherStore | None = None,
+        skipped: Sequence[int] = (),
+        share: Share = Share(),
+    ) -> tf.data.Dataset:
+        """Returns the batches of all updates, in pairs for a method of two samplers.
+
+        Args:
+            first_update: Number of the update to begin with.
+            store: Store of the teacher's outputs, for a run with `teacher_views`.
+            skipped: Places of the batches to leave out; later batches move up.
+            share: The part of each batch that this process reads.
+        """
+        batch_size, method = self.settings.batch_size, self.method
+        place = place_of(first_update, skipped)
+        span = {
+            "share": share,
+            "num_examples": self.examples_seen(skipped),
+            "first_example": place * batch_size,
+        }
+        if store:
+            seed = self.settings.seed
+            stream = store.training_batches(batch_size, sampler=method.sampler, seed=seed, **span)
+        else:
+            main, *partner = (
+                self.training_batches(sampler=sampler, seed=seed, **span, **views)
+                for (sampler, seed), views in zip(self.streams, ({"views": method.views}, {}))
+            )
+            stream = main
+            for second in partner:
+                pairs = tf.data.Dataset.zip((main, second))
+                stream = pairs.map(lambda a, b: ((a[0], b[0]), (a[1], b[1])))
+        if not skipped:
+            return stream
+        numbered = stream.enumerate(place * share.replicas)
+        left = numbered.filter(lambda n, _: ~tf.reduce_any(n // share.replicas == list(skipped)))
+        return left.map(lambda _, x: x)
+
+    @property
+    def streams(self) -> list[tuple[str, int]]:
+        """The sampler and the seed of each stream that the method's batches come from."""
+        partner, seed = self.method.partner_sampler, self.settings.seed
+        return [(self.method.sampler, seed), *([(partner, seed + 3)] if partner else [])]
+
+    def examples_seen(self, skipped: Sequence[int]) -> int:
+        """Returns the number of images in all epochs, with those of skipped batches."""
+        batches = self.settings.epochs * self.steps_per_epoch + len(skipped)
+        return batches * self.settings.batch_size
+
+    def indices_of(self, place: int, skipped: Sequence[int]) -> list[int]:
+        """Returns the training images of a batch, those of a partner stream after the others.
+
+        Args:
+            place: Place of the batch in the stream, skipped batches included.
+            skipped: Places of the batches to leave out.
+        """
+        indices, batch_size = [], self.settings.batch_size
+        for sampler, seed in self.streams:
+            places = training_places(
+                self.examples.train.labels,
+                sampler,
+                seed,
+                lambda order, key, number: {},
+                self.examples_seen(skipped),
+                place * batch_size,
+            )
+            indices += [int(at["index"]) for at in places.take(batch_size)]
+        return indices
+
+    def check_sampler(self):
+        """Refuses a progressive sampler that would see the images only once."""
+        if self.settings.epochs and not self.method.second_stage:
+            self.training_stream()
+
+    # The teacher's store.
+
+    @property
+    def store_directory(self) -> Path:
+        """The directory of the teacher's outputs on `teacher_views`."""
+        return Path(self.settings.teacher_store or self.workdir / TEACHER_STORE)
+
+    # What a finished run holds.
+
+    @property
+    def results(self) -> dict | None:
+        """The results in metrics.json, or None where the run is not finished."""
+        return read_results(self.workdir)
+
+    @property
+    def report(self) -> Path:
+        """The path of the page that shows the finished run.
+
+        Raises:
+            FileNotFoundError: If there is none.
+        """
+        path = self.workdir / REPORT / "report.html"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} does not exist: it is written at the end of a run that trains a student, "
+                "where matplotlib is installed."
+            )
+        return path
+
+    def summary(self) -> str:
+        """Returns a table of the accuracy in %, overall and by group, and of the size in kB.
+
+        Raises:
+            FileNotFoundError: If the run is not finished.
+        """
+        return summary_table(self.workdir)
+
+    def evaluate(self) -> dict:
+        """Returns the accuracy of the trained student by split, as in metrics.json."""
+        return self.measure(self.student)
+
+    def measure(
+        self,
+        network: Callable[[tf.Tensor], tf.Tensor],
+        predictions_file: Path | None = None,
+        strategy: tf.distribute.Strategy = ALONE,
+        title: str = "Student",
+    ) -> dict:
+        """Returns the accuracy on the test set, and on the validation split if there is one.
+
+        Args:
+            network: Function from images to logits.
+            predictions_file: File for the predictions on the test set; none by default.
+            strategy: Strategy whose replicas predict one part each.
+            title: Name of the network on the progress bar.
+        """
+        reports, examples = {}, self.examples
+        predict = on_all_replicas(strategy, network)
+        wide = self.settings.batch_size * strategy.num_replicas_in_sync
+        splits = {"validation": examples.validation, "test": examples.test}
+        for split, part in splits.items():
+            if part is None:
+                continue
+            batches = distributed(
+                strategy, lambda share, part=part: self.evaluation_batches(part, wide, share)
+            )
+            total = -(-len(part) // wide)
+            title_of_split = f"{title} on {split} images"
+            logits = logits_of(predict, batches, total, title_of_split, leads(strategy))
+            if predictions_file and split == "test":
+                save_predictions(predictions_file, logits, part.labels)
+            reports[split] = metrics.accuracy_report(
+                part.labels,
+                np.argmax(logits, axis=-1),
+                examples.class_counts,
+                examples.info.bounds,
+            )
+        return reports
+
+    def export(self, path: str | os.PathLike, format: str = "saved_model"):
+        """Writes the trained student.
+
+        Args:
+            path: Directory or file to write.
+            format: A format of `candle_tf.CandleModel.export`, such as "saved_model" or "lce".
+        """
+        share = self.augmentation.centre_square
+        options = {"images": self.calibration_images()} if format == "int8" else {}
+        self.student.export(
+            os.fspath(path), self.class_names, format, centre_square=share, **options
+        )
+
+    def calibration_images(self) -> np.ndarray:
+        """Returns some training images as the evaluation sees them, for an 8-bit export."""
+        train = self.examples.train
+        drawn = np.random.default_rng(self.settings.seed).permutation(len(train))[:INT8_IMAGES]
+        batches = self.evaluation_batches(train.take(drawn))
+        images = np.concatenate([images for images, _ in batches])
+        return resize(images, self.resolution.base).numpy()
 
 
-def encode_views(
-    model: StudentModel, settings: Settings, examples: data.LongTailedData
-) -> tuple[np.ndarray, np.ndarray]:
-    """The model's features of `--calibration_views` of each training image, and their labels."""
-    batches = training_batches(settings, examples, seed=settings.seed + 1)
-    return encode_dataset(
-        model.embed, batches, examples.class_counts, settings.calibration_views, verbose=0
-    )
-
-
-def reported(checked: CrossValidation, examples: data.LongTailedData) -> dict:
-    """Returns a calibration's cross-validation as metrics.json has it: NaN is null there."""
-    return {
-        "strength": checked.strength,
-        "class_mean": null_for_nan(checked.class_mean),
-        "ranks": checked.by_rank(examples.info.bounds),
-        "per_class": [null_for_nan(value) for value in checked.per_class],
-    }
-
-
-def null_for_nan(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def calibrate(teacher: Teacher, settings: Settings, examples: data.LongTailedData):
-    """Calibrates the teacher, or takes up the classifier of an interrupted run."""
-    classifier_file = Path(settings.workdir) / CLASSIFIER_FILE
-    calibration_file = Path(settings.workdir) / CALIBRATION_FILE
-    features = Path(settings.workdir) / CALIBRATION
-    strategy = build_strategy(settings.strategy)
-    if from_first(strategy, classifier_file.exists()):
-        teacher.classifier = load_model(classifier_file)
-        teacher.classifier.trainable = False
-        teacher.class_counts = examples.class_counts.tolist()
-        if calibration_file.exists():
-            checked = read_json(calibration_file, dict, "delete the workdir")
-            teacher.cross_validation = CrossValidation(**checked)
-        if leads(strategy):
-            shutil.rmtree(features, ignore_errors=True)
-        return
-    wide = widened(settings, strategy)
-
-    def batches(share):
-        return training_batches(wide, examples, seed=settings.seed + 1, share=share)
-
-    views = settings.calibration_views
-    print(f"Calibrating {settings.teacher} on {len(examples.train)} images, {views} views each")
-    checked = calibrate_for_all(
-        teacher,
-        distributed(strategy, batches),
-        examples.class_counts,
-        views,
-        features,
-        strategy,
-        loss=settings.calibration,
-        label_smoothing=examples.label_smoothing,
-        seed=settings.seed,
-    )
-    if leads(strategy):
-        write_text(calibration_file, json.dumps(checked.get_config()) + "\n")
-        with written_beside(classifier_file) as beside:
-            teacher.classifier.save(beside)
-        shutil.rmtree(features, ignore_errors=True)
-
-
-def try_report(settings: Settings, examples: data.LongTailedData | None = None):
-    """Writes the report of a finished run, its images read if not given, or says why not."""
-    try:
-        print(f"Wrote {report(settings, examples or load_data(settings))}")
-    except (ImportError, OSError, ValueError) as error:
-        print(f"No report was written: {error}")
-
-
-def report(settings: Settings, examples: data.LongTailedData, **compared) -> Path:
-    """The report of a finished run; see `candle_tf.reports.report.write_report`."""
-    # A live teacher's steps each draw from the beginning; a store's stream goes on.
-    half = settings.epochs // 2 if settings.two_step and not settings.teacher_views else 0
-    steps = steps_per_epoch(settings, examples)
-    resolution = resolution_of(settings)
-    drawn = [resolution.draws(epochs * steps) for epochs in (half, settings.epochs - half)]
-    return write_report(settings.workdir, examples, np.concatenate(drawn), **compared)
-
-
-@contextlib.contextmanager
-def timed(seconds: dict[str, float], phase: str):
-    start = time.monotonic()
-    yield
-    seconds[phase] = time.monotonic() - start
+def place_of(update: int, skipped: Sequence[int]) -> int:
+    """Returns the place of an update's batch in a stream whose skipped batches are counted."""
+    for place in sorted(skipped):
+        update += place <= update
+    return update

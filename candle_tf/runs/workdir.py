@@ -1,4 +1,4 @@
-"""The directory of a run: what lies in it, and whose it is."""
+"""The workdir of a run: which run it belongs to, and from which images."""
 
 import contextlib
 import dataclasses
@@ -8,17 +8,16 @@ from pathlib import Path
 
 from candle_tf.data import LongTailedData
 from candle_tf.runs.settings import OWN, Settings, kind_of
-from candle_tf.utils.files import locked, read_json, read_text, write_text
+from candle_tf.utils.files import locked, read_text, write_text
+from candle_tf.utils.run_files import (
+    CALIBRATION_FILE,
+    CLASSES_FILE,
+    CLASSIFIER_FILE,
+    FLAG_FILE,
+    IMAGES_FILE,
+    has_begun,
+)
 
-FLAG_FILE, METRICS_FILE, HISTORY_FILE = "flags.cfg", "metrics.json", "history.csv"
-SKIPPED_FILE, NOT_FINITE = "skipped_batches.json", "not_finite"
-PREDICTIONS_FILE, CLASSES_FILE = "predictions.npz", "class_names.json"
-IMAGES_FILE = "images.txt"  # a digest of what the run trains and is measured on
-CLASSIFIER_FILE = "teacher_classifier.keras"
-CALIBRATION_FILE = "teacher_calibration.json"
-CALIBRATION, TEACHER_STORE, REPORT = "calibration", "teacher_store", "report"
-CHECKPOINTS, FIRST_STEP = "checkpoints", "first_step"
-BEGUN = (CALIBRATION, CLASSIFIER_FILE, TEACHER_STORE, CHECKPOINTS, FIRST_STEP, METRICS_FILE)
 MOVABLE = tuple(
     f"--{name}="
     for name in "cache checkpoint_every data_dir download first_stage on_nan strategy "
@@ -27,9 +26,9 @@ MOVABLE = tuple(
 
 
 def identity(flags: str) -> tuple[str, ...]:
-    """What decides a run of a flag file's text: all but defaults, and what may change with time.
+    """Returns the lines of a flag file that make the run: neither defaults nor `MOVABLE` ones.
 
-    Without the defaults, so that a flag that is new does not make it another run.
+    A new flag at its default does not make another run.
     """
     defaults = Settings().to_flags().splitlines()
     lines = (line for line in flags.splitlines() if not line.startswith(MOVABLE))
@@ -37,21 +36,16 @@ def identity(flags: str) -> tuple[str, ...]:
 
 
 def filled(flags: str) -> list[str]:
-    """A flag file's lines, with the defaults of the flags that it does not give."""
+    """Returns a flag file's lines, with a default for each flag that it does not give."""
     lines = [*Settings().to_flags().splitlines(), *flags.splitlines()]
     by_name = {line.partition("=")[0]: line for line in lines}
     return [line for line in by_name.values() if not line.startswith(MOVABLE)]
 
 
-def has_begun(workdir: Path) -> bool:
-    """Whether a run has made anything in it that another could not take up."""
-    return any((workdir / name).exists() for name in BEGUN)
-
-
 def as_begun(settings: Settings) -> Settings:
-    """Returns the settings with what they leave open as the run in the workdir began with it.
+    """Returns the settings with the values of the run in the workdir where they give none.
 
-    A method's own values may change with a new version; a run that has begun keeps its own.
+    A method's own values may change with a new version; a run that has begun keeps its values.
     """
     path = Path(settings.workdir) / FLAG_FILE
     if not settings.workdir or not has_begun(path.parent) or not path.exists():
@@ -68,15 +62,21 @@ def as_begun(settings: Settings) -> Settings:
     return dataclasses.replace(settings, **taken)
 
 
-def of_earlier_version(settings: Settings) -> bool:
+def of_earlier_version(workdir: Path) -> bool:
     """Returns whether the workdir's teacher was calibrated before there was a label term."""
-    workdir = Path(settings.workdir)
     return (workdir / CLASSIFIER_FILE).exists() and not (workdir / CALIBRATION_FILE).exists()
 
 
-def check_workdir(settings: Settings):
-    """Refuses the workdir of resolved settings if another run has begun in it."""
-    workdir = Path(settings.workdir)
+def check_workdir(workdir: Path, flags: str):
+    """Refuses a workdir in which another run has begun.
+
+    Args:
+        workdir: Directory of the run.
+        flags: Flag file of the run's canonical settings.
+
+    Raises:
+        ValueError: If another run has begun there, or one without its flag file.
+    """
     path = workdir / FLAG_FILE
     if not has_begun(workdir):
         return
@@ -84,56 +84,46 @@ def check_workdir(settings: Settings):
         raise ValueError(
             f"{workdir} holds a run without its {FLAG_FILE}: name another directory, or delete it."
         )
-    old, new = (set(filled(text)) for text in (read_text(path), settings.to_flags()))
+    old, new = (set(filled(text)) for text in (read_text(path), flags))
     if old != new:
         there, here = (" ".join(sorted(x)) or "not given" for x in (old - new, new - old))
         raise ValueError(
-            f"{settings.workdir} holds another run ({there} there, {here} here): name another "
-            "directory, or delete that one."
+            f"{workdir} holds another run ({there} there, {here} here): name another directory, or "
+            "delete that one."
         )
 
 
-def check_images(settings: Settings, digest: str):
+def check_images(workdir: Path, digest: str):
     """Refuses images of another digest than those that the run in the workdir began on."""
-    workdir = Path(settings.workdir)
     path = workdir / IMAGES_FILE
     if has_begun(workdir) and path.exists() and read_text(path).strip() != digest:
         raise ValueError(
-            f"{settings.dataset} has other images or classes than when the run in "
-            f"{settings.workdir} began: name another directory, or delete that one."
+            f"The data set has other images or classes than when the run in {workdir} began: name "
+            "another directory, or delete that one."
         )
 
 
 @contextlib.contextmanager
 def claimed_workdir(
-    settings: Settings, examples: LongTailedData, first: Settings | None = None
+    workdir: Path, flags: str, examples: LongTailedData, first: Path | None = None
 ) -> Iterator[Path]:
-    """Makes the workdir, writes down whose it is, and keeps other processes out of it.
+    """Makes the workdir, writes what the run is, and keeps other processes out of it.
 
     Args:
-        first: the run that this one starts from, if it does.
+        workdir: Directory of the run.
+        flags: Flag file of the run's canonical settings.
+        examples: Images of the run.
+        first: Workdir of the first stage, for a method of two stages.
 
     Raises:
-        ValueError: if either has begun on other images, or with other classes: files change.
+        ValueError: If either run has begun on other images, or with other classes.
     """
     digest = examples.fingerprint()
     if first:
         check_images(first, digest)
-    with locked(settings.workdir) as workdir:
-        check_images(settings, digest)
+    with locked(workdir):
+        check_images(workdir, digest)
         write_text(workdir / IMAGES_FILE, digest + "\n")
         write_text(workdir / CLASSES_FILE, json.dumps(examples.class_names) + "\n")
-        write_text(workdir / FLAG_FILE, settings.to_flags())
+        write_text(workdir / FLAG_FILE, flags)
         yield workdir
-
-
-def read_results(workdir: str) -> dict | None:
-    """What the run in `workdir` wrote to metrics.json, once it is finished.
-
-    Raises:
-        ValueError: for a damaged file.
-    """
-    path = Path(workdir) / METRICS_FILE
-    if not path.exists():
-        return None
-    return read_json(path, dict, "delete it, and the run's command writes it again")

@@ -5,10 +5,10 @@ import functools
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.data import Share
 from candle_tf.utils.names import lookup
 from numpy.typing import ArrayLike
 
@@ -18,17 +18,61 @@ WORKER_LOST = 76  # exit code of the workers that are left when one is lost
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
+@dataclass(frozen=True)
+class Share:
+    """The part of each batch that one of several workers reads, for its replicas.
+
+    Attributes:
+        worker: Number of this worker, from 0.
+        workers: Number of workers.
+        replicas: Number of replicas per worker, which take its batches in turn.
+    """
+
+    worker: int = 0
+    workers: int = 1
+    replicas: int = 1
+
+    def batch_size(self, global_batch_size: int) -> int:
+        """Returns the batch size of one replica.
+
+        Raises:
+            ValueError: If the batch cannot be cut into equal parts.
+        """
+        replicas = self.workers * self.replicas
+        if global_batch_size % replicas:
+            raise ValueError(
+                f"batch_size is {global_batch_size}, over all replicas, but must be a multiple of "
+                f"their number, {replicas}."
+            )
+        return global_batch_size // replicas
+
+    def of(self, places: tf.data.Dataset, global_batch_size: int) -> tf.data.Dataset:
+        """Returns the worker's places, one by one, of a stream that starts at a batch."""
+        if self.workers == 1:
+            return places
+        size = self.batch_size(global_batch_size) * self.replicas
+        start = self.worker * size
+        batches, rest = divmod(int(places.cardinality()), global_batch_size)
+        count = batches * size + min(max(rest - start, 0), size)
+
+        def part(batch):
+            return {name: values[start : start + size] for name, values in batch.items()}
+
+        mine = places.batch(global_batch_size).map(part).unbatch()
+        return mine.apply(tf.data.experimental.assert_cardinality(count))
+
+
 @functools.cache  # a process can join a cluster once
 def build_strategy(name: str | None) -> tf.distribute.Strategy:
-    """The strategy of `--strategy`, TensorFlow's default for None.
+    """Returns the strategy of a name, TensorFlow's default for None.
 
     Args:
-        name: "mirrored", all devices of this machine: its GPUs, or else its logical CPUs.
-            "multiworker", all machines of TF_CONFIG or of the SLURM step. It has to be made before
-            TensorFlow runs anything.
+        name: "mirrored" for all devices of this machine: its GPUs, or else its logical CPUs;
+            "multiworker" for all machines of TF_CONFIG or of the SLURM step, before TensorFlow runs
+            anything.
 
     Raises:
-        ValueError: where nothing says which machines.
+        ValueError: If the name is unknown, or neither TF_CONFIG nor SLURM names the machines.
     """
     if name is None:
         return ALONE
@@ -46,14 +90,14 @@ def build_strategy(name: str | None) -> tf.distribute.Strategy:
         )
     else:
         raise ValueError(
-            "--strategy=multiworker needs to know the machines: set TF_CONFIG, or start the "
+            "`strategy=multiworker` needs to know the machines: set TF_CONFIG, or start the "
             "command by srun in SLURM; docs/scaling.md says how."
         )
     return tf.distribute.MultiWorkerMirroredStrategy(resolver)
 
 
 def share_of(strategy: tf.distribute.Strategy) -> Share:
-    """What this process reads of each batch."""
+    """Returns the part of each batch that this process reads."""
     resolver, replicas = strategy.cluster_resolver, strategy.num_replicas_in_sync
     cluster = resolver.cluster_spec().as_dict() if resolver else {}
     workers = [(job, i) for job in sorted(cluster) for i in range(len(cluster[job]))]
@@ -64,14 +108,14 @@ def share_of(strategy: tf.distribute.Strategy) -> Share:
 
 
 def leads(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this is the first worker, which alone writes."""
+    """Returns whether this is the first worker, which alone writes."""
     return share_of(strategy).worker == 0
 
 
 def distributed(
     strategy: tf.distribute.Strategy, stream: Callable[[Share], tf.data.Dataset]
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
-    """What `fit` takes: this process's share of a stream, a batch a replica."""
+    """Returns the data for `fit`: this process's part of a stream, one batch per replica."""
     share = share_of(strategy)
     if share == Share():
         return stream(share)
@@ -79,14 +123,15 @@ def distributed(
 
 
 def on_all_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callable:
-    """A function of a batch, computed by all replicas at once, each of the part it was dealt.
+    """Returns a function of a batch whose parts all replicas compute at once.
 
     Args:
-        function: images (batch, height, width, 3), and maybe more -> nested tensors (batch, ...).
+        function: Function from images (batch, height, width, 3), and further tensors, to nested
+            tensors (batch, ...).
 
     Returns:
-        The function of what `distributed` gives. Its results are those of the whole batch, in
-        order, on each worker; all have to ask.
+        A function of the batches that `distributed` gives. Each worker gets the results of the
+        whole batch, in order, and each has to call the function.
     """
     if strategy.num_replicas_in_sync == 1:
         return tf.function(function, reduce_retracing=True)
@@ -106,7 +151,7 @@ def on_all_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Cal
 
 @contextlib.contextmanager
 def stopping_with_the_others(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Within, the loss of another worker ends this one too: a strategy cannot take it back.
+    """Ends this worker when another one is lost, which a strategy cannot take back.
 
     Raises:
         SystemExit: `WORKER_LOST`.
@@ -118,7 +163,7 @@ def stopping_with_the_others(strategy: tf.distribute.Strategy) -> Iterator[None]
             raise
         print(
             f"\nAnother worker was lost ({first_line(error)}): start the command on all again; "
-            "they go on from the last checkpoint."
+            "they continue from the last checkpoint."
         )
         raise SystemExit(WORKER_LOST) from error
 
@@ -128,7 +173,7 @@ def first_line(error: Exception) -> str:
 
 
 def agreed(strategy: tf.distribute.Strategy, flag: bool) -> bool:
-    """Whether any worker raises its flag; all have to ask, and wait for each other."""
+    """Returns whether any worker raises its flag; all have to call, and wait for each other."""
     return flag if share_of(strategy).workers == 1 else add_up(strategy, flag) > 0
 
 
@@ -138,7 +183,7 @@ def meet(strategy: tf.distribute.Strategy):
 
 
 def from_first(strategy: tf.distribute.Strategy, value: ArrayLike) -> ArrayLike:
-    """The first worker's value, of a type that float64 holds; all have to ask, with one shape."""
+    """Returns the first worker's value, exact in float64; all have to call, with one shape."""
     share = share_of(strategy)
     if share.workers == 1:
         return value
@@ -148,7 +193,7 @@ def from_first(strategy: tf.distribute.Strategy, value: ArrayLike) -> ArrayLike:
 
 
 def add_up(strategy: tf.distribute.Strategy, value: ArrayLike) -> np.ndarray:
-    """The sum over all replicas, in float64."""
+    """Returns the sum over all replicas, in float64."""
     return summed(strategy)(tf.constant(np.float64(value))).numpy()
 
 

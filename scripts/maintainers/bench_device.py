@@ -31,8 +31,6 @@ from candle_tf.export.flatbuffer import to_lce, to_tflite
 from candle_tf.export.integer_flatbuffer import to_int8, with_int8_weights
 from candle_tf.export.interpreters import larq_compute_engine
 from candle_tf.resolution import resize
-from candle_tf.runs import build as building
-from candle_tf.runs import inputs
 from candle_tf.students import at_bits
 from candle_tf.students.inputs import HALF, standardize
 
@@ -185,10 +183,9 @@ def accuracy(run, images: np.ndarray, labels: np.ndarray) -> float:
 
 def bench():
     if flags.FLAGS.workdir:
-        settings = run_flags.settings_of(flags.FLAGS.workdir, flags.FLAGS.data_dir)
-        model, _ = building.restore(settings)
-        examples, size = inputs.load_data(settings), model.resolution.base
-        parts = list(inputs.evaluation_batches(settings, examples, examples.test))
+        run = run_flags.run_of(flags.FLAGS.workdir, flags.FLAGS.data_dir)
+        model, size = run.student, run.resolution.base
+        parts = list(run.evaluation_batches(run.examples.test))
         images = np.rint(resize(np.concatenate([i for i, _ in parts]), size).numpy())
         test = images, np.concatenate([labels for _, labels in parts])
         print(f"\n{model.student.name}, {size} pixels, {flags.FLAGS.workdir}\n")

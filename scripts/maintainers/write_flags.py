@@ -15,7 +15,8 @@ from candle_tf.cli import run_flags
 from candle_tf.data import CATALOG  # noqa: F401  before what follows
 from candle_tf.data.views import CROPS
 from candle_tf.methods import METHODS
-from candle_tf.runs.settings import LEAST, ON_NAN, PRECISIONS, Settings
+from candle_tf.runs.checks import LEAST, ON_NAN, PRECISIONS
+from candle_tf.runs.settings import Settings
 from candle_tf.runs.settings import kind_of as kind_of_setting
 from candle_tf.students.bits import BITS
 from candle_tf.teacher import CALIBRATIONS, PREPROCESSING

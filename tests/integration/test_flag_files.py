@@ -13,7 +13,7 @@ import tensorflow as tf
 from absl import flags
 from candle_tf import data
 from candle_tf.cli import run_flags
-from candle_tf.runs import run as training
+from candle_tf.runs import job as training
 from PIL import Image
 
 pytestmark = pytest.mark.slow

@@ -10,9 +10,8 @@ import pytest
 from absl import flags
 from candle_tf.data.own_images import images
 from candle_tf.data.own_images.files import load, read_csv, read_list
-from candle_tf.runs import workdir
-from candle_tf.runs.settings import Settings
-from candle_tf.utils import files
+from candle_tf.runs.run import Run
+from candle_tf.utils import files, run_files
 from candle_tf.utils.names import parse_spec
 from hypothesis import HealthCheck, example, given, settings
 
@@ -91,7 +90,7 @@ def test_csv(header, rest, tmp_path):
 @example(content=b'{"updates": ')
 def test_metrics(content, tmp_path):
     (tmp_path / "metrics.json").write_bytes(content)
-    found = refused_in_a_sentence(lambda: workdir.read_results(str(tmp_path)))
+    found = refused_in_a_sentence(lambda: run_files.read_results(str(tmp_path)))
     assert found is None or isinstance(found, dict)
 
 
@@ -130,8 +129,8 @@ def test_flag_files(lines, tmp_path):
 
     content = "\n".join(lines).encode("utf-8", "surrogatepass")
     (tmp_path / "flags.cfg").write_bytes(content)
-    found = refused_in_a_sentence(lambda: run_flags.settings_of(str(tmp_path)), flags.Error)
-    assert found is None or isinstance(found, Settings)
+    found = refused_in_a_sentence(lambda: run_flags.run_of(str(tmp_path)), flags.Error)
+    assert found is None or isinstance(found, Run)
 
 
 @often
@@ -150,4 +149,4 @@ def test_a_huge_file_is_not_read(tmp_path):
     with pytest.raises(
         ValueError, match=r"metrics.json is damaged \(.* is over 67,108,864 bytes\)"
     ):
-        workdir.read_results(str(tmp_path))
+        run_files.read_results(str(tmp_path))

@@ -8,6 +8,8 @@ from candle_tf.losses import DeferredReweighting
 from candle_tf.methods.second_stages import SECOND_STAGES
 from candle_tf.methods.table import (
     METHODS,
+    alone,
+    candle,
     training_loss,
     with_cosine_classifier,
     with_weight_decay,
@@ -33,12 +35,13 @@ def test_rows_are_complete(name):
     assert method.paper and method.sampler in SAMPLERS
     assert method.partner_sampler is None or method.partner_sampler in SAMPLERS
     assert method.distills == name.startswith("candle")
+    assert method.mixes == (method.model in (alone, candle))
     assert method.calibration in CALIBRATIONS
     if method.second_stage:
-        assert method.second_stage in SECOND_STAGES and method.first_stage
-    if method.first_stage:
-        first = METHODS[method.first_stage["method"]]
-        assert first.first_stage is None
+        assert method.second_stage in SECOND_STAGES and method.starts_from
+    if method.starts_from:
+        first = METHODS[method.starts_from["method"]]
+        assert first.starts_from is None
 
 
 def test_every_second_stage_is_a_method():

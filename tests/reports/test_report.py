@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 from candle_tf.reports.report import write_report
-from candle_tf.runs import inputs
-from candle_tf.runs import run as training
+from candle_tf.runs import job as training
+from candle_tf.runs.run import Run
 from candle_tf.runs.settings import Settings
 from matplotlib.figure import Figure
 
@@ -38,7 +38,7 @@ DRAWN = np.array([12, 16, 20, 16, 16, 12])
 
 @pytest.fixture(scope="module")
 def examples():
-    return inputs.load_data(SETTINGS)
+    return Run(dataclasses.replace(SETTINGS, workdir="unused")).examples
 
 
 @pytest.fixture(scope="module")

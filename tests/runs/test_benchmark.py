@@ -54,7 +54,8 @@ def test_every_cell_has_a_directory_of_its_own():
 
 
 @pytest.mark.parametrize(
-    "seeds, problem", [(["0", "x"], "--seeds are whole numbers"), (["1", "01"], "has one twice")]
+    "seeds, problem",
+    [(["0", "x"], "`seeds` must be whole numbers"), (["1", "01"], "names one twice")],
 )
 def test_seeds_are_different_whole_numbers(seeds, problem):
     with pytest.raises(ValueError, match=problem):
@@ -78,7 +79,7 @@ def test_a_row_on_other_data_is_a_reference(change, reference):
 
 
 def test_a_data_set_cannot_choose_the_method():
-    with pytest.raises(ValueError, match="--method is decided"):
+    with pytest.raises(ValueError, match="`method` is decided"):
         plan(["crt"], datasets=["digits:method='crt'"])
 
 
@@ -130,23 +131,23 @@ def test_a_store_beside_the_cells_serves_those_of_one_calibration(tmp_path):
     "methods, problem",
     [
         (["crossentropy"], "did you mean 'cross_entropy'"),
-        (["crt:batches=3"], "'crt:batches=3': Unknown flag 'batches'"),
-        (["crt:seed=3"], "--seed is decided by the benchmark's own flags"),
-        (["crt:method='ncm'"], "--method is decided"),
-        (["crt:workdir='here'"], "--workdir is decided"),
-        (["crt:epochs=-3"], "--epochs is -3"),
-        (["crt:epochs=0"], "--epochs must be at least 1"),
-        (["crt:epochs='many'"], "crt:epochs='many'.*--epochs cannot be 'many'"),
-        (["crt:temperature=4"], "--method=crt has none"),
+        (["crt:batches=3"], "'crt:batches=3': Unknown setting 'batches'"),
+        (["crt:seed=3"], "`seed` is decided by the benchmark itself"),
+        (["crt:method='ncm'"], "`method` is decided"),
+        (["crt:workdir='here'"], "`workdir` is decided"),
+        (["crt:epochs=-3"], "`epochs` is -3"),
+        (["crt:epochs=0"], "`epochs` must be at least 1"),
+        (["crt:epochs='many'"], "crt:epochs='many'.*`epochs` cannot be 'many'"),
+        (["crt:temperature=4"], "`method=crt` has none"),
         (["mislas:sampler='reversd'"], "did you mean 'reversed'"),
         (["crt", "crt"], "Two rows are called 'crt'"),
         (["crt:0"], "an argument without a name"),
         ([" = crt"], "a label is not empty"),
         (["a | b = crt"], "no | or line break"),
         (["crt:epochs=1,epochs=2"], "an argument twice"),
-        (["crt:imbalance_ratio=0.5"], "--imbalance_ratio is 0.5"),
-        (["crt:validation_split=1"], "--validation_split is 1 "),
-        ([], "needs --methods"),
+        (["crt:imbalance_ratio=0.5"], "`imbalance_ratio` is 0.5"),
+        (["crt:validation_split=1"], "`validation_split` is 1 "),
+        ([], "needs `methods`"),
     ],
 )
 def test_a_mistake_is_named_before_anything_runs(methods, problem):

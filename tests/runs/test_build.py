@@ -1,23 +1,16 @@
-import dataclasses
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.runs import build as building
-from candle_tf.runs import inputs
-from candle_tf.runs import run as training
-from candle_tf.runs.settings import resolve
+from candle_tf.runs import job as training
+from candle_tf.runs.run import Run
 from tiny_runs import tiny
 
 
 def compiled(**changes):
     """(model, student) as `run` builds them, not trained."""
-    settings = dataclasses.replace(tiny("x", method="cross_entropy"), **changes)
-    examples = inputs.load_data(settings)
-    student = building.build_student(settings, 10)
-    method = resolve(settings)
-    setup = training.set_up(settings, examples)
-    return building.build_model(settings, method, student, setup), student
+    run = Run(tiny("x", **{"method": "cross_entropy", **changes}))
+    student = run.build_student(10)
+    return training.build_model(run, student, training.set_up(run)), student
 
 
 def test_warm_up_rises_from_0_and_then_anneals_to_0():
@@ -44,23 +37,22 @@ def test_bop_flips_the_binary_weights_and_adam_moves_the_others():
 
 def test_a_student_for_a_checkpoint_needs_no_pretrained_weights():
     """Though it is the network that they are for: QuickNet has another stem below 50 pixels."""
-    settings = tiny("x", student="larq_zoo:QuickNetSmall:weights='gone.h5'", image_size=32)
+    run = Run(tiny("x", student="larq_zoo:QuickNetSmall:weights='gone.h5'", image_size=32))
     with pytest.raises(FileNotFoundError, match="gone.h5"):
-        building.build_student(settings, 10)
-    student = building.build_student(settings, 10, pretrained=False)
-    large = building.build_student(tiny("x", student="larq_zoo:QuickNetSmall", image_size=224), 10)
+        run.build_student(10)
+    student = run.build_student(10, pretrained=False)
+    large = Run(tiny("x", student="larq_zoo:QuickNetSmall", image_size=224)).build_student(10)
     assert [w.shape for w in student.weights] == [w.shape for w in large.weights]
 
 
 def test_precision_is_that_of_teacher_and_student(tmp_path):
-    settings = tiny(tmp_path, precision="mixed_bfloat16")
-    teacher = building.build_teacher(settings)
+    teacher = Run(tiny(tmp_path, precision="mixed_bfloat16")).teacher
     assert teacher.encoder.layers[-2].compute_dtype == "bfloat16"
     images = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
-    exact = building.build_teacher(tiny(tmp_path)).embed(images)
+    exact = Run(tiny(tmp_path)).teacher.embed(images)
     features = teacher.embed(images)
     assert features.dtype == tf.float32
-    other = building.build_teacher(tiny(tmp_path, precision="mixed_float16"))
-    assert other.made_of() != teacher.made_of()
+    other = Run(tiny(tmp_path, precision="mixed_float16")).teacher
+    assert other.identity() != teacher.identity()
     np.testing.assert_allclose(features, exact, atol=0.02 * np.abs(exact).max())
     assert (features.numpy() != exact.numpy()).any()

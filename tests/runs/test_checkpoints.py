@@ -7,9 +7,9 @@ import subprocess
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.runs import build as building
-from candle_tf.runs import run as training
+from candle_tf.runs import job as training
 from candle_tf.runs.checkpoints import INTERRUPTED, Checkpoints, NotFinite
+from candle_tf.runs.run import Run
 from tiny_runs import ALONE, assert_same, tiny
 
 SLOW = pytest.mark.slow
@@ -88,7 +88,7 @@ def test_sigterm_saves_and_says_so_by_its_code(update, undisturbed, tmp_path, mo
         training.run(tiny(tmp_path, **ALONE))
     assert ended.value.code == INTERRUPTED
     saved = {4: 5, 6: 6}[update]  # the update after the signal, or the epoch's end
-    assert f"Stopped after update {saved}: the same command goes on" in capsys.readouterr().out
+    assert f"Stopped after update {saved}: the same command continues" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == before
     training.run(tiny(tmp_path, **ALONE))
     assert_same(tmp_path, undisturbed)
@@ -161,10 +161,12 @@ def test_a_checkpoint_of_another_version_is_refused_and_left_alone(tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "__init__", newer)
-        with pytest.raises(ValueError, match="is of another version .* go on with the version"):
+        with pytest.raises(
+            ValueError, match="comes from another version .* continue with the version"
+        ):
             training.run(settings)
     assert newest(tmp_path).read_bytes() == before
-    building.restore(settings)
+    Run(settings).restore()
 
 
 @pytest.fixture
@@ -193,7 +195,7 @@ def test_a_full_and_a_read_only_disk_are_named_and_leave_what_is_there(
     settings = tiny(disk / "run", **ALONE, checkpoint_every=5)
     after_update(monkeypatch, 4, lambda: fill(disk))
     with pytest.raises(
-        OSError, match="(?s)checkpoint of update 5 .* make room .* goes on from .*1"
+        OSError, match="(?s)checkpoint of update 5 .* make room .* continues from .*1"
     ):
         training.run(settings)
     fill(disk)  # what the failed write has freed
@@ -202,7 +204,7 @@ def test_a_full_and_a_read_only_disk_are_named_and_leave_what_is_there(
     seen = tiny(read_only / "run", **ALONE, checkpoint_every=5)
     with pytest.raises(OSError, match="cannot be written .*Read-only.*: name another directory"):
         training.run(seen)
-    building.restore(seen)
+    Run(seen).restore()
     (disk / "filling").unlink()
     training.run(settings)
     assert_same(disk / "run", undisturbed)
@@ -213,7 +215,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
     flags = tmp_path / "flags.cfg"
     flags.write_text(flags.read_text().replace("width=0.125", "width=0.25"))
     wider = tiny(tmp_path, **ALONE, student="resnet_e:width=0.25")
-    with pytest.raises(ValueError, match="is of another version or another network"):
+    with pytest.raises(ValueError, match="comes from another version or another network"):
         training.run(wider)
 
 
@@ -254,7 +256,7 @@ def test_a_finished_run_with_a_damaged_checkpoint_says_so(tmp_path):
     training.run(settings)
     newest(tmp_path).write_bytes(b"")
     with pytest.raises(ValueError, match="ckpt-3 is damaged.*delete metrics.json"):
-        building.restore(settings)
+        Run(settings).restore()
     (tmp_path / "metrics.json").unlink()
     training.run(settings)
-    building.restore(settings)
+    Run(settings).restore()

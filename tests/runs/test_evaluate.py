@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
-from candle_tf.runs import build as building
 from candle_tf.runs import evaluate as evaluation
-from candle_tf.runs import inputs
-from tiny_runs import TINY, tiny
+from candle_tf.runs.run import Run
+from tiny_runs import tiny
 
 
 def test_predictions_are_those_of_the_metrics(finished):
@@ -11,10 +10,10 @@ def test_predictions_are_those_of_the_metrics(finished):
     kept = np.load(workdir / "predictions.npz")
     right = kept["labels"] == kept["predictions"]
     np.testing.assert_allclose(np.mean(right), results["student"]["test"]["overall"])
-    model, _ = building.restore(tiny(workdir))
-    test = inputs.load_data(TINY).test
+    run = Run(tiny(workdir))
+    model, test = run.student, run.examples.test
     np.testing.assert_array_equal(kept["labels"], test.labels)
-    batches = inputs.evaluation_batches(tiny(workdir), inputs.load_data(TINY), test)
+    batches = run.evaluation_batches(test)
     scores = np.exp(model.predict(batches, verbose=0).astype(np.float64))
     probabilities = scores / scores.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(kept["confidence"], probabilities.max(axis=1), rtol=1e-3)
@@ -24,5 +23,5 @@ def test_predictions_are_those_of_the_metrics(finished):
 
 @pytest.mark.parametrize("bits, precision", [("1", 1), ("ternary", 2), ("4", 4), ("32", 32)])
 def test_student_bits(bits, precision):
-    student = building.build_student(tiny("x", student_bits=bits), 10)
+    student = Run(tiny("x", student_bits=bits)).build_student(10)
     assert set(evaluation.student_size(student)["macs"]) == {str(precision), "32"}

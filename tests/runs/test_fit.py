@@ -11,9 +11,9 @@ import tensorflow as tf
 from candle_tf import data
 from candle_tf.data.entrance import Entrance
 from candle_tf.runs import fit as fitting
-from candle_tf.runs import inputs
-from candle_tf.runs import run as training
+from candle_tf.runs import job as training
 from candle_tf.runs.checkpoints import NotFinite
+from candle_tf.runs.run import Run
 from tiny_runs import ALONE, assert_same, history, kill, tiny, weights
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -55,7 +55,7 @@ def test_so_does_one_with(practice, tmp_path, monkeypatch):
 
 
 def test_nan_in_training_names_the_remedy(tmp_path):
-    with pytest.raises(ValueError, match="NaN or Inf in update .*Lower --learning_rate"):
+    with pytest.raises(ValueError, match="NaN or Inf in update .*Lower `learning_rate`"):
         training.run(tiny(tmp_path, method="cross_entropy", learning_rate=1e38))
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) is None
 
@@ -65,7 +65,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     script = f"""
 import resource, sys
 sys.path.insert(0, {str(pathlib.Path(__file__).parents[1])!r})
-from candle_tf.runs import run as training
+from candle_tf.runs import job as training
 from candle_tf.runs.checkpoints import Checkpoints
 from tiny_runs import tiny
 save = Checkpoints.on_epoch_end
@@ -107,13 +107,13 @@ def with_nan(monkeypatch, bad):
 def test_a_batch_with_nan_is_noted_and_left_out_on_demand(tmp_path, monkeypatch, capsys):
     with_nan(monkeypatch, [4, 5])
     settings = tiny(tmp_path / "run", **ALONE)
-    with pytest.raises(NotFinite, match=r"in update 5\. .* --on_nan=skip") as raised:
+    with pytest.raises(NotFinite, match=r"in update 5\. .* `on_nan=skip`") as raised:
         training.run(settings)
     assert str(tmp_path / "run" / "checkpoints" / "ckpt-1") in str(raised.value)
     noted = tmp_path / "run" / "not_finite" / "batch_4"
     assert str(noted) in str(raised.value)
     note = json.loads((noted / "batch.json").read_text())
-    stream = inputs.training_stream(settings, inputs.load_data(settings), 4)
+    stream = Run(settings).training_stream(4)
     assert note["update"] == 5
     assert note["labels"] == next(iter(stream))[1].numpy().tolist()
     state = dict(tf.train.list_variables(str(noted / "state")))
@@ -130,22 +130,21 @@ def test_a_batch_with_nan_is_noted_and_left_out_on_demand(tmp_path, monkeypatch,
 
 
 def test_left_out_batches_are_those_and_no_others():
-    settings = tiny("unused", **ALONE, sampler="class_balanced")
-    examples = inputs.load_data(settings)
-    every = [labels.numpy() for _, labels in inputs.training_stream(settings, examples)]
+    run = Run(tiny("unused", **ALONE, sampler="class_balanced"))
+    every = [labels.numpy() for _, labels in run.training_stream()]
     for first in range(3):
-        left = list(inputs.training_stream(settings, examples, first, skipped=[5, 2]))
+        left = list(run.training_stream(first, skipped=[5, 2]))
         places = [0, 1, 3, 4, 6, 7, 8][first:]
         assert len(left) == 9 - first
         for place, (_, labels) in zip(places, left):
             np.testing.assert_array_equal(labels, every[place])
-            indices = inputs.indices_of(settings, examples, place, [5, 2])
-            np.testing.assert_array_equal(labels, examples.train.labels[indices])
+            indices = run.indices_of(place, [5, 2])
+            np.testing.assert_array_equal(labels, run.examples.train.labels[indices])
 
 
 def test_skipping_has_an_end(tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "MOST_SKIPPED", 2)
     with_nan(monkeypatch, [0, 1, 2])
-    with pytest.raises(NotFinite, match="in update 1.*2 are left out already"):
+    with pytest.raises(NotFinite, match="in update 1.*2 batches are left out already"):
         training.run(tiny(tmp_path, **ALONE, on_nan="skip"))
     assert json.loads((tmp_path / "skipped_batches.json").read_text()) == [0, 1]

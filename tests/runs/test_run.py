@@ -8,13 +8,13 @@ import tensorflow as tf
 from candle_tf.calibration import CrossValidation
 from candle_tf.classifiers import linear
 from candle_tf.methods import METHODS
-from candle_tf.runs import build as building
 from candle_tf.runs import evaluate as evaluation
-from candle_tf.runs import inputs
-from candle_tf.runs import run as training
-from candle_tf.runs.settings import resolve, resolved
+from candle_tf.runs import job as training
+from candle_tf.runs.run import Run
 from candle_tf.runs.workdir import claimed_workdir
-from tiny_runs import TINY, assert_same, history, kill, tiny, weights
+from candle_tf.teacher import Teacher
+from candle_tf.teacher_store import TeacherStore
+from tiny_runs import assert_same, history, kill, tiny, weights
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -26,7 +26,7 @@ def test_the_workdir_holds_what_the_readme_says(finished):
     assert names >= {"history.csv", "predictions.npz", "report"}
     assert json.loads((workdir / "metrics.json").read_text()) == results
     assert results["updates"] == 6
-    student = building.build_student(TINY, 10)  # in the run it also serves other sizes
+    student = Run(tiny("x")).build_student(10)  # in the run it also serves other sizes
     assert results["student"]["macs"] == evaluation.student_size(student)["macs"]
     assert results["student"]["macs"]["1"] > 0
     phases = {"data", "calibrate", "evaluate_teacher", "train", "evaluate", "export"}
@@ -78,7 +78,7 @@ def test_a_run_from_a_teacher_store_shows_each_view_once(with_views, tmp_path, m
     settings, results = with_views
     assert results["seconds"]["teacher_views"] > 0 and 0 < results["student"]["test"]["overall"]
     shown = []
-    monkeypatch.setattr(training.TeacherStore, "take", counted(training.TeacherStore.take, shown))
+    monkeypatch.setattr(TeacherStore, "take", counted(TeacherStore.take, shown))
     training.run(dataclasses.replace(settings, workdir=str(tmp_path)))  # takes up the store
     assert_same(settings.workdir, tmp_path)
     (store,) = shown  # to read its batches, not to show the teacher any
@@ -118,7 +118,7 @@ def test_the_report_is_told_the_sizes_that_were_drawn(finished, monkeypatch):
     told = []
     monkeypatch.setattr(training, "write_report", lambda workdir, data, drawn: told.append(drawn))
     settings = tiny(workdir, resolutions=(12, 16, 20))
-    training.report(settings, inputs.load_data(settings))
+    training.report(Run(settings))
     header, *rows = (line.split(",") for line in history(workdir))
     means = [float(row[header.index("resolution")]) for row in rows]
     np.testing.assert_allclose(np.reshape(told, (2, 3)).mean(axis=1), means, rtol=1e-6)
@@ -139,12 +139,12 @@ def test_a_run_does_not_fail_for_want_of_a_report(finished, monkeypatch, capsys)
 
 def test_two_step_training_begins_with_real_weights(tmp_path, monkeypatch):
     quantizers = []
-    build = building.build_model
+    build = training.build_model
 
-    def watched(settings, method, student, *args):
+    def watched(run, student, *args, **given):
         layer = next(x for x in student.layers if "quant_conv2d" in x.name)
         quantizers.append((layer.input_quantizer is None, layer.kernel_quantizer is None))
-        return build(settings, method, student, *args)
+        return build(run, student, *args, **given)
 
     monkeypatch.setattr(training, "build_model", watched)
     settings = tiny(tmp_path, two_step=True, binary_optimizer="bop", epochs=2)
@@ -156,28 +156,18 @@ def test_two_step_training_begins_with_real_weights(tmp_path, monkeypatch):
 
 def test_each_step_turns_to_the_second_branch(monkeypatch):
     models = []
-    monkeypatch.setattr(
-        training, "fit", lambda s, method, model, *args: models.append(model) or 0.0
-    )
-    settings = tiny("x", method="bbn", two_step=True, epochs=3)
-    examples = inputs.load_data(settings)
-    student, setup = building.build_student(settings, 10), training.set_up(settings, examples)
-    training.train(settings, resolve(settings), student, setup, examples, {})
+    monkeypatch.setattr(training, "fit", lambda run, model, *args: models.append(model) or 0.0)
+    run = Run(tiny("x", method="bbn", two_step=True, epochs=3))
+    training.train_student(run, run.build_student(10), training.set_up(run), {})
     assert [model.total_steps for model in models] == [3, 6]
 
 
 def test_the_second_step_goes_on_from_all_that_the_first_learned(tmp_path, monkeypatch):
     models = []
-    monkeypatch.setattr(
-        training, "fit", lambda s, method, model, *args: models.append(model) or 0.0
-    )
-    settings = resolved(tiny(tmp_path, two_step=True, epochs=2))
-    examples = inputs.load_data(settings)
-    teacher = building.build_teacher(settings)
-    training.calibrate(teacher, settings, examples)
-    student = building.build_student(settings, 10)
-    setup = training.set_up(settings, examples, teacher)
-    second = training.train(settings, resolve(settings), student, setup, examples, {})
+    monkeypatch.setattr(training, "fit", lambda run, model, *args: models.append(model) or 0.0)
+    run = Run(tiny(tmp_path, two_step=True, epochs=2))
+    training.calibrate(run)
+    second = training.train_student(run, run.build_student(10), training.set_up(run), {})
     first, last = models
     assert last is second and first.adapter is not second.adapter
     for part in ("student", "adapter", "balancer"):
@@ -194,10 +184,10 @@ def test_factors_of_label_aware_smoothing(given, expected, finished, tmp_path, m
         return first.kernel, first.bias
 
     monkeypatch.setitem(training.SECOND_STAGES, "mislas", second_stage)
-    settings = resolved(tiny(tmp_path, method="mislas", label_smoothing=given))
-    method = dataclasses.replace(resolve(settings), batch_norm_shift=False)
-    first = tiny(finished[0], resolutions=(12, 16, 20))
-    training.retrain_classifier(settings, method, first, inputs.load_data(settings))
+    run = Run(tiny(tmp_path, method="mislas", label_smoothing=given))
+    run.method = dataclasses.replace(run.method, batch_norm_shift=False)
+    run.first_stage = Run(tiny(finished[0], resolutions=(12, 16, 20)))
+    training.retrain_classifier(run)
     assert told == [expected]
 
 
@@ -208,12 +198,11 @@ def test_a_teacher_is_calibrated_by_the_same_factors(tmp_path, monkeypatch):
         told.append(given)
         return CrossValidation(0.3, [1.0], [1])
 
-    monkeypatch.setattr(training.Teacher, "calibrate", calibrate)
+    monkeypatch.setattr(Teacher, "calibrate", calibrate)
     smoothing = {"calibration": "label_aware_smoothing", "label_smoothing": (0.3, 0.0)}
-    settings = resolved(tiny(tmp_path, **smoothing))
-    teacher = building.build_teacher(settings)
-    teacher.classifier = linear(teacher.width, 10)
-    training.calibrate(teacher, settings, inputs.load_data(settings))
+    run = Run(tiny(tmp_path, **smoothing))
+    run.teacher.classifier = run.build_student(10)
+    training.calibrate(run)
     assert told[0]["label_smoothing"] == (0.3, 0.0)
 
 
@@ -226,24 +215,24 @@ def test_a_finished_run_is_not_made_again(finished):
 
 def test_a_workdir_in_use_is_refused(tmp_path):
     settings = tiny(tmp_path)
-    with claimed_workdir(settings, inputs.load_data(settings)):
+    with claimed_workdir(tmp_path, settings.to_flags(), Run(settings).examples):
         with pytest.raises(ValueError, match=f"Another process is at work.*pid {os.getpid()} on"):
             training.run(settings)
 
 
 def test_a_run_does_not_go_on_with_other_images(tmp_path):
     settings = tiny(tmp_path)
-    examples = inputs.load_data(settings)
-    with claimed_workdir(settings, examples) as workdir:
+    examples, flags = Run(settings).examples, settings.to_flags()
+    with claimed_workdir(tmp_path, flags, examples) as workdir:
         (workdir / "checkpoints").mkdir()
-    with claimed_workdir(settings, examples):
+    with claimed_workdir(tmp_path, flags, examples):
         pass
     for change in (
         {"class_names": examples.class_names[::-1]},
         {"train": examples.train.take(np.arange(1, len(examples.train)))},
     ):
-        with pytest.raises(ValueError, match="digits has other images or classes than when"):
-            with claimed_workdir(settings, dataclasses.replace(examples, **change)):
+        with pytest.raises(ValueError, match="has other images or classes than when"):
+            with claimed_workdir(tmp_path, flags, dataclasses.replace(examples, **change)):
                 pass
 
 
@@ -266,10 +255,9 @@ def test_another_runs_workdir_is_refused(finished):
 def test_restore(finished):
     workdir, results = finished
     settings = tiny(workdir, resolutions=(12, 16, 20))
-    model, class_names = building.restore(settings)
-    assert class_names == results["class_names"]
-    report = evaluation.evaluate(model, settings, inputs.load_data(settings))
-    assert report["test"] == results["student"]["test"]
+    run = Run(settings)
+    assert run.evaluate()["test"] == results["student"]["test"]
+    assert run.class_names == results["class_names"]
 
 
 ONE_A_KIND = ("candle", "ldam_drw", "mislas", "bbn", "paco", "oltr")
@@ -284,9 +272,7 @@ def test_every_method_runs_and_is_restored(method, tmp_path):
     settings = tiny(tmp_path, method=method, epochs=1, validation_split=0.2, **half)
     results = training.run(settings)
     assert ("teacher" in results) == METHODS[method].distills
-    model, _ = building.restore(settings)
-    report = evaluation.evaluate(model, settings, inputs.load_data(settings))
-    assert report["test"] == results["student"]["test"]
+    assert Run(settings).evaluate()["test"] == results["student"]["test"]
 
 
 def test_no_epochs_measures_the_teacher_alone(tmp_path):
@@ -296,7 +282,7 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
     kept = {"validation", "test", "kilobytes", "classifier_norms", "cross_validation"}
     assert set(results["teacher"]) == kept
     with pytest.raises(ValueError, match="has trained no student"):
-        building.restore(settings)
+        Run(settings).restore()
 
 
 @pytest.mark.parametrize(
@@ -311,10 +297,10 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"student_bits": "3"}, "Unknown student_bits '3'"),
         ({"binary_optimizer": "bob"}, "did you mean 'bop'"),
         ({"binary_optimizer": "bop:gama=1"}, "gama"),
-        ({"binary_optimizer": "bop", "student_bits": "4"}, "bop trains binary weights"),
-        ({"two_step": True, "epochs": 1}, "--two_step needs at least 2 --epochs"),
-        ({"warmup_epochs": -1}, "--warmup_epochs is -1"),
-        ({"warmup_epochs": 2}, "--warmup_epochs is 2 but must be below the 2 epochs"),
+        ({"binary_optimizer": "bop", "student_bits": "4"}, "bop` trains binary weights"),
+        ({"two_step": True, "epochs": 1}, "`two_step` needs at least 2 `epochs`"),
+        ({"warmup_epochs": -1}, "`warmup_epochs` is -1"),
+        ({"warmup_epochs": 2}, "`warmup_epochs` is 2 but must be below the 2 epochs"),
         ({"warmup_epochs": 1, "two_step": True}, "below the 1 epochs"),
         ({"teacher": "keras:MobilNet"}, "did you mean 'MobileNet'"),
         ({"teacher": "larq_zoo:QuikNet"}, "did you mean 'QuickNet'"),
@@ -322,7 +308,7 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"teacher": "MobileNet"}, "did you mean 'keras:MobileNet'"),
         ({"teacher": "kears:MobileNet"}, "did you mean 'keras:MobileNet'"),
         ({"teacher": "Letters"}, "did you mean 'letters'"),
-        ({"teacher_preprocessing": "tensorflow"}, "Unknown preprocessing"),
+        ({"teacher_preprocessing": "tensorflow"}, "Unknown teacher_preprocessing"),
         ({"teacher": "keras:InceptionV3", "teacher_weights": ""}, "teacher can downsample"),
         ({"sampler": "class_balance"}, "did you mean 'class_balanced'"),
         ({"sampler": "progressively_balanced"}, "train for more updates"),
@@ -330,7 +316,7 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"calibration": "softmax"}, "balanced_softmax"),
         ({"crop": "padded"}, "did you mean 'pad'"),
         ({"color_jitter": 1.5}, "color_jitter is 1.5"),
-        ({"imbalance_ratio": 0.5}, "imbalance_ratio is 0.5"),
+        ({"imbalance_ratio": 0.5}, "`imbalance_ratio` is 0.5"),
         ({"profile": "exp"}, "exponential"),
         ({"resolutions": (4, 16, 20)}, "smaller than the student can downsample"),
         (
@@ -338,29 +324,29 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
             "Resolution 24 is smaller than the teacher can downsample .32-fold",
         ),
         ({"resolutions": (20, 24)}, "below and above 16"),
-        ({"batch_size": 0}, "--batch_size is 0"),
-        ({"epochs": -1}, "--epochs is -1"),
-        ({"steps_per_epoch": 0}, "--steps_per_epoch is 0"),
-        ({"calibration_epochs": 0}, "--calibration_epochs is 0"),
-        ({"temperature": 0.0}, "--temperature is 0"),
-        ({"mixup": -0.1}, "--mixup is -0.1 but must be finite and at least 0"),
-        ({"mixup": float("nan")}, "--mixup is nan"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
+        ({"epochs": -1}, "`epochs` is -1"),
+        ({"steps_per_epoch": 0}, "`steps_per_epoch` is 0"),
+        ({"calibration_epochs": 0}, "`calibration_epochs` is 0"),
+        ({"temperature": 0.0}, "`temperature` is 0"),
+        ({"mixup": -0.1}, "`mixup` is -0.1 but must be finite and at least 0"),
+        ({"mixup": float("nan")}, "`mixup` is nan"),
         ({"mixup": 0.01}, "mixup is 0.01"),
-        ({"teacher_views": -1}, "--teacher_views is -1"),
+        ({"teacher_views": -1}, "`teacher_views` is -1"),
         (
             {"teacher_views": 2, "resolutions": (12, 16, 20)},
             "With views=2 no view has the resolution",
         ),
-        ({"teacher_views": 2, "teacher_store": "run"}, "--teacher_store is the --workdir"),
-        ({"teacher_views": 2, "teacher_store": "run/calibration"}, "is the --workdir or in it"),
+        ({"teacher_views": 2, "teacher_store": "run"}, "`teacher_store` is the `workdir`"),
+        ({"teacher_views": 2, "teacher_store": "run/calibration"}, "is the `workdir` or inside it"),
         ({"teacher_views": 2, "teacher_store": "other"}, "is the workdir of a run"),
         ({"teacher_views": 10**9}, "has no room for"),
-        ({"teacher_store": "store", "teacher_views": 0}, "there are none with --teacher_views=0"),
-        ({"label_smoothing": (0.3,)}, "--label_smoothing is 0.3 but must be two numbers"),
-        ({"label_smoothing": (0.3, 1.0)}, "--label_smoothing is 0.3,1.0"),
-        ({"learning_rate": float("nan")}, "--learning_rate is nan"),
-        ({"seed": -1}, "--seed is -1"),
-        ({"workdir": ""}, "--workdir is missing"),
+        ({"teacher_store": "store", "teacher_views": 0}, "there are none with `teacher_views=0`"),
+        ({"label_smoothing": (0.3,)}, r"`label_smoothing` is \(0.3,\) but must be two numbers"),
+        ({"label_smoothing": (0.3, 1.0)}, r"`label_smoothing` is \(0.3, 1.0\)"),
+        ({"learning_rate": float("nan")}, "`learning_rate` is nan"),
+        ({"seed": -1}, "`seed` is -1"),
+        ({"workdir": ""}, "`workdir` is missing"),
     ],
 )
 def test_bad_settings_are_refused_before_training(changes, message, tmp_path, monkeypatch):
@@ -384,10 +370,9 @@ def test_a_run_in_bfloat16_is_evaluated_and_taken_up_in_float32(tmp_path):
     settings = tiny(tmp_path, precision="mixed_bfloat16", mixup=1.0, two_step=True)
     results = training.run(settings)
     assert tf.keras.mixed_precision.global_policy().name == "float32"
-    model, _ = building.restore(settings)
-    assert {layer.compute_dtype for layer in model.student.layers} == {"float32"}
-    examples = inputs.load_data(settings)
-    assert evaluation.evaluate(model, settings, examples)["test"] == results["student"]["test"]
+    run = Run(settings)
+    assert {layer.compute_dtype for layer in run.student.student.layers} == {"float32"}
+    assert run.evaluate()["test"] == results["student"]["test"]
     kernels = [w for w in weights(tmp_path) if w.ndim == 4]
     assert {w.dtype for w in kernels} == {np.dtype("float32")}
     assert results["student"]["macs"]["1"] > 0
