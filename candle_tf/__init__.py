@@ -31,6 +31,7 @@ from candle_tf.balancer import AdversarialBalancer  # noqa: E402
 from candle_tf.model import CandleModel  # noqa: E402
 from candle_tf.resolution import RandomResolution  # noqa: E402
 from candle_tf.runs import Run, train  # noqa: E402
+from candle_tf.student_model import StudentModel  # noqa: E402
 from candle_tf.teacher import Teacher  # noqa: E402
 from candle_tf.teacher_store import TeacherStore  # noqa: E402
 

@@ -15,6 +15,7 @@ from absl import flags
 from candle_tf.cli import run_flags
 from candle_tf.export.c_source import scratch_bytes
 from candle_tf.reports.export_report import export_report
+from candle_tf.student_model import FORMATS
 from candle_tf.utils.files import write_text
 
 
@@ -22,7 +23,7 @@ def export():
     run, format = run_flags.run_of(flags.FLAGS.workdir), flags.FLAGS.format
     name = {"saved_model": "saved_model", "c": "student"}.get(format, f"{format}.tflite")
     output = flags.FLAGS.output or os.path.join(run.workdir, name)
-    run.export(output, format)
+    run.export(output, format=format)
     print(f"Wrote {output}")
     if format == "c":
         print(f"Its scratch memory takes {scratch_bytes(output):,} bytes.")

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 from candle_tf.methods import METHODS
-from candle_tf.model import StudentModel
 from candle_tf.reports.tables import markdown, shares
 from candle_tf.runs.build import computing_in
 from candle_tf.runs.run import Run
 from candle_tf.runs.settings import OF_FEATURES, OF_TEACHER, Settings, canonical, first_stage_of
 from candle_tf.runs.store import check_store
 from candle_tf.runs.workdir import identity
+from candle_tf.student_model import StudentModel
 from candle_tf.utils.files import locked, write_text
 from candle_tf.utils.names import lookup, parse_spec
 from candle_tf.utils.run_files import HISTORY_FILE, read_results
@@ -193,7 +193,7 @@ def check_parts(cells: Sequence[Cell]):
                     students.add(student)
                     with computing_in(run.settings.precision):
                         network = run.build_student(len(examples.class_names))
-                    StudentModel(network, run.settings.resolutions)
+                    StudentModel(network, resolutions=run.settings.resolutions)
                 if run.settings.teacher_views:
                     check_shared_store(run, stores)
                 run.check_sampler()

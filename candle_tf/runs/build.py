@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from candle_tf.calibration import CrossValidation
+from candle_tf.classifiers import encode_dataset
 from candle_tf.teacher import Teacher, named_teachers
+from candle_tf.utils.distribution import from_first, leads
 from candle_tf.utils.names import arguments_of, lookup, parse_spec
 
 LETTERS = Path(__file__).parents[1] / "assets" / "letters.h5"
@@ -38,11 +41,19 @@ def named_teacher(
         name, arguments = parse_spec(spec)
         name = name.removeprefix(f"{kind}:")
         with arguments_of("teacher", spec):
-            return named[kind](name, image_size, weights or None, preprocessing, **arguments)
+            return named[kind](
+                name,
+                image_size,
+                weights=weights or None,
+                preprocessing=preprocessing,
+                **arguments,
+            )
     if not os.path.exists(spec) and not os.path.splitext(spec)[1]:
         lookup("teacher", spec, dict.fromkeys(named_teachers()))
     path = LETTERS if spec == "letters" else spec
-    return Teacher.from_file(path, image_size, preprocessing, allow_custom_code)
+    return Teacher.from_file(
+        path, image_size, preprocessing=preprocessing, allow_custom_code=allow_custom_code
+    )
 
 
 def mirrored_teacher(teacher: Teacher) -> Teacher:
@@ -51,6 +62,59 @@ def mirrored_teacher(teacher: Teacher) -> Teacher:
     again.encoder.set_weights(teacher.encoder.get_weights())
     again.classifier.set_weights(teacher.classifier.get_weights())
     return again
+
+
+def calibrate_for_all(
+    teacher: Teacher,
+    batches: tf.data.Dataset | tf.distribute.DistributedDataset,
+    class_counts: np.ndarray,
+    views: int,
+    directory: Path,
+    strategy: tf.distribute.Strategy,
+    **how,
+) -> CrossValidation:
+    """Calibrates a teacher whose features all replicas compute, and gives it to all workers.
+
+    Args:
+        teacher: Teacher to calibrate.
+        batches: Batches of (images, labels), from `candle_tf.utils.distribution.distributed`.
+        class_counts: Training images per class, (classes,).
+        views: Number of readings of the batches.
+        directory: Directory of the features, which an interrupted calibration continues.
+        strategy: Strategy whose replicas each encode their part.
+        **how: Further arguments of `Teacher.calibrate`.
+
+    Returns:
+        The cross-validated accuracy, the same on all workers.
+
+    Example:
+        >>> calibrate_for_all(
+        ...     teacher, batches, counts, 4, "features", strategy, seed=0
+        ... )  # doctest: +SKIP
+    """
+    verbose = int(leads(strategy))
+    encoded = encode_dataset(
+        teacher.embed,
+        batches,
+        class_counts,
+        views=views,
+        verbose=verbose,
+        directory=directory,
+        made_of=teacher.made_of(),
+        strategy=strategy,
+    )
+    classes = len(class_counts)
+    kernel, bias, measured = np.zeros((teacher.width, classes)), np.zeros(classes), [0.0] * classes
+    checked = CrossValidation(0.0, measured, class_counts.tolist())
+    if leads(strategy):
+        checked = teacher.calibrate(encoded, class_counts, verbose=verbose, **how)
+        kernel, bias = teacher.classifier.get_weights()
+    kernel, bias = from_first(strategy, kernel), from_first(strategy, bias)
+    measured = np.asarray(from_first(strategy, np.array([checked.strength, *checked.per_class])))
+    strength, *per_class = measured.tolist()
+    checked = CrossValidation(strength, per_class, class_counts.tolist())
+    teacher.set_classifier(kernel, bias, checked)
+    return checked
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.model import StudentModel
+from candle_tf.student_model import StudentModel
 from candle_tf.utils.distribution import agreed, first_line, from_first, meet, share_of
 from candle_tf.utils.run_files import CHECKPOINTS, METRICS_FILE
 

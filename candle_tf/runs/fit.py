@@ -9,11 +9,11 @@ from pathlib import Path
 
 import tensorflow as tf
 from candle_tf.methods import Setup, training_loss
-from candle_tf.model import StudentModel
 from candle_tf.networks.surgery import renewed, with_synchronized_batch_norm
 from candle_tf.runs.build import computing_in, mirrored_teacher
 from candle_tf.runs.checkpoints import Checkpoints, NotFinite
 from candle_tf.runs.run import Run, place_of
+from candle_tf.student_model import StudentModel
 from candle_tf.teacher_store import TeacherStore
 from candle_tf.utils.distribution import distributed
 from candle_tf.utils.files import read_json, write_text

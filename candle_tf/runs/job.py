@@ -13,16 +13,16 @@ import tensorflow as tf
 from candle_tf.calibration import CrossValidation
 from candle_tf.classifiers import encode_dataset
 from candle_tf.methods import SECOND_STAGES, FirstStage, Setup
-from candle_tf.model import StudentModel
 from candle_tf.networks.safe_load import load_model
 from candle_tf.reports.report import write_report
-from candle_tf.runs.build import computing_in
+from candle_tf.runs.build import calibrate_for_all, computing_in
 from candle_tf.runs.evaluate import classifier_norms, student_size
 from candle_tf.runs.fit import build_model, fit
 from candle_tf.runs.run import Run
 from candle_tf.runs.settings import Settings
 from candle_tf.runs.store import check_store, complete_store, decide_views
 from candle_tf.runs.workdir import check_workdir, claimed_workdir, of_earlier_version
+from candle_tf.student_model import StudentModel
 from candle_tf.students import bits
 from candle_tf.utils.distribution import (
     build_strategy,
@@ -139,7 +139,7 @@ def prepare(run: Run) -> tuple[tf.keras.Model, dict[str, float]]:
         examples = run.examples
     with computing_in(settings.precision):
         student = run.build_student(len(examples.class_names))
-    StudentModel(student, settings.resolutions)  # refuses sizes that cannot work
+    StudentModel(student, resolutions=settings.resolutions)  # refuses sizes that cannot work
     if settings.epochs and run.method.distills and settings.teacher_views is None:
         decide_views(run)
     if settings.epochs and run.settings.teacher_views and run.leads:
@@ -372,18 +372,18 @@ def calibrate(run: Run):
     wide = settings.batch_size * strategy.num_replicas_in_sync  # nothing is trained on a batch
     views, images = settings.calibration_views, len(run.examples.train)
     print(f"Calibrating {settings.teacher} on {images} images, {views} views each")
-    checked = teacher.calibrate(
+    checked = calibrate_for_all(
+        teacher,
         distributed(
             strategy, lambda share: run.training_batches(wide, seed=settings.seed + 1, share=share)
         ),
         counts,
+        views,
+        features,
+        strategy,
         loss=settings.calibration,
         label_smoothing=run.label_smoothing,
-        views=views,
         seed=settings.seed,
-        verbose=int(run.leads),
-        directory=features,
-        strategy=strategy,
     )
     if run.leads:
         write_text(calibration_file, json.dumps(checked.get_config()) + "\n")

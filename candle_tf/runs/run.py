@@ -11,7 +11,6 @@ import tensorflow as tf
 from candle_tf import data, metrics, students
 from candle_tf.data.pipeline import training_places
 from candle_tf.methods import Method
-from candle_tf.model import StudentModel
 from candle_tf.networks.surgery import at_policy, check_size
 from candle_tf.reports.tables import summary_table
 from candle_tf.resolution import RandomResolution, resize
@@ -20,6 +19,7 @@ from candle_tf.runs.checkpoints import restored
 from candle_tf.runs.evaluate import logits_of, save_predictions
 from candle_tf.runs.settings import OF_VIEWS, Settings, canonical, first_stage_of, method_of
 from candle_tf.runs.workdir import as_begun
+from candle_tf.student_model import StudentModel
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher
 from candle_tf.teacher_store import TeacherStore
@@ -201,7 +201,9 @@ class Run:
             scaling = {"mean": info.mean, "std": info.std} if info.mean else {}
             arguments = {**scaling, **arguments}
         with arguments_of("student", settings.student):
-            student = students.find(name)(num_classes, settings.image_size, **arguments)
+            student = students.create(
+                name, num_classes=num_classes, image_size=settings.image_size, **arguments
+            )
         return self.method.network(bits.at_bits(student, settings.student_bits))
 
     # Sizes.
@@ -434,7 +436,7 @@ class Run:
             )
         return reports
 
-    def export(self, path: str | os.PathLike, format: str = "saved_model"):
+    def export(self, path: str | os.PathLike, *, format: str = "saved_model"):
         """Writes the trained student.
 
         Args:
@@ -444,7 +446,11 @@ class Run:
         share = self.augmentation.centre_square
         options = {"images": self.calibration_images()} if format == "int8" else {}
         self.student.export(
-            os.fspath(path), self.class_names, format, centre_square=share, **options
+            os.fspath(path),
+            class_names=self.class_names,
+            format=format,
+            centre_square=share,
+            **options,
         )
 
     def calibration_images(self) -> np.ndarray:

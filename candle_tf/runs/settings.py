@@ -326,7 +326,7 @@ class Settings:
         if not self.workdir:
             raise ValueError("`workdir` is missing: name the directory that the run writes to.")
         method = method_of(self)
-        students.find(parse_spec(self.student)[0])
+        students.parse(self.student)
         build_optimizer(self.binary_optimizer, self.learning_rate)
         for name, value in self.given(CHOICES).items():
             lookup(name, value, dict.fromkeys(CHOICES[name]))

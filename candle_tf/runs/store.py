@@ -6,7 +6,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from candle_tf.model import CandleModel
 from candle_tf.runs.run import Run
-from candle_tf.teacher_store import TeacherStore, plan_views, record_of, sources, view_sizes
+from candle_tf.teacher_store import TeacherStore, plan_views, record_of, store_made_of, view_sizes
 from candle_tf.utils.distribution import from_first
 from candle_tf.utils.files import Rows, check_room, locked
 from candle_tf.utils.run_files import FLAG_FILE
@@ -51,7 +51,7 @@ def check_store(run: Run) -> dict:
     """
     teacher, train, settings = run.teacher, run.examples.train, run.settings
     directory, augmentation, size = run.store_directory, run.augmentation, run.view_size
-    made_of = sources(teacher, train, size, augmentation, run.resolution, settings.seed)
+    made_of = store_made_of(teacher, train, size, augmentation, run.resolution, settings.seed)
     if (directory / FLAG_FILE).exists():
         raise ValueError(
             f"`teacher_store={directory}` is the workdir of a run: give the store a directory of "
@@ -78,10 +78,10 @@ def complete_store(run: Run, model: CandleModel) -> TeacherStore:
         run.store_directory,
         model,
         run.examples.train,
-        run.view_size,
-        run.settings.teacher_views,
-        run.augmentation,
-        run.settings.seed,
+        image_size=run.view_size,
+        views=run.settings.teacher_views,
+        augmentation=run.augmentation,
+        seed=run.settings.seed,
     )
     store.complete(verbose=int(run.leads), strategy=run.strategy)
     return store

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf.calibration import CrossValidation
-from candle_tf.classifiers import linear
 from candle_tf.methods import METHODS
 from candle_tf.runs import evaluate as evaluation
 from candle_tf.runs import job as training
@@ -201,7 +200,7 @@ def test_a_teacher_is_calibrated_by_the_same_factors(tmp_path, monkeypatch):
     monkeypatch.setattr(Teacher, "calibrate", calibrate)
     smoothing = {"calibration": "label_aware_smoothing", "label_smoothing": (0.3, 0.0)}
     run = Run(tiny(tmp_path, **smoothing))
-    run.teacher.classifier = run.build_student(10)
+    run.teacher.classifier = linear(run.teacher.width, 10)
     training.calibrate(run)
     assert told[0]["label_smoothing"] == (0.3, 0.0)
 

@@ -18,7 +18,7 @@ from candle_tf import CandleModel, Teacher, TeacherStore, data
 from candle_tf.classifiers import feature_record, linear
 from candle_tf.networks.surgery import synchronizes, with_synchronized_batch_norm
 from candle_tf.runs import job as training
-from candle_tf.runs.build import named_teacher
+from candle_tf.runs.build import calibrate_for_all, named_teacher
 from candle_tf.runs.checkpoints import INTERRUPTED
 from candle_tf.runs.evaluate import evaluate
 from candle_tf.runs.settings import Settings
