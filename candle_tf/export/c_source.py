@@ -291,6 +291,7 @@ class Arena:
         self.taken: list[list[int]] = []  # first, one past the last, until when
 
     def take(self, size: int, now: int, until: int) -> int:
+        """Returns the start of the first free block of `size`, taken from `now` to `until`."""
         size = -(-size // 16) * 16
         self.taken = sorted(part for part in self.taken if part[2] >= now)
         first = 0
@@ -303,6 +304,7 @@ class Arena:
         return first
 
     def keep(self, first: int, until: int):
+        """Keeps the block that starts at `first` at least to `until`."""
         for part in self.taken:
             if part[0] == first:
                 part[2] = max(part[2], until)
@@ -327,6 +329,7 @@ class Layer:
             self.weights = "float", floats(value.weights)
 
     def tables(self) -> Iterator[str]:
+        """Yields the constant arrays: weights, factors and thresholds."""
         value, i = self.value, self.index
         yield f"\n/* {comment(value.layer)}: {value.kind}, {' x '.join(map(str, value.shape))} */\n"
         if value.inputs and value.kind != "copy":
@@ -344,12 +347,15 @@ class Layer:
 
     @staticmethod
     def varies(numbers: np.ndarray | None) -> bool:
+        """Returns whether a table is needed, because the channels have different numbers."""
         return numbers is not None and np.any(numbers != numbers[0])
 
     def factor(self, letter: str, j: int, numbers: np.ndarray) -> str:
+        """Returns the C expression of a step's number for channel c."""
         return f"{letter}_{self.index}_{j}[c]" if self.varies(numbers) else floats(numbers[:1])[0]
 
     def shape(self) -> str:
+        """Returns the constant struct with the sizes of the maps and of the window."""
         window, given = self.value.window, self.value.inputs[0].shape
         pairs = (window.kernel, window.strides, window.dilation, window.before)
         braced = ", ".join(f"{{{a}, {b}}}" for a, b in pairs)
@@ -408,6 +414,7 @@ class Layer:
         return "\n".join(text)
 
     def call(self) -> str:
+        """Returns the statements that compute the value."""
         value, i, places = self.value, self.index, self.places
         then = f"FN(finish_{i})"
         if value.kind == "pixels":
@@ -429,6 +436,7 @@ class Layer:
         return f"{start}{then});\n"
 
     def copy(self, then: str) -> str:
+        """Returns the loop that copies the parts of other maps, then calls the function `then`."""
         value, places = self.value, self.places
         lines, at = [], 0
         for number, first, last in value.parts:
@@ -445,6 +453,7 @@ class Layer:
         return self.each_pixel(*lines, f"{then}(s, s->row, pixel);")
 
     def each_pixel(self, *statements: str) -> str:
+        """Returns a loop over the pixels of the value."""
         pixels = self.value.shape[0] * self.value.shape[1]
         body = "".join(f"        {statement}\n" for statement in statements)
         return f"    for (pixel = 0; pixel < {pixels}; pixel++) {{\n{body}    }}\n"

@@ -81,10 +81,12 @@ class FirstStage:
 
     @property
     def width(self) -> int:
+        """Number of features per image."""
         return self.kernel.shape[0]
 
     @property
     def num_classes(self) -> int:
+        """Number of classes of the trained classifier."""
         return self.kernel.shape[1]
 
 

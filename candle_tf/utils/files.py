@@ -157,6 +157,7 @@ class Rows:
 
     @property
     def path(self) -> Path:
+        """Path of the file in the directory."""
         return self.directory / ROWS
 
     def __len__(self) -> int:

@@ -49,6 +49,7 @@ class QuietImport(importlib.abc.MetaPathFinder):
     """Import hook that runs the first import of TensorFlow `without_noise`."""
 
     def find_spec(self, name, path=None, target=None):
+        """Returns the usual spec of TensorFlow with a loader that runs `without_noise`."""
         if name != "tensorflow":
             return None
         sys.meta_path.remove(self)

@@ -88,6 +88,7 @@ class Folder:
 
     @property
     def name(self) -> str:
+        """The last part of the path."""
         return self.path.rstrip("/").rpartition("/")[2]
 
     def every_image(self) -> Iterator[str]:
@@ -97,6 +98,7 @@ class Folder:
             yield from folder.every_image()
 
     def has_images(self) -> bool:
+        """Returns whether the folder holds an image at any depth."""
         return next(self.every_image(), None) is not None
 
     def size(self) -> int:
@@ -206,12 +208,15 @@ class Reader:
         self.class_of: dict[str, str] = {}  # path of a folder -> its class
 
     def refuse(self, found: str, remedy: str = ""):
+        """Raises the sentence that names what was found and which trees can be read."""
         raise ValueError(f"{self.root}: {found}. {READ}{': ' if remedy else ''}{remedy}.")
 
     def shown(self, folder: Folder) -> str:
+        """Returns a folder's path for messages, also for the root."""
         return folder.path or f"{os.path.basename(os.path.abspath(self.root))}/"
 
     def layout(self) -> Layout:
+        """Finds the splits first, then the classes in each, and keeps a note of each decision."""
         if not self.top.has_images():
             raise ValueError(f"{self.root} has no image that can be read: check the path.")
         folder, splits = self.top, self.splits_in(self.top)
@@ -243,6 +248,7 @@ class Reader:
         return self.result(classes)
 
     def say_place(self, places: Mapping[str, Folder]):
+        """Notes the folders that splits or classes are read from, unless they are obvious."""
         read = ", ".join(f"{what} from {at.path}" for what, at in places.items() if at.path)
         if read:
             self.notes.append(f"Read {read}")
@@ -373,6 +379,7 @@ class Reader:
             )
 
     def result(self, splits: Mapping[str, Mapping[str, Sequence[str]]]) -> Layout:
+        """Returns the layout of the splits, with all that is left out."""
         return Layout(splits, list(self.left_out(self.top, None)), self.notes)
 
     def left_out(self, folder: Folder, class_name: str | None) -> Iterator[LeftOut]:
