@@ -169,7 +169,7 @@ def binary_layers(student: tf.keras.Model) -> list[tf.keras.layers.Layer]:
         ValueError: For a student without quantized layers, or for the first that LCE cannot pack.
     """
     found = []
-    for layer in student._flatten_layers(include_self=False):  # also inside nested models
+    for layer in student._flatten_layers(include_self=False):  # those of nested models too
         names = {role: f"{role}_quantizer" for role in ("input", *KERNELS)}
         own = {role: getattr(layer, q) for role, q in names.items() if hasattr(layer, q)}
         if not any(own.values()):

@@ -50,7 +50,7 @@ class BbnModel(StudentModel):
         own_size_only = self.resolution.sizes == (student.input_shape[1],)
         encoder, _ = split_at_features(student, own_size_only)
         pooled = encoder.get_layer("features").get_input_at(-1)
-        # Each batch passes the trunk alone, so that batch norm uses its own statistics.
+        # Each with its own batch's statistics in the trunk, as each branch passes it alone.
         branches = [tf.keras.Model(encoder.input, features) for features in pooled]
         self.encode_each = lambda batches: tf.concat(
             [encode(images, training=True) for encode, images in zip(branches, batches)], axis=-1

@@ -66,7 +66,7 @@ class DiveModel(StudentModel):
 
     def objective(self, images, labels, sample_weight):
         logits = self.classify(self.encode(images, training=True), training=True)
-        # softmax(z)^p, normalised, equals softmax(p z).
+        # A power of a softmax, normalised, is the softmax of that multiple of its logits.
         virtual = self.power * self.teach(images)
         kl = batch_mean(losses.kl_divergence(virtual, logits, self.temperature), sample_weight)
         # Added to Keras' loss, which logs the sum and scales it for the replicas.

@@ -27,7 +27,7 @@ def makes_probabilities(layer: tf.keras.layers.Layer) -> bool:
 
 
 def last_of(network: tf.keras.Model) -> tf.keras.layers.Layer:
-    """Returns the layer that computes a network's output, also inside a nested network."""
+    """The layer that gives a network's output, in the networks that are its layers too."""
     layer = network.outputs[0].node.layer
     return last_of(layer) if isinstance(layer, tf.keras.Model) and layer.outputs else layer
 
