@@ -17,8 +17,8 @@ Classifier = tuple[np.ndarray, np.ndarray]  # kernel and bias
 CROSS_ENTROPY = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 TAUS = np.linspace(0.0, 2.0, 21)
 NEIGHBORS = 5  # nearest neighbours in SMOTE
-# Weight balancing: the radius is the published one. The decay is smaller than the published one,
-# which was tuned to other features and would ruin the classifier of a small student.
+# Weight balancing: the radius is the published one. The published decay was tuned to other features
+# and would ruin the classifier of a small student.
 MAX_NORM, WEIGHT_DECAY = 0.1, 1e-3
 
 
