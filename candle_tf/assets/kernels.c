@@ -41,7 +41,7 @@ static INLINE struct window window_of(const struct shape *shape, int y, int x)
     return window;
 }
 
-/* The input pixel under a tap, which lies on the map. */
+/* The input pixel under a tap inside the map. */
 static INLINE size_t under(const struct shape *shape, const struct window *window, int y, int x)
 {
     size_t row = (size_t)(window->start[0] + y * shape->dilation[0]);
@@ -408,7 +408,7 @@ static ONCE TARGET void FN(depthwise)(
         }
 }
 /* section: average */
-/* The mean of what lies on the map. */
+/* The mean of the pixels inside the map. */
 static ONCE TARGET void FN(average)(
     struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
     finish *then)
@@ -434,7 +434,7 @@ static ONCE TARGET void FN(average)(
         }
 }
 /* section: max */
-/* The largest of what lies on the map. */
+/* The largest of the pixels inside the map. */
 static ONCE TARGET void FN(max)(
     struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
     finish *then)

@@ -1,10 +1,10 @@
-"""Pixels and labels where they enter: what they must be, in a sentence where they are not."""
+"""Checks of pixels and labels where they enter: wrong ones are refused in one clear sentence."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 CHANNELS = 3
-OVERSHOOT = 26  # beyond [0, 255], as sharp resizing and colour changes leave it
+OVERSHOOT = 26  # sharp resizing and colour changes leave [0, 255] by so much
 SCALED = 1.2  # images that end here were divided by 255
 NORMALISED = 16  # images that begin below 0 and end here were normalised
 WHAT = "images are RGB in [0, 255], float32 or uint8, (batch, height, width, 3)"
@@ -13,15 +13,16 @@ WHAT = "images are RGB in [0, 255], float32 or uint8, (batch, height, width, 3)"
 def check_pixels(images: ArrayLike, where: str, first: int = 0):
     """Refuses a batch that cannot be images in [0, 255].
 
-    All images are judged together: one that is dark, or black, is as good as any.
+    The range is judged over the whole batch, so one dark or black image does no harm.
 
     Args:
-        images: the batch, as an array or a tensor.
-        where: what they were passed to, for the message.
-        first: the index of the first of them in their stream.
+        images: The batch, as an array or a tensor.
+        where: Name of the call that got the images, for the message.
+        first: Index of the batch's first image in its stream.
 
     Raises:
-        ValueError: for another shape, dtype or range, or NaN; says what it seems to be.
+        ValueError: For another shape, dtype or range, or for NaN. The message says what the images
+            seem to be.
 
     Example:
         >>> check_pixels(np.full((1, 8, 8, 3), 0.5), "fit")
@@ -51,13 +52,17 @@ def check_pixels(images: ArrayLike, where: str, first: int = 0):
 
 
 def check_range(low: np.ndarray, high: np.ndarray, may_be_dark: ArrayLike, where: str):
-    """Refuses images that are not in [0, 255], judged together.
+    """Refuses images that are not in [0, 255], judged over the whole batch.
 
     Args:
-        low, high: the least and the largest pixel of each image, (batch,).
-        may_be_dark: whether images that end at 1 are dark ones, as those of whole numbers are;
-            for all, or for each.
-        where: what they were passed to, for the message.
+        low: The smallest pixel of each image, (batch,).
+        high: The largest pixel of each image, (batch,).
+        may_be_dark: Whether an image with a maximum of 1 may be a dark one, as an image of integers
+            may: one value for the batch or one per image.
+        where: Name of the call that got the images, for the message.
+
+    Raises:
+        ValueError: If the images seem to be normalised, divided by 255 or out of range.
     """
     low, high = float(np.min(low)), float(np.max(high))
     if low < 0 and high < NORMALISED or low < -OVERSHOOT:
@@ -67,7 +72,7 @@ def check_range(low: np.ndarray, high: np.ndarray, may_be_dark: ArrayLike, where
         )
     if high > 255 + OVERSHOOT:
         raise ValueError(
-            f"{where}: images are in [0, 255]; these end at {high:.6g}: bring them to that range."
+            f"{where}: images are in [0, 255]; these end at {high:.6g}: scale them to that range."
         )
     if 0 < high < SCALED and not np.all(may_be_dark):
         raise ValueError(
@@ -77,12 +82,16 @@ def check_range(low: np.ndarray, high: np.ndarray, may_be_dark: ArrayLike, where
 
 
 def almost_black(images: np.ndarray) -> bool:
-    """Whether few pixels are 1 and all others 0, as of a photograph at night."""
+    """Returns whether a few pixels are 1 and all others 0, as in a photograph taken at night."""
     return bool(((images == 0) | (images == 1)).all() and images.mean() < 0.02)
 
 
 def check_image_shape(shape: tuple[int | None, ...], where: str):
-    """Refuses a shape that is not (batch, height, width, 3); None is any size."""
+    """Refuses a shape that is not (batch, height, width, 3), where None means any size.
+
+    Raises:
+        ValueError: For another shape. The message says how to convert the images.
+    """
     shape = tuple(shape)
     if len(shape) == 4 and shape[-1] in (CHANNELS, None):
         return
@@ -97,7 +106,7 @@ def check_image_shape(shape: tuple[int | None, ...], where: str):
     elif len(shape) == 3:
         remedy = "gray images need three channels: tf.image.grayscale_to_rgb(images[..., None])"
     else:
-        remedy = "bring them to that shape"
+        remedy = "reshape them"
     said = ", ".join("?" if n is None else str(n) for n in shape)
     raise ValueError(f"{where}: {WHAT}; these have the shape ({said}): {remedy}.")
 
@@ -106,13 +115,13 @@ def check_labels(labels: ArrayLike, num_classes: int, where: str, first: int = 0
     """Refuses labels that are not class numbers in [0, num_classes), one per image.
 
     Args:
-        labels: of shape (batch,) or (batch, 1), as an array or a tensor.
-        num_classes: the number of classes.
-        where: what they were passed to, for the message.
-        first: the index of the first of them in their stream.
+        labels: An array or a tensor, (batch,) or (batch, 1).
+        num_classes: Number of classes.
+        where: Name of the call that got the labels, for the message.
+        first: Index of the batch's first label in its stream.
 
     Raises:
-        ValueError: which names the first wrong label by its index in the stream.
+        ValueError: For wrong labels. The message names the first one by its index in the stream.
     """
     labels = np.asarray(labels)
     if labels.ndim > 1 and labels.shape[1:] != (1,):
@@ -146,7 +155,11 @@ def check_labels(labels: ArrayLike, num_classes: int, where: str, first: int = 0
 
 
 def check_examples(examples, num_classes: int, where: str):
-    """Refuses `Examples` with labels out of range, or pixels in memory that are not in [0, 255]."""
+    """Refuses `Examples` with wrong labels, or with pixels in memory that are not in [0, 255].
+
+    Raises:
+        ValueError: Says what is wrong and how to correct it.
+    """
     check_labels(examples.labels, num_classes, where)
     if not examples.on_disk and examples.images.dtype.name != "string":
         check_pixels(examples.images[:1024], where)

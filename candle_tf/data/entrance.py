@@ -1,4 +1,4 @@
-"""Where data enter Keras' `fit`, `evaluate` and `predict`: checked on their first batch."""
+"""Checks of the data that Keras' `fit`, `evaluate` and `predict` get, on their first batch."""
 
 import contextlib
 import itertools
@@ -15,19 +15,23 @@ SENTENCE = re.compile(r"(?:ValueError|OSError|FileNotFoundError): (.*?)\n\s*\n?\
 
 
 def images_of(x: Any) -> list:
-    """The batches of images in what `fit` takes as x: views, or a `TeacherStore`'s batch."""
+    """Returns the image batches in `fit`'s x: one batch, several views or a store's batch."""
     if isinstance(x, Mapping):
         return [x["images"]] if "images" in x else []
     return list(x) if isinstance(x, tuple) else [x]
 
 
 def labels_of(y: Any) -> list:
-    """The batches of labels in what `fit` takes as y."""
+    """Returns the label batches in `fit`'s y."""
     return [] if y is None else list(y) if isinstance(y, tuple) else [y]
 
 
 def check_batch(batch: Any, where: str, num_classes: int):
-    """Refuses a batch (images, labels, ...) with another content than `fit` takes."""
+    """Refuses a batch (images, labels, ...) that `fit` cannot train on.
+
+    Raises:
+        ValueError: Says what is wrong with the images or the labels.
+    """
     x, y, _ = tf.keras.utils.unpack_x_y_sample_weight(batch)
     for images in images_of(x):
         check_pixels(images, where)
@@ -38,7 +42,11 @@ def check_batch(batch: Any, where: str, num_classes: int):
 
 
 def check_spec(spec: Any, where: str):
-    """Refuses what can be seen without a batch: shapes of images, and one-hot labels."""
+    """Refuses wrong image shapes and one-hot labels, without reading a batch.
+
+    Raises:
+        ValueError: Says which shape is wrong.
+    """
     x, y, _ = tf.keras.utils.unpack_x_y_sample_weight(spec)
     for images in images_of(x):
         shape = getattr(images, "shape", None)
@@ -54,11 +62,11 @@ def check_spec(spec: Any, where: str):
 
 
 class Entrance:
-    """Checks the data of one call of `fit`, `evaluate` or `predict`, and says what was wrong.
+    """Checks the data of one call of `fit`, `evaluate` or `predict`, and says what is wrong.
 
     Args:
-        where: the name of the call, for messages.
-        num_classes: of the labels.
+        where: Name of the call, for messages.
+        num_classes: Number of classes.
     """
 
     def __init__(self, where: str, num_classes: int):
@@ -66,11 +74,14 @@ class Entrance:
         self.found: list[ValueError] = []
 
     def checked(self, x: Any, y: Any = None) -> Any:
-        """x itself, or the same data that are checked when they are read.
+        """Returns x, or a dataset that checks the data of x when Keras reads them.
 
-        A batch is looked at once, the first: by Python in arrays, sequences and generators, within
-        the pipeline of a `tf.data.Dataset`, which nobody can read twice. Labels of a dataset are
-        compared with the number of classes in every batch.
+        Only the first batch is checked in full. For arrays, sequences and generators this happens
+        here. A `tf.data.Dataset` may not allow a second reading, so its own pipeline does it.
+        The labels of a dataset are checked in every batch.
+
+        Raises:
+            ValueError: Says what is wrong with the first batch.
         """
         if isinstance(x, tf.data.Dataset):
             check_spec(x.element_spec, self.where)
@@ -94,7 +105,7 @@ class Entrance:
         return x
 
     def watch(self, number: tf.Tensor, batch: Any):
-        """The batch, the first one looked at, others where a label is out of range."""
+        """Returns the batch; checks it first if it is batch 0 or has a label out of range."""
         _, y, _ = tf.keras.utils.unpack_x_y_sample_weight(batch)
         suspect = number < 1
         for labels in labels_of(y):
@@ -113,6 +124,7 @@ class Entrance:
             return tf.nest.map_structure(tf.identity, batch)
 
     def look(self, batch: Any) -> np.bool_:
+        """Checks a batch and keeps its error for `in_a_sentence`, as TensorFlow would hide it."""
         try:
             check_batch(batch, self.where, self.num_classes)
         except ValueError as error:
@@ -122,7 +134,7 @@ class Entrance:
 
     @contextlib.contextmanager
     def in_a_sentence(self) -> Iterator[None]:
-        """Within, TensorFlow's errors about what was found, or could not be read, are sentences."""
+        """Replaces TensorFlow's errors in its block by the sentence of the check or reader."""
         try:
             with reading_errors():
                 yield
@@ -133,20 +145,22 @@ class Entrance:
 
 
 def as_array(images: Any) -> Any:
+    """Returns images that have a shape: a list becomes an array."""
     return images if hasattr(images, "shape") else np.asarray(images)
 
 
 def check_lengths(images: int, labels: int, where: str):
+    """Refuses a batch in which the numbers of images and labels differ."""
     if images != labels:
         raise ValueError(f"{where}: {images} images have {labels} labels: give one per image.")
 
 
 @contextlib.contextmanager
 def reading_errors() -> Iterator[None]:
-    """Within, an error of a reader in TensorFlow's pipeline is its own sentence.
+    """Replaces TensorFlow's error in its block by the sentence of the reader that failed.
 
     Raises:
-        ValueError: with the reader's sentence.
+        ValueError: With the reader's sentence.
     """
     try:
         yield
@@ -155,6 +169,6 @@ def reading_errors() -> Iterator[None]:
         if not said:
             raise
         raise ValueError(
-            f"{' '.join(said[1].split())} Start the same command again: it looks at all files that "
-            "changed, and names or skips those that cannot be read."
+            f"{' '.join(said[1].split())} Start the same command again: it checks all files that "
+            "changed, and names or skips those that it cannot read."
         ) from None

@@ -1,4 +1,4 @@
-"""Decoded images in a file, mapped into memory: for images that take long to decode."""
+"""A file of decoded images, mapped into memory: for images that are slow to decode."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from candle_tf.utils.files import check_room, locked, written_beside
 from candle_tf.utils.progress import progress
 
 PIXELS, SHAPES = "pixels.bin", "shapes.npy"
-SAMPLE = 256  # images that the size of all is reckoned from
+SAMPLE = 256  # images that the total size is estimated from
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class PixelFile:
     """Images of any size, one after the other in a file, read at random.
 
     Attributes:
-        pixels: all of them, uint8.
-        starts: of each image in `pixels`, int64 (n,).
-        shapes: heights and widths, int64 (n, 2).
+        pixels: The pixels of all images, uint8.
+        starts: Index in `pixels` at which each image starts, int64 (n,).
+        shapes: Height and width of each image in pixels, int64 (n, 2).
     """
 
     pixels: np.ndarray
@@ -28,11 +28,11 @@ class PixelFile:
     shapes: np.ndarray
 
     def take(self, indices: np.ndarray) -> "PixelFile":
-        """The images at `indices`."""
+        """Returns the images at `indices`, on the same file."""
         return replace(self, starts=self.starts[indices], shapes=self.shapes[indices])
 
     def image(self, index: tf.Tensor) -> tf.Tensor:
-        """The image at a scalar index, uint8 (height, width, 3)."""
+        """Returns the image at a scalar index, uint8 (height, width, 3)."""
 
         def read(i) -> np.ndarray:
             height, width = self.shapes[i]
@@ -46,13 +46,13 @@ class PixelFile:
     def of(
         cls, image: Callable[[tf.Tensor], tf.Tensor], count: int, directory: Path
     ) -> "PixelFile":
-        """The file in `directory`, made of `image(0)` to `image(count - 1)` if it is not there.
+        """Opens the file in `directory`; writes `image(0)` to `image(count - 1)` if it is missing.
 
-        What was interrupted begins anew.
+        An interrupted write starts from the first image again.
 
         Raises:
-            ValueError: if another process makes it now, or it is damaged.
-            OSError: if there is no room for it.
+            ValueError: If another process is writing the file, or if the file is damaged.
+            OSError: If there is no room for the file.
         """
         path = directory / PIXELS
         if not (directory / SHAPES).exists():
@@ -66,12 +66,14 @@ class PixelFile:
         except (EOFError, IndexError, OSError, TypeError, ValueError):
             whole = False
         if not whole:
-            raise ValueError(f"{path} is damaged: delete {directory}, and it is made again.")
+            raise ValueError(
+                f"{path} is damaged: delete {directory}, and the same command writes it again."
+            )
         return cls(np.memmap(path, np.uint8, mode="r"), np.append(0, ends[:-1]), shapes)
 
 
 def write(image: Callable[[tf.Tensor], tf.Tensor], count: int, directory: Path):
-    """Writes the pixels, and when all are there the shapes."""
+    """Writes all pixels first, then the shapes, whose presence says that the file is complete."""
 
     def decoded(indices: np.ndarray) -> tf.data.Dataset:
         return tf.data.Dataset.from_tensor_slices(indices).map(image, tf.data.AUTOTUNE)

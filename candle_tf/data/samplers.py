@@ -1,8 +1,8 @@
-"""Samplers: which example comes at which place of an epoch.
+"""Samplers: the order in which an epoch shows the examples.
 
-The probability of class j is p_j proportional to n_j^q (Kang et al., Decoupling, ICLR 2020):
-p_j(t) = (1 - t) p_j(first q) + t p_j(last q), where t in [0, 1) is the share of the epochs that
-have passed. `reversed` is that of BBN (Zhou et al., CVPR 2020).
+Class j has a probability p_j proportional to n_j^q (Kang et al., Decoupling, ICLR 2020). It may
+change over training: p_j(t) = (1 - t) p_j(first q) + t p_j(last q), where t in [0, 1) is the
+fraction of the epochs that have passed. `reversed` is the sampler of BBN (Zhou et al., CVPR 2020).
 """
 
 from collections.abc import Callable
@@ -22,13 +22,13 @@ SAMPLERS = {  # name -> (first q, last q)
     "over_sampling": (0.0, 0.0),
     "under_sampling": (0.0, 0.0),
 }
-EVEN = {"over_sampling": np.max, "under_sampling": np.min}  # class_counts -> places of each class
+EVEN = {"over_sampling": np.max, "under_sampling": np.min}  # class_counts -> draws per class
 
 
 def class_probabilities(
     class_counts: np.ndarray, sampler: str, progress: tf.Tensor | float = 0.0
 ) -> np.ndarray | tf.Tensor:
-    """p_j(t), float64 (classes,), at t = `progress` (float64 where it is a tensor)."""
+    """Returns p_j(t), float64 (classes,), at t = `progress`, a float or a float64 tensor."""
     counts = np.asarray(class_counts, np.float64)
 
     def power(q: float) -> np.ndarray:
@@ -40,9 +40,10 @@ def class_probabilities(
 
 
 def epoch_length(labels: np.ndarray, sampler: str) -> int:
-    """The places of one epoch: as many as examples, but for over- and under-sampling.
+    """Returns the number of draws in one epoch.
 
-    There every class that has examples gets as many places as the largest, or the smallest, has.
+    It equals the number of examples, except with `over_sampling` and `under_sampling`: they draw
+    as many examples of each class as the largest, or the smallest, class has.
     """
     lookup("sampler", sampler, SAMPLERS)
     if sampler not in EVEN:
@@ -54,15 +55,18 @@ def epoch_length(labels: np.ndarray, sampler: str) -> int:
 def epoch_order(
     labels: np.ndarray, sampler: str, seed: tf.Tensor, progress: tf.Tensor | float = 0.0
 ) -> tf.Tensor:
-    """The indices of one epoch, int64 (epoch_length,), a function of `seed` and `progress` alone.
+    """Returns the indices of one epoch, int64 (epoch_length,): equal seeds give equal indices.
 
-    Instance-balanced: a permutation, each example once. Over-sampling: a permutation of each class
-    repeated to the size of the largest; under-sampling: a random part of each class. Else
-    independent draws: a class by its probability, then an example of it.
+    - `instance_balanced`: a permutation, each example once.
+    - `over_sampling`: a permutation of each class, repeated to the size of the largest class.
+    - `under_sampling`: a random part of each class.
+    - All others: independent draws of a class by its probability, then of one of its examples.
 
     Args:
-        seed: stateless, (2,).
-        progress: t, the share of the epochs that have passed, for `progressively_balanced`.
+        labels: Class of each example, int64 (n,).
+        sampler: Name of a sampler in `SAMPLERS`.
+        seed: Stateless seed of the random draws, (2,).
+        progress: Fraction t of the epochs that have passed, for `progressively_balanced`.
     """
     lookup("sampler", sampler, SAMPLERS)
     if sampler == "instance_balanced":
@@ -76,7 +80,7 @@ def epoch_order(
 def independent_draws(
     labels: np.ndarray, probabilities: np.ndarray | tf.Tensor, count: int, seed: tf.Tensor
 ) -> tf.Tensor:
-    """`count` indices, int64: each a class by its probability, then an example of it."""
+    """Draws `count` indices, int64: each time a class by its probability, then an example of it."""
     class_counts = np.bincount(labels)
     cumulative = tf.cumsum(probabilities)[:-1]
     by_class = np.argsort(labels, kind="stable").astype(np.int64)
@@ -91,7 +95,7 @@ def independent_draws(
 def even_order(
     labels: np.ndarray, size_of: Callable[[np.ndarray], int], seed: tf.Tensor
 ) -> tf.Tensor:
-    """The first `size_of(class_counts)` of each class, shuffled and repeated without end."""
+    """Draws `size_of(class_counts)` indices of each class, from its shuffled, repeated examples."""
     within, between = tf.unstack(tf.random.split(seed))
     counts = np.unique(labels, return_counts=True)[1]
     start = np.cumsum(counts) - counts

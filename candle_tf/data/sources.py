@@ -1,4 +1,4 @@
-"""Where sets come from: scikit-learn's digits, TFDS, and a user's own files."""
+"""The sources of data sets: scikit-learn's digits, TFDS, and a user's own files."""
 
 import contextlib
 import os
@@ -20,18 +20,21 @@ from candle_tf.utils.progress import progress
 
 
 def of_lists(names: str, data_dir: str | None):
+    """Reads "TRAIN.txt,TEST.txt", the names of two lists."""
     train, _, test = names.partition(",")
     if not test:
-        raise ValueError(f"list:{names} names one list: give list:TRAIN.txt,TEST.txt.")
+        raise ValueError(f"list:{names} names only one list: give list:TRAIN.txt,TEST.txt.")
     return files.read_list(train, test, data_dir)
 
 
 def of_csv(names: str, data_dir: str | None):
+    """Reads "FILE" or "TRAIN.csv,TEST.csv", the names of one or two tables."""
     train, _, test = names.partition(",")
     return files.read_csv(train, test or None, data_dir)
 
 
 def of_folder(name: str, data_dir: str | None):
+    """Reads a directory, found by its own path or below `data_dir`."""
     return files.read_folder(files.found(name, data_dir, "directory"))
 
 
@@ -40,22 +43,23 @@ OWN = {  # kind -> (what follows the colon, the image root) -> OwnFiles
     "csv": of_csv,
     "folder": of_folder,
 }
-SMALL = 64  # pixels a side: such images are decoded once and held so
+SMALL = 64  # pixels per side: up to this size all images are decoded once and kept in memory
 
 
 @dataclass(frozen=True)
 class Source:
-    """A set as it is published.
+    """A data set as its authors publish it, before any draw.
 
     Attributes:
-        train_labels: of all training images, int64 (n,).
-        read_train: indices -> the training images there.
-        test, validation: examples; of the second maybe none.
-        class_names: a name for each class.
-        image_size: the side of the images where all have the same, else None.
-        left_out: how many files of it are not read, where it is made of files.
-        notes: sentences about what was decided, which have been printed.
-        said: the line about what is there that has been printed, if one has.
+        train_labels: Labels of all training images, int64 (n,).
+        read_train: A function from indices to the training examples at these indices.
+        test: The test examples.
+        class_names: One name per class.
+        image_size: Side of the images in pixels if all have the same, else None.
+        validation: The validation examples, if the set has any.
+        left_out: Number of files that are not read, if the set is made of files.
+        notes: Printed sentences about what the reader decided.
+        said: The printed line that sums up the set, if one was printed.
     """
 
     train_labels: np.ndarray
@@ -70,7 +74,7 @@ class Source:
 
 
 def known() -> list[str]:
-    """What `read` takes, for messages."""
+    """Returns the names that `read` takes, for messages."""
     import tensorflow_datasets as tfds
 
     own = ["folder:DIR", "csv:FILE", "list:TRAIN.txt,TEST.txt"]
@@ -80,7 +84,18 @@ def known() -> list[str]:
 def read(
     dataset: str, data_dir: str | None, download: bool = False, on_bad_image: str = "error"
 ) -> Source:
-    """The set that `--dataset` names; see `candle_tf.data.load`."""
+    """Reads the data set of a name; see `candle_tf.data.load`.
+
+    Args:
+        dataset: Name, such as "digits", "tfds:cifar10" or "folder:photos".
+        data_dir: Directory of TFDS, or the image root of lists and tables.
+        download: Whether TFDS may download a set that is missing.
+        on_bad_image: "error", or "skip" to leave out images that cannot be read.
+
+    Raises:
+        ValueError: For an unknown name, or files that cannot be used.
+        OSError: If the set is not there or cannot be prepared.
+    """
     kind, _, name = dataset.partition(":")
     if dataset == "digits":
         return read_digits()
@@ -102,7 +117,18 @@ def read(
 
 
 def absolute(dataset: str) -> str:
-    """The same set, its files named by absolute paths where they lie in the working directory."""
+    """Returns the name of the same set, with absolute paths for files in the working directory.
+
+    Args:
+        dataset: Name of a set, as in `load`.
+
+    Example:
+        >>> os.mkdir("photos")
+        >>> ct.data.absolute("folder:photos") == f"folder:{os.path.abspath('photos')}"
+        True
+        >>> ct.data.absolute("tfds:cifar10")
+        'tfds:cifar10'
+    """
     kind, _, names = dataset.partition(":")
     if kind not in OWN:
         return dataset
@@ -112,13 +138,13 @@ def absolute(dataset: str) -> str:
 
 
 def below(dataset: str, data_dir: str | None) -> str:
-    """The same set, its files named where they lie in `data_dir`."""
+    """Returns the name of the same set, with paths that start with `data_dir`."""
     kind, _, names = dataset.partition(":")
     return f"{kind}:{','.join(os.path.join(data_dir or '', name) for name in names.split(','))}"
 
 
 def read_digits() -> Source:
-    """scikit-learn's 1,797 scans of 8x8 pixels; 40 of each digit, drawn once, are the test set."""
+    """Reads scikit-learn's 1,797 scans of 8x8 pixels; the same 40 per digit are always the test."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -130,7 +156,12 @@ def read_digits() -> Source:
 
 
 def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
-    """Any TFDS set with one image and one class label; only the kept images' bytes are held."""
+    """Reads any TFDS set with one image and one label per example; holds only the kept images.
+
+    Raises:
+        ValueError: For an unknown set, or one without labelled images to train and measure on.
+        OSError: If the set is not in `data_dir`, or TFDS cannot prepare it.
+    """
     import tensorflow_datasets as tfds
 
     kind, _, name = dataset.partition(":")
@@ -166,7 +197,7 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
         decoders = tfds.decode.PartialDecoding({label_key: classes})
         try:
             batches = builder.as_dataset(split=split, decoders=decoders).batch(10_000)
-        except AssertionError as error:  # as TFDS says that it is not there
+        except AssertionError as error:  # TFDS' way to say that a set is missing
             raise FileNotFoundError(
                 f"{dataset} is not in {builder.data_dir}: pass --data_dir=DIR, the directory that "
                 f"holds {name!r}, or --download to let TFDS fetch and prepare it there."
@@ -174,7 +205,7 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
         batches = progress(batches, f"Reading labels of {split}", unit="10,000 images")
         labels = np.concatenate([batch[label_key].numpy() for batch in batches])
         if prepared:
-            with contextlib.suppress(OSError):  # a cache that cannot be written is no fault
+            with contextlib.suppress(OSError):  # the labels are known even if nobody can cache them
                 cached.parent.mkdir(parents=True, exist_ok=True)
                 with written_beside(cached) as beside:
                     np.save(beside, labels)
@@ -193,7 +224,9 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
         return examples.decoded() if side and side <= SMALL else examples
 
     if splits and len(splits) != 2:
-        raise ValueError(f"{dataset} names splits: give two, as in tfds:{name},train,test.")
+        raise ValueError(
+            f"{dataset} names {len(splits)} splits but needs two: give tfds:{name},train,test."
+        )
     train, *measured = splits or ("train", "test", "validation")
     if not splits:
         measured = [split for split in measured if split in builder.info.splits]
@@ -216,7 +249,11 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
 
 
 def check_apart(splits, train: str, test: str, dataset: str):
-    """Refuses two splits of TFDS that have examples in common."""
+    """Refuses two splits of a TFDS set that share examples.
+
+    Raises:
+        ValueError: Says how many examples are in both splits.
+    """
     import tensorflow_datasets as tfds
 
     ranges = []
@@ -233,11 +270,11 @@ def check_apart(splits, train: str, test: str, dataset: str):
     if shared:
         raise ValueError(
             f"{dataset}: the splits {train} and {test} have {shared:,} images in common: name "
-            "splits that are apart, as in train[:80%],train[80%:]."
+            "splits without overlap, such as train[:80%],train[80%:]."
         )
 
 
 def state_of(directory: str, split: str) -> str:
-    """A digest of a prepared set's files, their sizes and times of change, and a split of it."""
+    """Returns a digest of a split's name and of the names, sizes and times of its set's files."""
     paths = sorted(map(str, Path(directory).absolute().glob("*")))
     return fingerprint([np.array(repr((directory, split, paths)).encode()), stamp_of(paths)])

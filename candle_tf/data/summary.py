@@ -1,8 +1,8 @@
-"""The line that says what was read."""
+"""The line that sums up a data set once it is read."""
 
 from collections.abc import Mapping, Sequence
 
-SHOWN = 6  # classes that are all named
+SHOWN = 6  # classes at most that the line names one by one
 
 
 def summary(
@@ -11,13 +11,13 @@ def summary(
     others: Mapping[str, int],
     left_out: int | None = None,
 ) -> str:
-    """Classes with their training images, and how much else there is.
+    """Returns a line with the classes, their training images and the sizes of the other splits.
 
     Args:
-        names: of the classes.
-        counts: training images per class.
-        others: images of each other split, by its name.
-        left_out: files that are not read, where the set is made of files.
+        names: Names of the classes.
+        counts: Training images per class.
+        others: Name of each other split -> its number of images.
+        left_out: Number of files that are not read, if the set is made of files.
 
     Example:
         >>> summary(["cat", "dog"], [9, 3], {"test": 4}, 0)

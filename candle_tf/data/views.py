@@ -1,4 +1,4 @@
-"""Random views of images: drawn for many at once, taken of each."""
+"""Random views of images: the draw for a whole batch, then the crop and the colours per image."""
 
 import math
 from dataclasses import dataclass
@@ -13,17 +13,20 @@ CROPS = ("pad", "resized")
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images vary.
+    """The random changes of training images.
 
     Attributes:
-        crop: "pad", a crop after padding by an eighth of the side, for small images; "resized", a
-            crop of 25 to 100 % of the area and an aspect ratio of 3/4 to 4/3, cut where the image
-            ends, for photographs.
-        flip: mirror half of the images.
-        color_jitter: largest relative change of brightness, contrast and saturation.
+        crop: "pad" for small images: pads by an eighth of the side, then crops. "resized" for
+            photographs: crops 25 to 100 % of the area at an aspect ratio of 3/4 to 4/3.
+        flip: Whether half of the images are mirrored.
+        color_jitter: Largest relative change of brightness, contrast and saturation, 0 to 1.
 
     Raises:
-        ValueError: for another crop, or a color_jitter that is not from 0 to 1.
+        ValueError: For another crop, or a color_jitter outside 0 to 1.
+
+    Example:
+        >>> ct.data.Augmentation("pad", flip=False)
+        Augmentation(crop='pad', flip=False, color_jitter=0.0)
     """
 
     crop: str = "resized"
@@ -32,7 +35,7 @@ class Augmentation:
 
     @property
     def centre_square(self) -> float:
-        """The part of an image that is measured, as a share of its shorter side."""
+        """Side of the square that the evaluation sees, as a fraction of the shorter side."""
         return 7 / 8 if self.crop == "resized" else 1.0
 
     def __post_init__(self):
@@ -42,13 +45,18 @@ class Augmentation:
 
 
 def draw_views(count: int, key: tf.Tensor, how: Augmentation) -> dict[str, tf.Tensor]:
-    """What makes `count` random views, a function of the stateless `key` (2,) alone.
+    """Draws the numbers that describe `count` random views.
+
+    Args:
+        count: Number of views.
+        key: Stateless seed, (2,): equal keys give equal views.
+        how: The augmentation to draw from.
 
     Returns:
-        crop: float32 (count, 4) in [0, 1): where between their bounds area, aspect ratio, top and
-            left of the crop lie.
-        flip: bool (count,).
-        color: float32 (count, 3), factors of brightness, contrast and saturation.
+        crop: float32 (count, 4) in [0, 1), the positions of area, aspect ratio, top and left
+            between their bounds.
+        flip: bool (count,), whether the view is mirrored.
+        color: float32 (count, 3), the factors of brightness, contrast and saturation.
     """
     keys = tf.unstack(tf.random.split(key, num=5))  # 5: the views of earlier versions
     return {
@@ -61,12 +69,15 @@ def draw_views(count: int, key: tf.Tensor, how: Augmentation) -> dict[str, tf.Te
 def take_views(
     places: tf.data.Dataset, examples: Examples, size: int, batch_size: int, how: Augmentation
 ) -> tf.data.Dataset:
-    """Batches of (places, their views float32 (batch, size, size, 3) in [0, 255]).
+    """Returns batches of (places, views), where views are float32 (batch, size, size, 3).
 
     Args:
-        places: one by one, each a dict of `index`, the image's, what `draw_views` gives, and
-            whatever else shall pass.
-        examples: whose `index` the places hold.
+        places: Dataset of dicts, one per view: `index` of the image, the values of `draw_views`,
+            and any other entries, which are passed on.
+        examples: The examples that `index` refers to.
+        size: Side of the views in pixels.
+        batch_size: Views per batch.
+        how: The augmentation that `draw_views` drew from.
     """
 
     def cut(index, crop):
@@ -83,13 +94,13 @@ def take_views(
 
     parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
     if how.crop == "pad" and examples.images.dtype == tf.uint8:
-        # Pixels of one size: a batch at once.
+        # All images have one size, so a whole batch is cut in one call.
         return places.batch(batch_size).map(lambda place: vary(*read(place)), **parallel)
     return places.map(read, **parallel).batch(batch_size).map(vary, **parallel)
 
 
 def resized(images: tf.Tensor, size: int) -> tf.Tensor:
-    """(..., height, width, 3) to float32 (..., size, size, 3); their own pixels at that size."""
+    """Returns images as float32 (..., size, size, 3); pixels stay exact where the size is equal."""
     same = tf.reduce_all(tf.shape(images)[-3:-1] == size)
     images = tf.cond(
         same,
@@ -100,10 +111,10 @@ def resized(images: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def resized_crop(image: tf.Tensor, crop: tf.Tensor, size: int) -> tf.Tensor:
-    """The crop (4,) of an image (height, width, 3), at most the whole, as (size, size, 3)."""
+    """Returns the crop (4,) of an image (height, width, 3), resized to (size, size, 3)."""
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
     area = (0.25 + 0.75 * crop[0]) * tf.reduce_prod(sides)
-    ratio = tf.exp(math.log(4 / 3) * (2.0 * crop[1] - 1.0))  # of width to height
+    ratio = tf.exp(math.log(4 / 3) * (2.0 * crop[1] - 1.0))  # width over height
     extent = tf.sqrt(area * tf.stack([1.0 / ratio, ratio]))
     extent = tf.clip_by_value(tf.round(extent), 1.0, sides)
     begin = tf.floor(crop[2:] * (sides - extent + 1.0))
@@ -114,7 +125,7 @@ def resized_crop(image: tf.Tensor, crop: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def shift_and_flip(images: tf.Tensor, crop: tf.Tensor, flip: tf.Tensor, margin: int) -> tf.Tensor:
-    """Images (batch, size, size, 3), padded, cropped to their size, and mirrored where `flip`."""
+    """Pads images (batch, size, size, 3), crops them to their size, and mirrors those of `flip`."""
     places = tf.range(images.shape[1])
     columns = tf.where(flip[:, None], places[::-1], places)
     if margin:

@@ -1,4 +1,4 @@
-"""The student alone, as files that run without Keras, Larq or this library, and loaded again."""
+"""Exports of the student alone: files that run without Keras, Larq or this library."""
 
 from candle_tf.export.c_library import load_c
 from candle_tf.export.c_source import export_c

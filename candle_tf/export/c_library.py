@@ -15,7 +15,7 @@ FLAGS = ("-O3", "-std=c99", "-shared", "-fPIC")
 
 
 def c_compiler() -> str:
-    """Returns the command of the system's C compiler: what CC names, or cc, gcc or clang.
+    """Returns the command of the system's C compiler: the one in CC, or cc, gcc or clang.
 
     Raises:
         ImportError: If there is none.
@@ -24,7 +24,7 @@ def c_compiler() -> str:
         if name and shutil.which(name):
             return name
     raise ImportError(
-        "No C compiler is installed, which a C source needs here: install gcc (apt-get install "
+        "No C compiler is installed, but C source needs one here: install gcc (apt-get install "
         "gcc), or export with format='lce' or 'tflite'."
     )
 
@@ -32,24 +32,28 @@ def c_compiler() -> str:
 def load_c(
     path: str | os.PathLike,
 ) -> tuple[list[str], int, float, Callable[[np.ndarray], np.ndarray]]:
-    """Compiles what `export_c` wrote and loads it: only ever load sources that you trust.
+    """Compiles and loads C source written by `export_c`. Load only source that you trust.
 
     Args:
-        path: The directory.
+        path: Directory of the source.
 
     Returns:
-        The class names, the side of the images in pixels, the share of a photograph's shorter side
-        to cut out before, and a function from images uint8 (batch, side, side, 3) to probabilities
-        float32 (batch, classes).
+        (class names, side of the images in pixels, side of the central square to cut out of a
+        photograph as a fraction of its shorter side, function from images to probabilities). The
+        function takes uint8 (batch, side, side, 3) and returns float32 (batch, classes).
 
     Raises:
         ImportError: If there is no C compiler.
         ValueError: If the source does not compile.
 
     Example:
-        >>> names, size, share, predict = load_c("export/digits")
-        >>> names[predict(images)[0].argmax()]
-        '7'
+        >>> pixels = tf.keras.Input((16, 16, 3))
+        >>> logits = tf.keras.layers.Dense(3)(tf.keras.layers.GlobalAveragePooling2D()(pixels))
+        >>> student = tf.keras.Model(pixels, logits)
+        >>> ct.export.export_c(student, "export/pets", image_size=16)
+        >>> names, size, centre_square, predict = ct.export.load_c("export/pets")
+        >>> names, predict(np.zeros((2, size, size, 3), np.uint8)).shape
+        (['0', '1', '2'], (2, 3))
     """
     (header,) = Path(path).glob("*.h")
     constants = dict(re.findall(r"^#define [A-Z]\w*_([A-Z]+) (\d+)$", header.read_text(), re.M))
@@ -60,7 +64,7 @@ def load_c(
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise ValueError(f"{name}.c does not compile: {done.stderr.strip()[:500]}")
-        loaded = ctypes.PyDLL(library)  # which lets one thread in at a time
+        loaded = ctypes.PyDLL(library)  # runs only one call at a time
     names = (ctypes.c_char_p * classes).in_dll(loaded, f"{name}_class_names")
     function = loaded[f"{name}_predict"]
     function.argtypes = [ctypes.c_void_p, ctypes.c_void_p]

@@ -1,4 +1,4 @@
-"""A Keras student read as the few operations that its C source is made of."""
+"""The plan of a student's C source: the network as a list of a few kinds of operations."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -17,11 +17,13 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Window:
-    """The pixels that one output pixel of a convolution or a pooling sees.
+    """The input pixels of one output pixel, in a convolution or a pooling.
 
-    Args:
-        kernel, strides, dilation: Height and width, in pixels.
-        before: Rows above and columns to the left of the map that the first window reaches.
+    Attributes:
+        kernel: Height and width in pixels.
+        strides: Vertical and horizontal step in pixels.
+        dilation: Vertical and horizontal distance of two taps in pixels.
+        before: Rows of padding above and columns of padding to the left.
     """
 
     kernel: tuple[int, int]
@@ -34,11 +36,12 @@ class Window:
 class Step:
     """One element-wise operation on the channels of a pixel.
 
-    Args:
+    Attributes:
         kind: "affine" (x * a + b), "prelu" (x, or x * a below 0), "sigmoid", or "add" or
             "multiply" with another value.
-        a, b: float64 (channels,).
-        value: The other value, of the same size or of one pixel.
+        a: Factors or slopes, float64 (channels,).
+        b: Summands, float64 (channels,).
+        value: The other value, with the same height and width or with one pixel.
     """
 
     kind: str
@@ -49,24 +52,24 @@ class Step:
 
 @dataclass(eq=False)
 class Value:
-    """A feature map: how its numbers are made, and what happens to each pixel's channels next.
+    """A feature map, the operation that computes it, and the element-wise steps that follow.
 
-    Args:
+    Attributes:
         kind: "pixels", "binary" and "real" convolutions, "depthwise", "max", "average",
             "copy" of parts of other maps, or "view" of another map as one pixel.
         layer: Name of the Keras layer.
         shape: Height, width, channels.
-        inputs: What it reads.
-        window: What each pixel sees of its first input.
+        inputs: The feature maps that the operation reads.
+        window: Window of each pixel in the first input.
         weights: Real: (taps, inputs, outputs). Binary: the same, True where the weight is -1.
             Depthwise: (taps, channels).
-        parts: Of a copy: (index of the input, first channel, last channel), or (None, 0, n) for n
-            zeros.
-        pad: Of a binary convolution, the value around the map: 0 or 1.
-        bits: Of a binary convolution, which of the input's `packs` it reads.
-        steps: What follows on each pixel.
-        packs: float64 (channels,) each: the thresholds below which a channel's bit is set.
-        stored: Whether anything reads its real values.
+        parts: Parts of a copy: (index of the input, first channel, last channel), or (None, 0, n)
+            for n zeros.
+        pad: Value around the map of a binary convolution: 0 or 1.
+        bits: Index in the input's `packs` that a binary convolution reads.
+        steps: The element-wise steps on each pixel.
+        packs: Lists of thresholds, float64 (channels,): a channel's bit is set below its threshold.
+        stored: Whether another operation reads the real values.
     """
 
     kind: str
@@ -83,12 +86,12 @@ class Value:
     stored: bool = False
 
     def read(self) -> "Value":
-        """Returns the value, whose real numbers someone needs."""
+        """Returns the value and notes that another operation reads its real numbers."""
         self.stored = True
         return self
 
     def packed(self, thresholds: np.ndarray) -> int:
-        """Returns the index of the signs of the value minus these thresholds."""
+        """Returns the index in `packs` of the signs of (value - thresholds)."""
         for index, known in enumerate(self.packs):
             if np.array_equal(known, thresholds):
                 return index
@@ -97,16 +100,17 @@ class Value:
 
 
 def plan(student: tf.keras.Model, image_size: int) -> list[Value]:
-    """Returns the student's values in the order to compute them; the last are the logits.
+    """Returns the student's values in the order of their computation; the last are the logits.
 
-    Element-wise layers become steps of the value before them, where nobody else reads it.
+    An element-wise layer becomes a step of the value before it, unless another layer reads that
+    value too.
 
     Args:
         student: Keras model from images (batch, image_size, image_size, 3) in [0, 255] to logits.
         image_size: Side of the images in pixels.
 
     Raises:
-        ValueError: For a layer that the C source cannot compute, by its name.
+        ValueError: For a layer that the C source cannot compute. The message names the layer.
 
     Example:
         >>> [value.kind for value in plan(ct.students.resnet_e(10, blocks=(1,)), 32)]
@@ -164,7 +168,7 @@ class _Reader:
         layer = node.layer
         if isinstance(layer, tf.keras.Model):
             return self.trace(layer, given)
-        if type(layer) not in READERS:  # a subclass may compute anything
+        if type(layer) not in READERS:  # a subclass may compute something else
             refuse(layer, "is not among the layers that the C source computes")
         for weights in layer.get_weights():
             if not np.all(np.isfinite(weights)):
@@ -173,9 +177,9 @@ class _Reader:
         return made if isinstance(made, list) else [made]
 
     def after(self, value: Value, layer: str, *steps: Step) -> Value:
-        """Returns the value with more steps: the same one where nobody else reads it."""
+        """Returns the value with more steps, or a copy with them if another layer reads it."""
         if id(value) in self.shared or value.kind == "view" or value.stored or value.packs:
-            # Another one that copies it first.
+            # A new value that starts as a copy of this one.
             parts = [(0, 0, value.shape[2])]
             value = self.new("copy", layer, value.shape, value.read(), parts=parts)
         for step in steps:
@@ -190,7 +194,7 @@ class _Reader:
         """Returns a + b or a * b, as a step of the later one."""
         if self.values.index(a) < self.values.index(b):
             a, b = b, a
-        if a.shape != b.shape and a.shape[:2] == (1, 1):  # a factor for each channel, made last
+        if a.shape != b.shape and a.shape[:2] == (1, 1):  # a factor per channel, computed last
             self.shared.add(id(b))
             a, b = self.after(b, layer), a
         if b.shape not in (a.shape, (1, 1, a.shape[2])):
@@ -205,17 +209,20 @@ class _Reader:
 
 
 def refuse(layer: tf.keras.layers.Layer, problem: str):
+    """Raises the sentence that names a layer and the problem that the C source has with it."""
     raise ValueError(
         f"Layer {layer.name!r} ({type(layer).__name__}) {problem}: export with format='tflite'."
     )
 
 
 def affine(scale, shift, channels: int) -> Step:
+    """Returns the step x * scale + shift, with one number of each per channel."""
     full = [np.broadcast_to(np.asarray(x, np.float64), (channels,)).copy() for x in (scale, shift)]
     return Step("affine", *full)
 
 
 def prelu(slope, channels: int) -> Step:
+    """Returns the step that multiplies negative numbers by a slope per channel."""
     return Step("prelu", np.broadcast_to(np.asarray(slope, np.float64), (channels,)).copy())
 
 
@@ -252,7 +259,7 @@ def window_of(layer, shape: Shape, kernel, strides, dilation=(1, 1)) -> tuple[Wi
 
 
 def thresholds_of(layer, quantizer, channels: int) -> np.ndarray | None:
-    """Returns below what an input counts as -1: None for an input that stays as it is."""
+    """Returns the thresholds below which an input becomes -1, or None for a real-valued input."""
     if quantizer is None or isinstance(quantizer, lq.quantizers.NoOp):
         return None
     alpha = np.zeros(channels)
@@ -267,6 +274,7 @@ def thresholds_of(layer, quantizer, channels: int) -> np.ndarray | None:
 
 
 def read_convolution(reader: _Reader, layer, given: list[Value], node) -> Value:
+    """Reads a convolution or dense layer as a binary or real one, by its input quantizer."""
     (x,) = given
     dense = isinstance(layer, tf.keras.layers.Dense)
     kernel = quantized(layer, "kernel")
@@ -287,7 +295,7 @@ def read_convolution(reader: _Reader, layer, given: list[Value], node) -> Value:
         if np.any(scale == 0) or not np.array_equal(
             np.abs(kernel), np.broadcast_to(scale, kernel.shape)
         ):
-            refuse(layer, "has a kernel that is not of 1 bit")
+            refuse(layer, "has a kernel of more than 1 bit")
         pad = getattr(layer, "pad_values", 0.0)
         if pad not in (0.0, 1.0):
             refuse(layer, f"pads by {pad}")
@@ -300,7 +308,7 @@ def read_convolution(reader: _Reader, layer, given: list[Value], node) -> Value:
         )
     else:
         groups = getattr(layer, "groups", 1)
-        if groups > 1:  # as one convolution, with zeros between the groups
+        if groups > 1:  # one convolution, with zeros between the groups
             inputs = kernel.shape[2]
             full = np.zeros((*kernel.shape[:2], inputs * groups, outputs))
             for group in range(groups):
@@ -318,7 +326,7 @@ def read_convolution(reader: _Reader, layer, given: list[Value], node) -> Value:
 
 
 def quantized(layer, role: str) -> np.ndarray:
-    """Returns a layer's kernel as the layer uses it, float64."""
+    """Returns a layer's kernel after its quantizer, float64."""
     kernel = getattr(layer, role)
     quantizer = getattr(layer, f"{role}_quantizer", None)
     kernel = tf.convert_to_tensor(kernel)
@@ -326,6 +334,7 @@ def quantized(layer, role: str) -> np.ndarray:
 
 
 def read_depthwise(reader: _Reader, layer, given: list[Value], node) -> Value:
+    """Reads a depthwise convolution with a real-valued input and one output per channel."""
     (x,) = given
     if getattr(layer, "input_quantizer", None) is not None:
         refuse(layer, "is a quantized depthwise convolution")
@@ -333,7 +342,7 @@ def read_depthwise(reader: _Reader, layer, given: list[Value], node) -> Value:
         layer, "depthwise_kernel" if hasattr(layer, "depthwise_kernel") else "kernel"
     )
     if kernel.shape[3] != 1:
-        refuse(layer, f"makes {kernel.shape[3]} channels of each")
+        refuse(layer, f"makes {kernel.shape[3]} channels from each one")
     if getattr(layer, "pad_values", 0.0):
         refuse(layer, f"pads a real-valued input by {layer.pad_values}")
     window, sides = window_of(layer, x.shape, layer.kernel_size, layer.strides, layer.dilation_rate)
@@ -347,6 +356,8 @@ def read_depthwise(reader: _Reader, layer, given: list[Value], node) -> Value:
 
 
 def read_pooling(kind: str) -> Callable:
+    """Returns the reader of a pooling over windows, "max" or "average"."""
+
     def read(reader: _Reader, layer, given: list[Value], node) -> Value:
         (x,) = given
         window, sides = window_of(layer, x.shape, layer.pool_size, layer.strides)
@@ -356,6 +367,8 @@ def read_pooling(kind: str) -> Callable:
 
 
 def read_global_pooling(kind: str) -> Callable:
+    """Returns the reader of a pooling whose single window is the whole map."""
+
     def read(reader: _Reader, layer, given: list[Value], node) -> Value:
         (x,) = given
         window = Window(x.shape[:2], x.shape[:2])
@@ -365,6 +378,7 @@ def read_global_pooling(kind: str) -> Callable:
 
 
 def read_batch_norm(reader: _Reader, layer, given: list[Value], node) -> Value:
+    """Reads batch norm as an affine step with the moving averages."""
     (x,) = given
     if list(layer.axis) != [len(layer.get_input_shape_at(-1)) - 1]:
         refuse(layer, "does not normalise the last axis")
@@ -378,11 +392,13 @@ def read_batch_norm(reader: _Reader, layer, given: list[Value], node) -> Value:
 
 
 def read_rescaling(reader: _Reader, layer, given: list[Value], node) -> Value:
+    """Reads Keras' input scaling as an affine step."""
     (x,) = given
     return reader.after(x, layer.name, affine(layer.scale, layer.offset, x.shape[2]))
 
 
 def read_prelu(reader: _Reader, layer, given: list[Value], node) -> Value:
+    """Reads a PReLU with one slope for all channels or one per channel."""
     (x,) = given
     slope = layer.alpha.numpy()
     if slope.size not in (1, x.shape[2]):
@@ -391,10 +407,12 @@ def read_prelu(reader: _Reader, layer, given: list[Value], node) -> Value:
 
 
 def read_leaky_relu(reader: _Reader, layer, given: list[Value], node) -> Value:
+    """Reads a leaky ReLU as a PReLU with a fixed slope."""
     return reader.after(given[0], layer.name, prelu(float(layer.alpha), given[0].shape[2]))
 
 
 def read_relu(reader: _Reader, layer, given: list[Value], node) -> Value:
+    """Reads a ReLU without a maximum or threshold as a PReLU with a fixed slope."""
     if layer.max_value is not None or layer.threshold:
         refuse(layer, "has a maximum or a threshold")
     slope = float(layer.negative_slope)
@@ -402,6 +420,7 @@ def read_relu(reader: _Reader, layer, given: list[Value], node) -> Value:
 
 
 def read_rprelu(reader: _Reader, layer, given: list[Value], node) -> Value:
+    """Reads ReActNet's RPReLU as a shift, a PReLU and another shift."""
     (x,) = given
     channels = x.shape[2]
     return reader.after(
@@ -414,14 +433,17 @@ def read_rprelu(reader: _Reader, layer, given: list[Value], node) -> Value:
 
 
 def read_activation(reader: _Reader, layer, given: list[Value], node) -> Value:
+    """Reads a layer that is only an activation, such as "relu"."""
     return activation(reader, layer, given[0])
 
 
 def read_identity(reader: _Reader, layer, given: list[Value], node) -> Value:
+    """Reads a layer that does nothing in inference, such as dropout."""
     return given[0]
 
 
 def read_add(reader: _Reader, layer, given: list[Value], node) -> Value:
+    """Reads a sum of maps, for instance with a shortcut."""
     total, *others = given
     for other in others:
         total = reader.joined(layer.name, "add", total, other)
@@ -429,6 +451,7 @@ def read_add(reader: _Reader, layer, given: list[Value], node) -> Value:
 
 
 def read_multiply(reader: _Reader, layer, given: list[Value], node) -> Value:
+    """Reads a product of maps, for instance with a gate per channel."""
     total, *others = given
     for other in others:
         total = reader.joined(layer.name, "multiply", total, other)
@@ -436,6 +459,7 @@ def read_multiply(reader: _Reader, layer, given: list[Value], node) -> Value:
 
 
 def read_concatenate(reader: _Reader, layer, given: list[Value], node) -> Value:
+    """Reads a concatenation of channels as one copy of all maps."""
     axis = getattr(layer, "axis", -1)
     if axis not in (-1, len(node.outputs.shape) - 1):
         refuse(layer, "does not concatenate channels")
@@ -443,6 +467,7 @@ def read_concatenate(reader: _Reader, layer, given: list[Value], node) -> Value:
 
 
 def copied(reader: _Reader, layer, parts: list[tuple[Value | None, int, int]]) -> Value:
+    """Returns a new map of parts: (map, first channel, last channel), or (None, 0, n) for zeros."""
     inputs = [value.read() for value, *_ in parts if value is not None]
     channels = sum(last - first for _, first, last in parts)
     indices = iter(range(len(inputs)))
@@ -451,6 +476,7 @@ def copied(reader: _Reader, layer, parts: list[tuple[Value | None, int, int]]) -
 
 
 def read_reshape(reader: _Reader, layer, given: list[Value], node) -> Value:
+    """Reads a reshape or flattening to one pixel as a view of the same memory."""
     (x,) = given
     target = tuple(node.outputs.shape[1:])
     if any(side != 1 for side in target[:-1]):
@@ -461,7 +487,7 @@ def read_reshape(reader: _Reader, layer, given: list[Value], node) -> Value:
 
 
 def read_operation(reader: _Reader, layer, given: list[Value], node) -> Value | list[Value]:
-    """Returns what a TensorFlow function called on Keras tensors makes."""
+    """Reads a TensorFlow function that was called on Keras tensors, such as a sum or a split."""
     name = layer.function.__name__ if hasattr(layer, "function") else layer.name
     symbol = getattr(layer, "symbol", name)
     if symbol in ("__operators__.add", "math.add", "add") and len(given) == 2:
@@ -489,7 +515,7 @@ def read_operation(reader: _Reader, layer, given: list[Value], node) -> Value | 
             (x,) = given
             parts = [(None, 0, before), (x, 0, x.shape[2]), (None, 0, after)]
             return copied(reader, layer, [part for part in parts if part[2]])
-    refuse(layer, f"calls TensorFlow's {symbol}, which the C source does not compute so")
+    refuse(layer, f"calls TensorFlow's {symbol} in a way that the C source does not compute")
 
 
 K = tf.keras.layers

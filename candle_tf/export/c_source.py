@@ -12,8 +12,8 @@ from candle_tf.export.saved_model import names_text
 from candle_tf.utils.files import directory_beside
 
 KERNELS = Path(__file__).parents[1] / "assets" / "kernels.c"
-PIXELS = 4  # computed at a time, so that each weight is loaded once for all
-LANES = 8  # outputs computed at a time, whose weights lie side by side
+PIXELS = 4  # pixels computed at a time, so that they share each load of a weight
+LANES = 8  # outputs computed at a time, with their weights side by side in memory
 WEIGHTS = {32: "float", 16: "int16_t", 8: "int8_t"}
 LOADS = {
     32: "_mm256_loadu_ps(at)",
@@ -33,34 +33,37 @@ def export_c(
     *,
     weight_bits: int = 32,
 ):
-    """Writes a directory with the student as C99: NAME.c and NAME.h, after the directory's name.
+    """Writes the student as C99 source: NAME.c and NAME.h in a directory NAME.
 
-    Binary convolutions run as XOR and popcount on packed bits, stem and classifier in float32 with
-    integer weights. The same numbers come out on every machine, bit for bit.
+    Binary convolutions run as XOR and popcount on packed bits. Stem and classifier compute in
+    float32. The results are equal on all machines, bit for bit.
 
     Args:
         student: Keras model from images to logits.
-        path: The directory to write. An earlier export there is replaced once the new one is
-            complete.
-        image_size: Side in pixels.
-        class_names: Names in class order; the numbers by default.
-        centre_square: As in `candle_tf.export.export_saved_model`; a constant in the header.
-        weight_bits: Width of the weights of stem and classifier: 32 (float32), 16 or 8 (integers
-            with a scale for each output).
+        path: Directory to write. An earlier export there is replaced once the new one is complete.
+        image_size: Side of the images in pixels.
+        class_names: Names in class order; by default the class numbers.
+        centre_square: Side of the central square to cut out of a photograph, as a fraction of its
+            shorter side; a constant in the header.
+        weight_bits: Bits of the weights of stem and classifier: 32 (float32), 16 or 8 (integers
+            with one scale per output).
 
     Raises:
-        ValueError: If the names are not as many as the classes, or for a layer that the C source
-            cannot compute (named).
-        OSError: If it cannot be written, or other files stand at `path`, which stay.
+        ValueError: If the numbers of names and classes differ. Also for a layer that the C source
+            cannot compute; the message names the layer.
+        OSError: If the directory cannot be written, or holds other files, which are kept.
 
     Example:
-        >>> export_c(student, "export/digits", 24)
-        >>> sorted(os.listdir("export/digits"))
-        ['digits.c', 'digits.h']
+        >>> student = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125, blocks=(1,))
+        >>> ct.export.export_c(student, "export/pets", image_size=16)
+        >>> sorted(os.listdir("export/pets"))
+        ['pets.c', 'pets.h']
     """
     path = Path(os.path.abspath(path))
     if path.exists() and not is_c_export(path) and (not path.is_dir() or os.listdir(path)):
-        raise FileExistsError(f"{path} is no C source to replace: export to a new directory.")
+        raise FileExistsError(
+            f"{path} is not an earlier export of C source: export to a new directory."
+        )
     names = names_text(student, class_names).splitlines()
     name = identifier(path.name)
     values = plan(student, image_size)
@@ -71,7 +74,7 @@ def export_c(
 
 
 def is_c_export(path: Path) -> bool:
-    """Returns whether a directory holds what `export_c` writes, and nothing else."""
+    """Returns whether a directory holds the two files of `export_c` and nothing else."""
     files = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
     if len(files) != 2 or [Path(file).suffix for file in files] != [".c", ".h"]:
         return False
@@ -80,13 +83,13 @@ def is_c_export(path: Path) -> bool:
 
 
 def scratch_bytes(path: str | os.PathLike) -> int:
-    """Returns the bytes of memory that the network in a directory of C source works in."""
+    """Returns the bytes of working memory that the network in a directory of C source needs."""
     (header,) = Path(path).glob("*.h")
     return int(re.search(r"_SCRATCH_BYTES (\d+)", header.read_text(encoding="ascii"))[1])
 
 
 def identifier(name: str) -> str:
-    """Returns a file's name as one of C.
+    """Turns the name of a file into an identifier of C.
 
     Example:
         >>> identifier("10 digits.v2")
@@ -108,14 +111,17 @@ def c_source(
 
     Args:
         values: From `plan`.
-        name: The C identifier that all public names begin with.
-        image_size: Side in pixels.
+        name: C identifier that all public names start with.
+        image_size: Side of the images in pixels.
         names: Name of each class.
-        centre_square: Share of a photograph's shorter side.
-        weight_bits: 32, 16 or 8.
+        centre_square: Side of the central square, as a fraction of a photograph's shorter side.
+        weight_bits: Bits of the weights of stem and classifier: 32, 16 or 8.
+
+    Raises:
+        ValueError: For another number of bits.
     """
     if weight_bits not in WEIGHTS:
-        raise ValueError(f"weight_bits is 8, 16 or 32, not {weight_bits}.")
+        raise ValueError(f"weight_bits must be 8, 16 or 32, not {weight_bits}.")
     places = Places(values)
     fields, scratch_bytes = places.fields()
     layers = [Layer(value, index, places, weight_bits) for index, value in enumerate(values)]
@@ -153,17 +159,18 @@ def c_source(
 
 
 def substitute(template: str, fill: dict[str, str]) -> str:
+    """Replaces each @NAME@ in a template by its text."""
     return re.sub(r"@(\w+)@", lambda match: fill[match[1]], template)
 
 
 def sections(kernels: str) -> dict[str, str]:
-    """Returns the parts of the kernels' file by their names."""
+    """Returns the sections of the kernels' file: name -> C code."""
     parts = re.split(r"^/\* section: (\w+) \*/\n", kernels, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2]))
 
 
 def c_string(text: str) -> str:
-    """Returns a C string literal of plain ASCII."""
+    """Returns a text as a C string literal of plain ASCII."""
     plain = "".join(
         chr(byte) if 32 <= byte < 127 and chr(byte) not in '"\\?' else f"\\{byte:03o}"
         for byte in text.encode("utf-8")
@@ -172,35 +179,39 @@ def c_string(text: str) -> str:
 
 
 def table(kind: str, name: str, numbers: Sequence[str], a_line: int = 8) -> str:
+    """Returns a constant C array, with `a_line` numbers per line."""
     lines = (", ".join(numbers[i : i + a_line]) for i in range(0, len(numbers), a_line))
     body = ",\n    ".join(lines)
     return f"static const {kind} {name}[{len(numbers)}] = {{\n    {body}}};\n"
 
 
 def floats(numbers: np.ndarray) -> list[str]:
+    """Returns numbers as C literals that give the same float32."""
     texts = (format(float(np.float32(x)), ".9g") for x in np.ravel(numbers))
     return [f"{text}f" if re.search(r"[.e]", text) else f"{text}.0f" for text in texts]
 
 
 def zeros(values: list[Value]) -> str:
-    """Returns the table of thresholds of all that is compared with 0."""
+    """Returns the table of zeros that all values share whose thresholds are 0."""
     signed = [v.shape[2] for v in values for pack in v.packs if not np.any(pack)]
     return f"static const float zeros[{max(signed)}] = {{0.0f}};\n" if signed else ""
 
 
 def words_of(channels: int) -> int:
+    """Returns the number of 64-bit words that the bits of one pixel fill."""
     return -(-channels // 64)
 
 
 def padded(outputs: int) -> int:
+    """Returns a number of outputs, rounded up to a multiple of `LANES`."""
     return -(-outputs // LANES) * LANES
 
 
 class Places:
-    """Where each map lies in the scratch memory: one that nobody reads any more makes room.
+    """The place of each map in the scratch memory, which is reused after a map's last reader.
 
     Args:
-        values: In the order in which they are computed.
+        values: Values in the order of their computation.
 
     Attributes:
         maps: First float of each stored value.
@@ -245,13 +256,13 @@ class Places:
         for step in value.steps:
             other = step.value
             if other and other.kind != "view" and other.shape == value.shape:
-                # What reads real numbers around a pixel needs them as they were.
+                # An operation that reads the pixels around needs their old numbers.
                 if last[other] == index and (value.kind == "binary" or other not in value.inputs):
                     return other
         return None
 
     def fields(self) -> tuple[str, int]:
-        """Returns the fields of the scratch struct, and its bytes."""
+        """Returns the fields of the scratch struct, and the size of the struct in bytes."""
         binary, real = ([v for v in self.values if v.kind == kind] for kind in ("binary", "real"))
         channels = max(v.shape[2] for v in self.values)
         words = max((v.weights.shape[0] * words_of(v.weights.shape[1]) for v in binary), default=1)
@@ -273,13 +284,14 @@ class Places:
 
 
 class Arena:
-    """Memory given out from one point in time to another."""
+    """Memory that is given out in blocks, each from one point in time to another."""
 
     def __init__(self):
         self.size = 0
         self.taken: list[list[int]] = []  # first, one past the last, until when
 
     def take(self, size: int, now: int, until: int) -> int:
+        """Returns the start of the first free block of `size`, taken from `now` to `until`."""
         size = -(-size // 16) * 16
         self.taken = sorted(part for part in self.taken if part[2] >= now)
         first = 0
@@ -292,13 +304,14 @@ class Arena:
         return first
 
     def keep(self, first: int, until: int):
+        """Keeps the block that starts at `first` at least to `until`."""
         for part in self.taken:
             if part[0] == first:
                 part[2] = max(part[2], until)
 
 
 class Layer:
-    """One value's tables, its call and what follows on each pixel, as C."""
+    """The C code of one value: its tables, its call and its steps on each pixel."""
 
     def __init__(self, value: Value, index: int, places: Places, weight_bits: int):
         self.value, self.index, self.places = value, index, places
@@ -316,6 +329,7 @@ class Layer:
             self.weights = "float", floats(value.weights)
 
     def tables(self) -> Iterator[str]:
+        """Yields the constant arrays: weights, factors and thresholds."""
         value, i = self.value, self.index
         yield f"\n/* {comment(value.layer)}: {value.kind}, {' x '.join(map(str, value.shape))} */\n"
         if value.inputs and value.kind != "copy":
@@ -333,12 +347,15 @@ class Layer:
 
     @staticmethod
     def varies(numbers: np.ndarray | None) -> bool:
+        """Returns whether a table is needed, because the channels have different numbers."""
         return numbers is not None and np.any(numbers != numbers[0])
 
     def factor(self, letter: str, j: int, numbers: np.ndarray) -> str:
+        """Returns the C expression of a step's number for channel c."""
         return f"{letter}_{self.index}_{j}[c]" if self.varies(numbers) else floats(numbers[:1])[0]
 
     def shape(self) -> str:
+        """Returns the constant struct with the sizes of the maps and of the window."""
         window, given = self.value.window, self.value.inputs[0].shape
         pairs = (window.kernel, window.strides, window.dilation, window.before)
         braced = ", ".join(f"{{{a}, {b}}}" for a, b in pairs)
@@ -346,7 +363,7 @@ class Layer:
         return f"static const struct shape shape_{self.index} = {{{sizes}, {braced}}};\n"
 
     def finish(self) -> str:
-        """Returns the function that takes a pixel's raw channels to where the value lies."""
+        """Returns the C function that applies the steps to a pixel and stores its channels."""
         value, i = self.value, self.index
         channels = value.shape[2]
         raw = {"pixels": "uint8_t", "binary": "int32_t"}.get(value.kind, "float")
@@ -397,6 +414,7 @@ class Layer:
         return "\n".join(text)
 
     def call(self) -> str:
+        """Returns the statements that compute the value."""
         value, i, places = self.value, self.index, self.places
         then = f"FN(finish_{i})"
         if value.kind == "pixels":
@@ -418,6 +436,7 @@ class Layer:
         return f"{start}{then});\n"
 
     def copy(self, then: str) -> str:
+        """Returns the loop that copies the parts of other maps, then calls the function `then`."""
         value, places = self.value, self.places
         lines, at = [], 0
         for number, first, last in value.parts:
@@ -434,20 +453,22 @@ class Layer:
         return self.each_pixel(*lines, f"{then}(s, s->row, pixel);")
 
     def each_pixel(self, *statements: str) -> str:
+        """Returns a loop over the pixels of the value."""
         pixels = self.value.shape[0] * self.value.shape[1]
         body = "".join(f"        {statement}\n" for statement in statements)
         return f"    for (pixel = 0; pixel < {pixels}; pixel++) {{\n{body}    }}\n"
 
 
 def comment(text: str) -> str:
+    """Returns a text that cannot end the C comment around it."""
     return re.sub(r"[^\w ./-]", "_", text, flags=re.ASCII)
 
 
 def packed_words(negative: np.ndarray) -> np.ndarray:
-    """Returns the words of a binary convolution's weights, 8 outputs side by side.
+    """Returns the weights of a binary convolution as 64-bit words, 8 outputs side by side.
 
     Args:
-        negative: bool (taps, inputs, outputs).
+        negative: Whether each weight is -1, bool (taps, inputs, outputs).
     """
     taps, inputs, outputs = negative.shape
     full = np.zeros((taps, words_of(inputs) * 64, padded(outputs)), bool)
@@ -462,8 +483,8 @@ def side_by_side(weights: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray
     """Returns the weights of a convolution, 8 outputs side by side, and each output's scale.
 
     Args:
-        weights: float64 (taps, inputs, outputs).
-        bits: 32 for float32 weights, whose scales are 1; 16 or 8 for integers.
+        weights: Weights of the convolution, float64 (taps, inputs, outputs).
+        bits: 32 for float32 weights with scales of 1; 16 or 8 for integers.
     """
     flat = weights.reshape(-1, weights.shape[-1])
     scale = np.ones(flat.shape[1])
@@ -491,22 +512,22 @@ extern "C" {
 #define @UPPER@_WIDTH @SIZE@
 #define @UPPER@_CLASSES @CLASSES@
 #define @UPPER@_SCRATCH_BYTES @BYTES@
-/* Of a photograph, cut out the central square of so many thousandths of its shorter side. */
+/* Cut this central square out of a photograph first: side in thousandths of the shorter side. */
 #define @UPPER@_CENTRE @THOUSANDTHS@
 
-/* The memory that a call works in. */
+/* The working memory of one call. */
 struct @NAME@_scratch {
 @FIELDS@};
 
 extern const char *const @NAME@_class_names[@UPPER@_CLASSES];
 
-/* Returns the most probable class of an image and writes the probabilities of all.
+/* Returns the most probable class of an image and writes the probabilities of all classes.
  *
  * rgb: @UPPER@_HEIGHT rows of @UPPER@_WIDTH pixels of 3 bytes, red first.
- * One call at a time: it works in static memory. */
+ * Only one call at a time: the function uses static memory. */
 int @NAME@_predict(const uint8_t *rgb, float *probabilities);
 
-/* The same in the caller's memory, for several calls at a time, and the logits instead. */
+/* The same with logits and with the caller's memory, so that several calls can run at a time. */
 int @NAME@_logits(const uint8_t *rgb, float *logits, struct @NAME@_scratch *scratch);
 
 /* Returns which instructions the binary convolutions use here. */
@@ -545,15 +566,15 @@ SOURCE = """\
 #else
 #define INLINE inline
 #endif
-#if defined(__GNUC__) && !defined(__clang__) /* which does so by itself */
+#if defined(__GNUC__) && !defined(__clang__) /* clang unrolls by itself */
 #define UNROLL _Pragma("GCC unroll 8")
 #define ONCE __attribute__((noinline, noclone))
 #else
 #define UNROLL
 #define ONCE
 #endif
-/* One rounding an operation, so that every machine computes the same numbers; nobody asks which
- * operation was inexact. */
+/* One rounding per operation, so that all machines compute the same numbers. The flags of inexact
+ * operations are not used. */
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
@@ -594,7 +615,7 @@ const char *const @NAME@_class_names[@UPPER@_CLASSES] = {
 #undef BLOCK
 #endif
 #if defined(DISPATCH) && !defined(__clang__)
-#pragma GCC optimize("O2") /* small: for machines of before 2013 */
+#pragma GCC optimize("O2") /* small code for machines from before 2013 */
 #endif
 #define ISA portable
 #define TARGET
@@ -605,7 +626,7 @@ const char *const @NAME@_class_names[@UPPER@_CLASSES] = {
 #endif
 #include "@NAME@.c"
 
-/* Runs the network by the fastest instructions that this machine has, and returns their name. */
+/* Runs the network with the fastest instructions of this machine, and returns their name. */
 static const char *run(const uint8_t *rgb, float *logits, struct SCRATCH *s)
 {
 #if defined(DISPATCH)
@@ -664,7 +685,7 @@ int @NAME@_predict(const uint8_t *rgb, float *probabilities)
 #if defined(@UPPER@_MAIN)
 #include <stdio.h>
 
-/* Prints the class of each image in a file, or in what is piped in: raw RGB, one after another. */
+/* Prints the class of each image in a file or on standard input: raw RGB, one after another. */
 int main(int count, char **arguments)
 {
     static uint8_t image[@UPPER@_HEIGHT * @UPPER@_WIDTH * 3];
@@ -688,7 +709,7 @@ int main(int count, char **arguments)
 #endif
 #else
 @BINARY@
-#if !defined(AVX512) /* which speeds up the binary convolutions alone */
+#if !defined(AVX512) /* it speeds up only the binary convolutions */
 @KERNELS@
 @FINISHES@
 static TARGET void FN(run)(

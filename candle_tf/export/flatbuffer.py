@@ -1,4 +1,4 @@
-"""The student alone as a TFLite flatbuffer: 1-bit by Larq Compute Engine (LCE), or plain."""
+"""The student as a TFLite flatbuffer: 1-bit for Larq Compute Engine (LCE), or real-valued."""
 
 import io
 import os
@@ -32,28 +32,37 @@ def export_flatbuffer(
     *,
     binary: bool,
 ):
-    """Writes a `.tflite` file of the student.
+    """Writes the student as a `.tflite` file.
 
-    It takes `images`, float32 RGB in [0, 255], (1, image_size, image_size, 3), and gives
-    `probabilities` float32 (1, classes). The names lie in it as TFLite's associated files do, in a
-    zip archive at the end: `unzip -p FILE class_names.txt`. Beside them
-    `preprocessing.json` holds the share that is to be cut out of photographs before.
+    The network in the file takes `images`, float32 RGB in [0, 255], (1, image_size, image_size, 3).
+    It gives `probabilities`, float32 (1, classes). A zip archive at the end of the file holds the
+    class names, like TFLite's associated files: `unzip -p FILE class_names.txt`. It also holds
+    `preprocessing.json` with `centre_square`.
 
     Args:
         student: Keras model from images to logits.
-        path: the file to write; what stands there is replaced once the new one is complete.
-        image_size: side in pixels.
-        class_names: names in class order; the numbers by default.
-        centre_square: as in `candle_tf.export.export_saved_model`.
-        binary: convert by LCE, which packs 1-bit weights and runs their convolutions as bit
-            operations; its custom operations need LCE's runtime. Otherwise as TFLite converts it,
-            with real-valued weights, for any TFLite runtime.
+        path: File to write. An earlier file is replaced once the new one is complete.
+        image_size: Side of the images in pixels.
+        class_names: Names in class order; by default the class numbers.
+        centre_square: Side of the central square to cut out of a photograph, as a fraction of its
+            shorter side.
+        binary: Whether LCE converts the student. LCE packs 1-bit weights and runs their
+            convolutions as bit operations, and the file needs LCE's runtime. Otherwise TFLite
+            converts the student with real-valued weights, for any TFLite runtime.
 
     Raises:
-        ImportError: if LCE is not installed.
-        ValueError: if `path` does not end in `.tflite`, the names are not as many as the classes,
-            or a quantized layer would stay real-valued in a binary file (named).
-        OSError: if it cannot be written.
+        ImportError: If LCE is not installed.
+        ValueError: If `path` does not end in `.tflite`, or the numbers of names and classes differ.
+            Also if a quantized layer would stay real-valued in a binary file; the message names it.
+        OSError: If the file cannot be written.
+
+    Example:
+        >>> pixels = tf.keras.Input((16, 16, 3))
+        >>> logits = tf.keras.layers.Dense(3)(tf.keras.layers.GlobalAveragePooling2D()(pixels))
+        >>> student = tf.keras.Model(pixels, logits)
+        >>> ct.export.export_flatbuffer(student, "pets.tflite", image_size=16, binary=False)
+        >>> os.path.exists("pets.tflite")
+        True
     """
     write_flatbuffer(
         student,
@@ -71,10 +80,22 @@ def write_flatbuffer(
     centre_square: float,
     make: Callable[[], bytes],
 ):
-    """Writes what `make` returns and the class names, as `export_flatbuffer` says."""
+    """Writes a flatbuffer with its class names, as `export_flatbuffer` describes.
+
+    Args:
+        student: Keras model from images to logits.
+        path: File to write.
+        class_names: Names in class order; by default the class numbers.
+        centre_square: Side of the central square, as a fraction of the shorter side.
+        make: Function that returns the flatbuffer; called after the checks of the other arguments.
+
+    Raises:
+        ValueError: For a wrong file name or wrong class names.
+        OSError: If the file cannot be written.
+    """
     path = Path(path)
     if path.suffix != ".tflite":
-        raise ValueError(f"A flatbuffer's name ends in .tflite, not {path.name!r}.")
+        raise ValueError(f"The name of a flatbuffer must end in .tflite, not {path.name!r}.")
     names = names_text(student, class_names)
     with writing(path):
         flatbuffer = make()
@@ -88,15 +109,16 @@ def write_flatbuffer(
 
 
 def with_names(flatbuffer: bytes, names: str, preprocessing: str) -> bytes:
+    """Appends the zip archive with the two text files to a flatbuffer."""
     file = io.BytesIO(flatbuffer)
-    with zipfile.ZipFile(file, "a") as archive:  # without dates: the same each time
+    with zipfile.ZipFile(file, "a") as archive:  # without dates, so that equal exports are equal
         archive.writestr(zipfile.ZipInfo(NAMES_FILE), names)
         archive.writestr(zipfile.ZipInfo(PREPROCESSING_FILE), preprocessing)
     return file.getvalue()
 
 
 def to_tflite(student: tf.keras.Model, image_size: int) -> bytes:
-    """The student as TFLite's own converter makes it, real-valued in every layer."""
+    """Converts the student by TFLite's own converter, with real-valued weights in all layers."""
     return convert(
         with_softmax(student),
         (1, image_size, image_size, 3),
@@ -105,11 +127,11 @@ def to_tflite(student: tf.keras.Model, image_size: int) -> bytes:
 
 
 def to_lce(student: tf.keras.Model, image_size: int) -> bytes:
-    """The student as LCE converts it, every quantized layer of it in 1 bit.
+    """Converts the student by LCE, with all quantized layers in 1 bit.
 
     Raises:
-        ImportError: if LCE is not installed.
-        ValueError: for a layer that would stay real-valued, or a network that LCE cannot run.
+        ImportError: If LCE is not installed.
+        ValueError: For a layer that would stay real-valued, or a network that LCE cannot run.
     """
     lce = larq_compute_engine()
     sized = rewire(student, (image_size, image_size, 3))  # tells each layer its input's shape
@@ -118,7 +140,7 @@ def to_lce(student: tf.keras.Model, image_size: int) -> bytes:
     flatbuffer = convert(with_softmax(unfolded(sized, layers)), shape, lce.convert_saved_model)
     found = operations(flatbuffer)
     if found.count("LceBconv2d") < len(layers) or "LceDequantize" in found:
-        for layer in layers:  # which one? each alone
+        for layer in layers:  # converts each layer alone to find the culprit
             shape = (1, *layer.get_input_shape_at(-1)[1:])
             alone = convert(layer, shape, lce.convert_saved_model)
             if "LceBconv2d" not in operations(alone):
@@ -128,24 +150,24 @@ def to_lce(student: tf.keras.Model, image_size: int) -> bytes:
                 )
         if found.count("LceBconv2d") < len(layers):
             raise ValueError(
-                f"Larq Compute Engine keeps a layer of {student.name!r} real-valued, though each "
-                "alone would be packed: export with format='tflite'."
+                f"Larq Compute Engine keeps a layer of {student.name!r} real-valued, although it "
+                "packs each layer alone: export with format='tflite'."
             )
     try:
         lce_interpreter(flatbuffer)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"Larq Compute Engine cannot run what it makes of {student.name!r} ({error}): export "
+            f"Larq Compute Engine converts {student.name!r} but cannot run it ({error}): export "
             "with format='tflite'."
         ) from error
     return flatbuffer
 
 
 def binary_layers(student: tf.keras.Model) -> list[tf.keras.layers.Layer]:
-    """The student's quantized layers, which must all be such as LCE packs.
+    """Returns the student's quantized layers, if LCE can pack all of them.
 
     Raises:
-        ValueError: for a student without any, or the first that LCE cannot pack.
+        ValueError: For a student without quantized layers, or for the first that LCE cannot pack.
     """
     found = []
     for layer in flat_layers(student):  # those of nested models too
@@ -154,7 +176,7 @@ def binary_layers(student: tf.keras.Model) -> list[tf.keras.layers.Layer]:
         if not any(own.values()):
             continue
         if not isinstance(layer, lq.layers.QuantConv2D):
-            problem = f"is a {type(layer).__name__}, and LCE packs QuantConv2D alone"
+            problem = f"is a {type(layer).__name__}, but LCE packs only QuantConv2D"
         elif layer.groups > 1:
             problem = f"has {layer.groups} groups, which LCE cannot run"
         elif wide := [role for role, quantizer in own.items() if not is_binary(quantizer)]:
@@ -180,7 +202,7 @@ def binary_layers(student: tf.keras.Model) -> list[tf.keras.layers.Layer]:
 
 
 class Unfolded(tf.keras.layers.BatchNormalization):
-    """Batch norm behind an operation that changes nothing and that LCE does not fold."""
+    """Batch norm after an operation that changes nothing, but keeps LCE from folding the norm."""
 
     def call(self, inputs, training=None):
         return super().call(tf.maximum(inputs, inputs.dtype.min), training=training)
@@ -189,15 +211,20 @@ class Unfolded(tf.keras.layers.BatchNormalization):
 def unfolded(
     student: tf.keras.Model, binary: list[tf.keras.layers.Layer], tolerance: float = 1e-4
 ) -> tf.keras.Model:
-    """The same network and weights, where LCE would lose digits with a batch norm kept apart.
+    """Returns the same network, but keeps LCE from folding a batch norm if that loses digits.
 
-    LCE folds the norm's scale s into a convolution of k inputs as s k - 2 s (bits that differ) in
-    float32, which cancels: for a channel that never varied in training (dead behind a ReLU), s is
-    in the hundreds and the error s k 2^-24 in the hundredths.
+    LCE folds the norm's scale s into a convolution of k inputs as s k - 2 s (bits that differ), in
+    float32. A large s loses digits in this difference. For a channel that never varied in training
+    (dead behind a ReLU), s is in the hundreds, and the error s k 2^-24 in the hundredths.
+
+    Args:
+        student: The student.
+        binary: Its binary layers.
+        tolerance: Largest accepted error.
     """
     apart = {}
     for layer in binary:
-        signs = layer.kernel_quantizer(tf.convert_to_tensor(layer.kernel))  # scaled ones, too
+        signs = layer.kernel_quantizer(tf.convert_to_tensor(layer.kernel))  # may be scaled
         inputs = np.sum(np.abs(signs), axis=(0, 1, 2))
         for norm in {node.layer for node in layer.outbound_nodes} & set(student.layers):
             if isinstance(norm, tf.keras.layers.BatchNormalization):
@@ -212,10 +239,10 @@ def unfolded(
 
 
 def too_small_to_pad(layer: lq.layers.QuantConv2D) -> int | None:
-    """The side of an input smaller than the kernel that is padded with zeros.
+    """Returns the side of a zero-padded input that is smaller than the kernel, else None.
 
-    LCE 0.16 corrects its optimised kernels for a padding of zeros, but not for windows that reach
-    beyond both sides.
+    LCE 0.16 corrects its optimised kernels for zero padding, but not for windows that extend beyond
+    both sides of the map.
     """
     for side, kernel, dilation in zip(
         layer.get_input_shape_at(-1)[1:3], layer.kernel_size, layer.dilation_rate
@@ -227,14 +254,21 @@ def too_small_to_pad(layer: lq.layers.QuantConv2D) -> int | None:
 
 
 def with_softmax(student: tf.keras.Model) -> tf.keras.Model:
-    # Names of their own: Keras's numbered ones would make each file another.
+    """Returns the student with a softmax after its logits."""
+    # Fixed names: Keras would number the layers, and equal exports would differ.
     return tf.keras.Sequential([student, tf.keras.layers.Softmax(name="softmax")], name="export")
 
 
 def convert(
     layer: tf.keras.layers.Layer, input_shape: tuple[int, ...], converter: Callable[[str], bytes]
 ) -> bytes:
-    """Converts a layer or model of float32 inputs by way of a SavedModel."""
+    """Converts a layer or model with float32 inputs through a temporary SavedModel.
+
+    Args:
+        layer: The layer or model.
+        input_shape: Fixed shape of its input.
+        converter: Function from the SavedModel's path to the flatbuffer.
+    """
     module = tf.Module()
     module.parameters = layer.variables
     module.run = tf.function(
@@ -252,7 +286,7 @@ def convert(
 
 
 def operations(flatbuffer: bytes) -> list[str]:
-    """The names of a flatbuffer's custom operations, in the order in which they run."""
+    """Returns the custom operations of a flatbuffer by name, in running order, "" for built-ins."""
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(flatbuffer, 0)

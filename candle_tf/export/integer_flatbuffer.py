@@ -1,4 +1,4 @@
-"""Flatbuffers with 8-bit integers: full-precision students, and the rest of binary ones."""
+"""Flatbuffers with 8-bit integers: full-precision students, or the real layers of binary ones."""
 
 import os
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from candle_tf.export.flatbuffer import (
     write_flatbuffer,
 )
 
-SMALL = 4000  # bytes of weights that stay: a first convolution has few, and all else hangs on it
+SMALL = 4000  # weights up to this many bytes stay float32: the first convolution matters most
 WEIGHTS = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3}  # their axis of outputs
 
 
@@ -28,22 +28,33 @@ def export_int8(
 ):
     """Writes a full-precision student as a `.tflite` file that computes in 8-bit integers.
 
-    It takes float32 images and gives float32 probabilities, as the other flatbuffers do.
+    The network takes float32 images and gives float32 probabilities, like other flatbuffers.
 
     Args:
         student: Keras model without quantizers, from images to logits.
-        path: The file to write.
-        image_size: Side in pixels.
-        class_names: Names in class order; the numbers by default.
-        centre_square: As in `candle_tf.export.export_saved_model`.
-        images: Training images (n, image_size, image_size, 3) in [0, 255], on which the range of
-            each activation is measured; about 100 do.
+        path: File to write.
+        image_size: Side of the images in pixels.
+        class_names: Names in class order; by default the class numbers.
+        centre_square: Side of the central square to cut out of a photograph, as a fraction of its
+            shorter side.
+        images: Training images (n, image_size, image_size, 3) in [0, 255] that measure the range of
+            each activation; about 100 are enough.
 
     Raises:
         ValueError: For a binary student, without images, or as `export_flatbuffer`.
+
+    Example:
+        >>> pixels = tf.keras.Input((16, 16, 3))
+        >>> logits = tf.keras.layers.Dense(3)(tf.keras.layers.GlobalAveragePooling2D()(pixels))
+        >>> student = tf.keras.Model(pixels, logits)
+        >>> images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+        >>> ct.export.export_int8(student, "pets.tflite", image_size=16, images=images)
     """
     if images is None or not len(images):
-        raise ValueError("format='int8' measures its ranges on images: give some of the training.")
+        raise ValueError(
+            "format='int8' measures the ranges of its activations on images: give some training "
+            "images."
+        )
     try:
         binary_layers(student)
     except ValueError as error:
@@ -61,6 +72,7 @@ def export_int8(
 
 
 def quantizers_of(student: tf.keras.Model) -> str:
+    """Returns the sentence that refuses a student with quantizers."""
     return (
         f"The student {student.name!r} has quantizers: train it with --student_bits=32 for int8, "
         "or export with format='lce_int8'."
@@ -68,7 +80,7 @@ def quantizers_of(student: tf.keras.Model) -> str:
 
 
 def to_int8(student: tf.keras.Model, image_size: int, images: np.ndarray) -> bytes:
-    """Returns the student as TFLite quantizes it after training, by ranges from the images."""
+    """Quantizes the student by TFLite, with ranges of activations measured on images."""
 
     def converter(path: str) -> bytes:
         given = tf.lite.TFLiteConverter.from_saved_model(path)
@@ -87,10 +99,14 @@ def export_lce_int8(
     class_names: Sequence[str] | None = None,
     centre_square: float = 1.0,
 ):
-    """Writes the flatbuffer of Larq Compute Engine with the weights of its real layers in 8 bits.
+    """Writes the flatbuffer of Larq Compute Engine with 8-bit weights in its real-valued layers.
 
-    Larq Compute Engine expands them once, when it loads the file. Arguments and errors are those of
-    `candle_tf.export.export_flatbuffer`.
+    Larq Compute Engine expands these weights once, when it loads the file. Arguments and errors are
+    those of `candle_tf.export.export_flatbuffer`.
+
+    Example:
+        >>> student = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125)
+        >>> ct.export.export_lce_int8(student, "pets.tflite", 16)  # doctest: +SKIP
     """
     write_flatbuffer(
         student,
@@ -102,9 +118,9 @@ def export_lce_int8(
 
 
 def with_int8_weights(flatbuffer: bytes) -> bytes:
-    """Returns the flatbuffer with the float32 weights of its layers as int8, a scale an output.
+    """Returns the flatbuffer with int8 instead of float32 weights, and one scale per output.
 
-    Biases, and what follows binary convolutions, stay float32.
+    Biases, and the factors after binary convolutions, stay float32.
     """
     import flatbuffers
     from tensorflow.lite.python import schema_py_generated as schema
@@ -115,7 +131,7 @@ def with_int8_weights(flatbuffer: bytes) -> bytes:
     dequantize = schema.OperatorCodeT()
     dequantize.builtinCode = schema.BuiltinOperator.DEQUANTIZE
     dequantize.deprecatedBuiltinCode = schema.BuiltinOperator.DEQUANTIZE
-    dequantize.version = 5  # takes a scale for each channel
+    dequantize.version = 5  # accepts one scale per channel
     before = []
     for operator in graph.operators:
         code = model.operatorCodes[operator.opcodeIndex]
@@ -139,7 +155,7 @@ def with_int8_weights(flatbuffer: bytes) -> bytes:
         packed.quantization.zeroPoint = np.zeros(scale.size, np.int64)
         packed.quantization.quantizedDimension = axis
         model.buffers.append(buffer)
-        weights.buffer = 0  # the empty one: it is computed
+        weights.buffer = 0  # the empty buffer, as the runtime computes this tensor
         expand = schema.OperatorT()
         expand.opcodeIndex = len(model.operatorCodes)
         expand.inputs, expand.outputs = [len(graph.tensors)], [number]

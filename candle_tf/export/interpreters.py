@@ -1,7 +1,7 @@
 """The runtimes of flatbuffers on this machine: Larq Compute Engine (LCE) and TensorFlow Lite.
 
-Both give (input size in pixels, function from one image (1, size, size, 3) to its probabilities),
-on one thread.
+Each gives the input size in pixels and a function from one image (1, size, size, 3) to its
+probabilities. The function runs on one thread.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,10 @@ import tensorflow as tf
 
 
 def larq_compute_engine():
-    """The package, which is an extra.
+    """Imports Larq Compute Engine, an optional package.
 
     Raises:
-        ImportError: if it is not installed.
+        ImportError: If it is not installed.
     """
     try:
         import larq_compute_engine
@@ -27,14 +27,14 @@ def larq_compute_engine():
 
 
 def lce_interpreter(flatbuffer: bytes) -> tuple[int, Callable[[np.ndarray], np.ndarray]]:
-    """By LCE's interpreter, for binary files and others."""
-    # Indirect BGEMM is the fastest of its portable kernels; on 64-bit ARM all are optimised.
+    """Returns LCE's interpreter, which runs binary files and others."""
+    # Indirect BGEMM is LCE's fastest portable kernel. On 64-bit ARM all kernels are optimised.
     interpreter = larq_compute_engine().testing.Interpreter(flatbuffer, use_indirect_bgemm=True)
     return interpreter.input_shapes[0][1], interpreter.predict
 
 
 def tflite_interpreter(flatbuffer: bytes) -> tuple[int, Callable[[np.ndarray], np.ndarray]]:
-    """By TensorFlow Lite, which lacks LCE's operations."""
+    """Returns TensorFlow Lite's interpreter, which runs only files without LCE's operations."""
     interpreter = tf.lite.Interpreter(model_content=flatbuffer, num_threads=1)
     interpreter.allocate_tensors()
     (images,), (probabilities,) = interpreter.get_input_details(), interpreter.get_output_details()

@@ -1,4 +1,4 @@
-"""What `export` wrote, loaded again: a SavedModel, a flatbuffer or C source, used alike."""
+"""Loading of exports: a SavedModel, a flatbuffer and C source are used in the same way."""
 
 import contextlib
 import json
@@ -20,20 +20,31 @@ from candle_tf.utils.progress import progress
 
 
 class Exported:
-    """An exported student: `predict` images, look up `class_names`.
-
-    Its `centre_square` is the share of a photograph's shorter side that was measured, as a central
-    square; 1.0 for whole images, None where an older export does not say.
+    """An exported student with its class names, ready to `predict`.
 
     Args:
-        path: a SavedModel directory, a `.tflite` file or a directory of C source that `export`
-            wrote. C source is compiled and run: load none that you do not trust.
+        path: A SavedModel directory, a `.tflite` file or a directory of C source that `export`
+            wrote. C source is compiled and run, so load only source that you trust.
+
+    Attributes:
+        class_names: Names in class order.
+        centre_square: Side of the central square to cut out of a photograph, as a fraction of its
+            shorter side; 1.0 for the whole image. None if an older export does not say.
 
     Raises:
-        FileNotFoundError: if nothing is there.
-        ValueError: if it is neither, or broken.
-        ImportError: for a binary flatbuffer where Larq Compute Engine is not installed, or C
-            source without a C compiler.
+        FileNotFoundError: If nothing is at `path`.
+        ValueError: If the export is broken or of another kind.
+        ImportError: For a binary flatbuffer without Larq Compute Engine, or C source without a C
+            compiler.
+
+    Example:
+        >>> pixels = tf.keras.Input((16, 16, 3))
+        >>> logits = tf.keras.layers.Dense(3)(tf.keras.layers.GlobalAveragePooling2D()(pixels))
+        >>> student = tf.keras.Model(pixels, logits)
+        >>> ct.export.export_saved_model(student, "pets", 16, ["cat", "dog", "hen"])
+        >>> exported = ct.export.Exported("pets")
+        >>> exported.class_names, exported.predict(np.zeros((2, 16, 16, 3), np.uint8)).shape
+        (['cat', 'dog', 'hen'], (2, 3))
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -48,14 +59,14 @@ class Exported:
             self.class_names = names.splitlines()
             share = preprocessing and float(json.loads(preprocessing)["centre_square"])
             if share is not None and not 0 < share <= 1:
-                raise ValueError(f"{PREPROCESSING_FILE} in it has centre_square {share}")
+                raise ValueError(f"its {PREPROCESSING_FILE} has centre_square {share}")
             self.centre_square = share
         except ImportError:
             raise
         except Exception as error:  # each parser of a damaged file fails in its own ways
             raise ValueError(
-                f"{path} is not what export writes, a SavedModel directory, a .tflite file or a "
-                f"directory of C source ({error})."
+                f"{path} is not an export, a SavedModel directory, a .tflite file or a directory "
+                f"of C source ({error}): export the student again."
             ) from error
 
     def _load_saved_model(self, path: Path) -> tuple[str, str | None]:
@@ -84,7 +95,7 @@ class Exported:
 
             def text(name: str) -> str:
                 if archive.getinfo(name).file_size > LARGEST_TEXT:
-                    raise ValueError(f"{name} in it is over {LARGEST_TEXT:,} bytes")
+                    raise ValueError(f"its {name} is over {LARGEST_TEXT:,} bytes")
                 return archive.read(name).decode()
 
             names, preprocessing = text(NAMES_FILE), None
@@ -99,21 +110,35 @@ class Exported:
         return names, preprocessing
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Images (batch, height, width, 3) in [0, 255] to probabilities (batch, classes).
+        """Returns the probabilities, float32 (batch, classes), of images in [0, 255].
+
+        Args:
+            images: RGB images, uint8 or float32 (batch, height, width, 3), of any size.
 
         Raises:
-            ValueError: for images of another shape, dtype or range.
+            ValueError: For images of another shape, dtype or range.
         """
         check_pixels(images, "predict")
         return self.predict_batch(tf.cast(images, tf.float32))
 
 
 def agreement(exported: Exported, model: tf.keras.Model, batches: tf.data.Dataset) -> str:
-    """How often an export gives the class that the student does, and how far they differ.
+    """Compares an export with its student, and returns a sentence about equal classes.
 
     Args:
-        model: gives the student's logits.
-        batches: of (images, labels).
+        exported: The exported student.
+        model: The student, from images to logits.
+        batches: Batches of (images, labels); the labels are ignored.
+
+    Example:
+        >>> pixels = tf.keras.Input((16, 16, 3))
+        >>> logits = tf.keras.layers.Dense(3)(tf.keras.layers.GlobalAveragePooling2D()(pixels))
+        >>> student = tf.keras.Model(pixels, logits)
+        >>> ct.export.export_saved_model(student, "pets", image_size=16)
+        >>> images = np.zeros((4, 16, 16, 3), np.uint8)
+        >>> batches = tf.data.Dataset.from_tensors((images, np.zeros(4)))
+        >>> ct.export.agreement(ct.export.Exported("pets"), student, batches)
+        "4 of 4 classes equal the Keras student's; largest difference of a probability ..."
     """
     same = images = 0
     largest = 0.0

@@ -1,4 +1,4 @@
-"""What an exported student makes of people's image files, one after the other."""
+"""Predictions of an exported student for image files, one after the other."""
 
 import contextlib
 import csv
@@ -20,12 +20,13 @@ OUTPUTS = (".csv", ".json")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was predicted of a file.
+    """The prediction for one file.
 
     Attributes:
-        path: of the file.
-        classes: (class name, probability in [0, 1]), the most probable first; none for a bad file.
-        error: what keeps the file from being read, or None.
+        path: Path of the file.
+        classes: Pairs (class name, probability in [0, 1]), the most probable class first; empty
+            for a file that cannot be read.
+        error: Reason why the file cannot be read, or None.
     """
 
     path: str
@@ -34,13 +35,14 @@ class Prediction:
 
 
 def files_in(names: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """The image files that names stand for, in order.
+    """Yields the image files of file names, folders and patterns, in order.
 
     Args:
-        names: files, folders, whose images are taken at any depth, and patterns such as *.jpg.
+        names: Names of files, of folders (their images at any depth), and patterns such as *.jpg.
 
     Yields:
-        (path, how many files of its folder are no images: told with the folder's first image).
+        (path, number of files in the folder that are not images). The number comes with the first
+        image of a folder and is 0 for the others.
     """
     for name in names:
         matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
@@ -58,17 +60,17 @@ def files_in(names: Iterable[str]) -> Iterator[tuple[str, int]]:
 
 
 def predict_file(model: Exported, path: str, share: float, top: int) -> Prediction:
-    """What the model makes of the central square of an image file.
+    """Predicts the class of the central square of an image file.
 
     Args:
-        model: the exported student.
-        path: of the file.
-        share: side of the square, as a share of the image's shorter side; 1 for the whole image.
-        top: how many classes to give.
+        model: The exported student.
+        path: Path of the file.
+        share: Side of the square as a fraction of the shorter side; 1 means the whole image.
+        top: Number of classes to return.
     """
     try:
         if os.path.isdir(path):
-            raise ValueError(f"{path} is a folder without an image.")
+            raise ValueError(f"{path} is a folder without an image: check the path.")
         image = open_image(path)
     except ValueError as error:
         return Prediction(path, error=str(error))
@@ -81,15 +83,15 @@ def predict_file(model: Exported, path: str, share: float, top: int) -> Predicti
 
 @contextlib.contextmanager
 def writing_to(path: str | None, top: int) -> Iterator[Callable[[Prediction], None]]:
-    """A function that writes predictions into a CSV or JSON file as they come.
+    """Yields a function that writes predictions into a CSV or JSON file, one after the other.
 
     Args:
-        path: of the file; nothing is written where None.
-        top: how many classes each has.
+        path: Path of the file; None writes nothing.
+        top: Number of classes per prediction.
 
     Raises:
-        ValueError: if its name ends in neither.
-        OSError: if it cannot be written.
+        ValueError: If the path ends in neither .csv nor .json.
+        OSError: If the file cannot be written.
     """
     if path is None:
         yield lambda prediction: None
@@ -124,9 +126,9 @@ def writing_to(path: str | None, top: int) -> Iterator[Callable[[Prediction], No
 
 
 def check_output(path: str | None):
-    """Refuses, before any work, a file that is neither CSV nor JSON."""
+    """Refuses, before any work, an output file that is neither CSV nor JSON."""
     if path is not None and not path.endswith(OUTPUTS):
-        raise ValueError(f"{path} is to end in {' or '.join(OUTPUTS)}: that is how it is written.")
+        raise ValueError(f"{path} must end in {' or '.join(OUTPUTS)}: choose one of the formats.")
 
 
 def predict_files(
@@ -137,31 +139,32 @@ def predict_files(
     top: int = 3,
     say: Callable[[str], None] = print,
 ) -> tuple[int, int]:
-    """Predicts the class of each image file, says it, and writes it; one image is held at a time.
+    """Predicts, prints and writes the class of each image file, with one image in memory at a time.
 
     Args:
-        model: the exported student.
-        names: as in `files_in`.
-        output: a CSV or JSON file to write too, if any.
-        share: as in `predict_file`; what the export says where None.
-        top: how many classes to give; all where there are fewer.
-        say: what shows a line.
+        model: The exported student.
+        names: Files, folders and patterns, as in `files_in`.
+        output: CSV or JSON file to write, if any.
+        share: Side of the central square, as in `predict_file`; by default the one of the export.
+        top: Largest number of classes per file.
+        say: Function that prints a line.
 
     Returns:
-        How many files there were, and how many of them could not be read.
+        (number of files, number of files that could not be read).
 
     Raises:
-        ValueError, OSError: for an output that cannot be written.
+        ValueError: For an output that is neither CSV nor JSON.
+        OSError: If the output cannot be written.
     """
     top = min(top, len(model.class_names))
     if share is None and model.centre_square is None:
-        say("The export does not say which part of an image it was measured on: the whole is seen.")
+        say("The export does not say which part of an image to use: it sees the whole image.")
     share = share or model.centre_square or 1.0
     count = bad = 0
     with writing_to(output, top) as write:
         for path, others in files_in(names):
             if others:
-                say(f"{os.path.dirname(path) or path}: {others} files are left out, no images")
+                say(f"{os.path.dirname(path) or path}: {others} files are left out: not images")
             found = predict_file(model, path, share, top)
             ranking = ", ".join(f"{name} {100 * p:.1f} %" for name, p in found.classes)
             say(found.error or f"{path}: {ranking}")

@@ -1,4 +1,4 @@
-"""The student alone as a SavedModel, and the class names that every export carries."""
+"""The student as a SavedModel, and the class names that each export contains."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ PREPROCESSING_FILE = "preprocessing.json"
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike):
-    """Turns TensorFlow's errors on the way to `path` into an OSError that names it."""
+    """Turns TensorFlow's errors in its block into an OSError that names `path`."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -25,10 +25,10 @@ def writing(path: str | os.PathLike):
 
 
 def names_text(student: tf.keras.Model, class_names: Sequence[str] | None) -> str:
-    """The class names of an export, a name a line; the numbers by default.
+    """Returns the class names of an export, one per line; by default the class numbers.
 
     Raises:
-        ValueError: if they are not as many as the classes, or one is not a line.
+        ValueError: If the numbers of names and classes differ, or a name has a line break.
     """
     classes = student.output_shape[-1]
     names = [str(name) for name in (class_names if class_names is not None else range(classes))]
@@ -43,7 +43,7 @@ def names_text(student: tf.keras.Model, class_names: Sequence[str] | None) -> st
 
 
 def preprocessing_text(centre_square: float) -> str:
-    """What is done to a photograph before the network sees it, as JSON."""
+    """Returns the content of `preprocessing.json`: the part of a photograph to cut out."""
     return json.dumps({"centre_square": centre_square}) + "\n"
 
 
@@ -56,27 +56,39 @@ def export_saved_model(
 ):
     """Writes a TensorFlow SavedModel of the student.
 
-    Signatures `serving_default` (float32) and `serving_uint8` (uint8) take `images`, RGB in
-    [0, 255], (batch, height, width, 3) of any size, and give `classes` int64 (batch,) and
-    `probabilities` float32 (batch, classes). The asset `class_names.txt` holds a name a line, the
-    asset `preprocessing.json` the share that is to be cut out of photographs before.
+    The signatures `serving_default` (float32) and `serving_uint8` (uint8) take `images`: RGB in
+    [0, 255], (batch, height, width, 3), of any size. They give `classes`, int64 (batch,), and
+    `probabilities`, float32 (batch, classes).
+
+    The asset `class_names.txt` has one name per line. The asset `preprocessing.json` holds
+    `centre_square`.
 
     Args:
         student: Keras model from images (batch, image_size, image_size, 3) to logits.
-        path: directory to write; what stands there is replaced once the new one is complete.
-        image_size: side in pixels that images are resized to.
-        class_names: names in class order; the numbers by default.
-        centre_square: side of the central square that is measured of a photograph, as a share of
-            its shorter side.
+        path: Directory to write. An earlier SavedModel there is replaced once the new one is
+            complete.
+        image_size: Side in pixels to which the SavedModel resizes images.
+        class_names: Names in class order; by default the class numbers.
+        centre_square: Side of the central square to cut out of a photograph, as a fraction of its
+            shorter side. Callers of the SavedModel cut it out.
 
     Raises:
-        ValueError: if the names are not as many as the classes.
-        OSError: if it cannot be written, or other files stand at `path`, which stay.
+        ValueError: If the numbers of names and classes differ.
+        OSError: If the directory cannot be written, or holds other files, which are kept.
+
+    Example:
+        >>> student = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125, blocks=(1,))
+        >>> ct.export.export_saved_model(student, "pets", 16, class_names=["cat", "dog", "hen"])
+        >>> serve = tf.saved_model.load("pets").signatures["serving_uint8"]
+        >>> serve(images=tf.zeros((2, 20, 24, 3), tf.uint8))["probabilities"].shape
+        TensorShape([2, 3])
     """
     path = os.path.abspath(path)
     if os.path.exists(path) and not os.path.exists(os.path.join(path, "saved_model.pb")):
         if not os.path.isdir(path) or os.listdir(path):
-            raise FileExistsError(f"{path} is no SavedModel to replace: export to a new directory.")
+            raise FileExistsError(
+                f"{path} is not an earlier SavedModel: export to a new directory."
+            )
     names = names_text(student, class_names)
 
     def predict(images):
@@ -92,7 +104,7 @@ def export_saved_model(
         for name, text in files.items():
             (written / name).write_text(text, encoding="utf-8")
         module = tf.Module()
-        # Variables instead of the Keras model: the file needs no Keras and no Larq to load.
+        # The module holds variables, not the Keras model, so loading needs neither Keras nor Larq.
         module.parameters = student.variables
         module.class_names, module.preprocessing = (
             tf.saved_model.Asset(str(written / name)) for name in files
@@ -109,4 +121,4 @@ def export_saved_model(
             options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
         )
         for name in files:
-            os.remove(written / name)  # the asset is a copy of it
+            os.remove(written / name)  # the SavedModel has its own copy

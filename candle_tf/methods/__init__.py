@@ -1,4 +1,4 @@
-"""Every method by name, and the prior ones that are more than a loss."""
+"""All methods by name, and a file for each prior method that is more than a loss."""
 
 from candle_tf.methods.auxiliary import AuxiliaryModel
 from candle_tf.methods.bbn import BbnModel

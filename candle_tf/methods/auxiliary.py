@@ -10,20 +10,27 @@ TERMS = {"range": losses.range_loss, "lifted_structured": losses.lifted_structur
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
 class AuxiliaryModel(StudentModel):
-    """A student trained with compile's loss plus a term on its features, times `weight`.
+    """A student trained with compile's loss plus `weight` times a term on its features.
 
-    The terms compare the images of a batch: class-balanced batches give them pairs of every class.
-    Sample weights do not enter them.
+    The term compares the images of a batch. Class-balanced batches give it pairs of each class.
+    Sample weights do not affect the term.
 
     Args:
-        student: as in `StudentModel`.
+        student: The student, as in `StudentModel`.
         term: "range", the range loss (Zhang et al., ICCV 2017), or "lifted_structured", the lifted
             structured loss (Oh Song et al., CVPR 2016).
-        weight: of the term.
-        **kwargs: resolutions, image_size and seed, as in `StudentModel`.
+        weight: Factor on the term.
+        **kwargs: `resolutions`, `image_size` and `seed`, as in `StudentModel`.
 
     Raises:
-        ValueError: as `StudentModel`, or for an unknown term.
+        ValueError: As `StudentModel`, or for an unknown term.
+
+    Example:
+        >>> student = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125, blocks=(1,))
+        >>> model = ct.methods.AuxiliaryModel(student, "range", weight=1e-3)
+        >>> model.compile("adam", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> model(np.zeros((2, 16, 16, 3), np.float32)).shape  # then model.fit(...)
+        TensorShape([2, 3])
     """
 
     def __init__(self, student: tf.keras.Model, term: str, weight: float, **kwargs):

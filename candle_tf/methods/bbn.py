@@ -12,26 +12,32 @@ from candle_tf.student_model import StudentModel
 class BbnModel(StudentModel):
     """Cumulative learning on two branches (Zhou et al., BBN, CVPR 2020, arXiv 1912.02413).
 
-    A conventional branch sees an instance-balanced batch (x_c, y_c), a re-balancing branch one of
-    the reversed sampler (x_r, y_r). At step t of T, with the loss given to `compile`,
+    The conventional branch sees an instance-balanced batch (x_c, y_c). The re-balancing branch sees
+    a batch of the reversed sampler (x_r, y_r). At step t of T, with the loss given to `compile`,
 
         alpha = 1 - (t / T)^2
         z = alpha z_c + (1 - alpha) z_r                     (eq. 1)
         L = alpha loss(z, y_c) + (1 - alpha) loss(z, y_r)   (eq. 3)
 
-    The prediction for an image is the mean of both branches' logits for it.
+    The prediction for an image is the mean of the logits of both branches.
 
-    `fit` takes ((x_c, x_r), (y_c, y_r)), both batches of one size; `evaluate` and validation data
-    are (images, labels) as ever. Training metrics compare z with both batches' labels.
+    `fit` takes ((x_c, x_r), (y_c, y_r)), two batches of equal size. `evaluate` and validation data
+    are (images, labels), as usual. Training metrics compare z with the labels of both batches.
 
     Args:
-        student: `branch(student, 2)`.
-        total_steps: T, the updates of the whole training.
-        **kwargs: resolutions, image_size and seed, as in `StudentModel`.
+        student: A student with two branches, `branch(student, 2)`.
+        total_steps: T, the number of updates of the whole training.
+        **kwargs: `resolutions`, `image_size` and `seed`, as in `StudentModel`.
 
     Raises:
-        ValueError: as `StudentModel`; for a student of other than two experts, no total_steps, or,
-            in `fit`, data that are not such pairs.
+        ValueError: As `StudentModel`. Also for a student without two branches, for total_steps
+            below 1, or, in `fit`, for data that are not such pairs.
+
+    Example:
+        >>> student = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125, blocks=(1,))
+        >>> model = ct.methods.BbnModel(ct.methods.branch(student, 2), total_steps=100)
+        >>> float(model.alpha(50))
+        0.75
     """
 
     def __init__(self, student: tf.keras.Model, total_steps: int, **kwargs):
@@ -39,7 +45,7 @@ class BbnModel(StudentModel):
         check_experts(student, 2)
         if total_steps < 1:
             raise ValueError(
-                f"total_steps must be the updates of the training, at least 1, not {total_steps}."
+                f"total_steps, the updates of the training, must be at least 1, not {total_steps}."
             )
         self.total_steps = int(total_steps)
         own_size_only = self.resolution.sizes == (student.input_shape[1],)
@@ -72,7 +78,7 @@ class BbnModel(StudentModel):
         return tf.concat([branch(images, training=True) for branch, images in pairs], axis=-1)
 
     def alpha(self, step: tf.Tensor) -> tf.Tensor:
-        """The weight of the conventional branch: 1 at first, 0 from T on."""
+        """Returns the weight of the conventional branch, which falls from 1 to 0 at step T."""
         return 1.0 - tf.minimum(tf.cast(step, tf.float32) / self.total_steps, 1.0) ** 2
 
     def get_config(self):

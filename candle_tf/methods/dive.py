@@ -1,4 +1,4 @@
-"""DiVE: a teacher's soft labels, made balanced, as virtual examples."""
+"""DiVE: the soft labels of a teacher, made more balanced, serve as virtual examples."""
 
 import tensorflow as tf
 from candle_tf import losses
@@ -13,26 +13,34 @@ class DiveModel(StudentModel):
     """Distilled virtual examples (He et al., DiVE, ICCV 2021, arXiv 2103.15042).
 
     The teacher is a full-precision network of the student's architecture, trained on the same
-    long-tailed data with balanced softmax. Its soft labels say how many virtual examples of each
-    class an image is; a temperature tau and a power p make their distribution flatter:
+    long-tailed data with balanced softmax. The soft labels of an image count as virtual examples of
+    each class. A temperature tau and a power p make their distribution flatter:
 
         L = (1 - alpha) loss(z_S, y) + alpha tau^2 KL(t || softmax(z_S / tau))
         t = softmax(z_T / tau)^p / sum_c softmax(z_T / tau)_c^p
 
-    with the loss given to `compile`; the paper's is `BalancedSoftmax(class_counts)`.
+    with the loss given to `compile`. The paper's loss is `BalancedSoftmax(class_counts)`.
 
     Args:
-        teacher: Keras model from images in [0, 255] to logits (batch, classes), for instance
-            `at_bits(student, "32")`, trained; frozen on entry. It sees what the student sees.
-        student: as in `StudentModel`.
-        temperature: tau.
-        power: p; 1 leaves the soft labels as they are.
-        alpha: the weight of the virtual examples.
-        **kwargs: resolutions, image_size and seed, as in `StudentModel`.
+        teacher: A trained Keras model from images in [0, 255] to logits (batch, classes), such as
+            `at_bits(student, "32")`. This class freezes it. It sees the same images as the student.
+        student: The student, as in `StudentModel`.
+        temperature: The temperature tau.
+        power: The power p; 1 leaves the soft labels unchanged.
+        alpha: Weight of the virtual examples, in [0, 1].
+        **kwargs: `resolutions`, `image_size` and `seed`, as in `StudentModel`.
 
     Raises:
-        ValueError: as `StudentModel`, and for a teacher of other classes, or one that does not
-            work at every resolution.
+        ValueError: As `StudentModel`. Also for a teacher with other classes, or one that does not
+            work at each resolution.
+
+    Example:
+        >>> student = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125, blocks=(1,))
+        >>> teacher = ct.students.at_bits(student, "32")  # to be trained first
+        >>> model = ct.methods.DiveModel(teacher, student, alpha=0.5)
+        >>> model.compile("adam", ct.losses.BalancedSoftmax([40, 20, 4]))
+        >>> model(np.zeros((2, 16, 16, 3), np.float32)).shape  # then model.fit(...)
+        TensorShape([2, 3])
     """
 
     def __init__(
@@ -61,7 +69,7 @@ class DiveModel(StudentModel):
         # A power of a softmax, normalised, is the softmax of that multiple of its logits.
         virtual = self.power * self.teach.value(images, training=False)
         kl = batch_mean(losses.kl_divergence(virtual, logits, self.temperature), sample_weight)
-        # Through Keras' loss, which logs the sum and scales it for the replicas.
+        # Added to Keras' loss, which logs the sum and scales it for the replicas.
         added = [*self.student.losses, self.alpha * kl]
         label_term = stack((1.0 - self.alpha, labels, logits, sample_weight))
         return self.compiled_loss(*label_term, regularization_losses=added), logits

@@ -1,4 +1,4 @@
-"""A student whose last block and classifier stand several times over one trunk."""
+"""A student with several copies of its last block and classifier on one shared trunk."""
 
 from functools import partial
 
@@ -8,13 +8,20 @@ from candle_tf.networks.surgery import renewed, split_at_features
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
 class Experts(tf.keras.layers.Layer):
-    """The mean of n linear classifiers, each on its own n-th of the features.
+    """The mean of n linear classifiers, each on its own n-th part of the features.
 
-    Inputs are float (batch, n * width), outputs logits (batch, num_classes).
+    Inputs are float (batch, n * width), outputs are logits (batch, num_classes).
 
     Args:
-        n: how many experts.
-        num_classes: width of each classifier.
+        n: Number of experts.
+        num_classes: Number of classes.
+        **kwargs: Arguments of every Keras layer, such as `name` and `dtype`.
+
+    Example:
+        >>> experts = ct.methods.Experts(n=2, num_classes=3)
+        >>> features = tf.ones((5, 2 * 8))
+        >>> experts(features).shape, experts.each(features).shape
+        (TensorShape([5, 3]), TensorShape([5, 2, 3]))
     """
 
     def __init__(self, n: int, num_classes: int, **kwargs):
@@ -28,7 +35,7 @@ class Experts(tf.keras.layers.Layer):
         super().build(input_shape)
 
     def each(self, features: tf.Tensor) -> tf.Tensor:
-        """The logits of every expert, (batch, n, num_classes)."""
+        """Returns the logits of each expert, (batch, n, num_classes)."""
         own = tf.split(features, self.n, axis=-1)
         return tf.stack([head(x) for head, x in zip(self.heads, own)], axis=1)
 
@@ -40,36 +47,46 @@ class Experts(tf.keras.layers.Layer):
 
 
 def branch(student: tf.keras.Model, n: int) -> tf.keras.Model:
-    """The student with its last block and its classifier in n copies, each of other random weights.
+    """Returns a student with n copies of the last block and classifier, with new random weights.
 
-    The last block is what follows the last layer that every path to the last convolution, and every
-    path around it, passes through: in a residual network, where the last shortcut starts.
+    The last block starts where the last shortcut starts: behind the last layer that each path to
+    the features passes through before the last convolution.
 
     Args:
-        student: as `candle_tf.students` build it. It stays as it is: the trunk is a copy, with its
-            weights.
-        n: how many branches.
+        student: A student of `candle_tf.students`. It does not change: the new trunk is a copy with
+            the same weights.
+        n: Number of branches.
 
     Returns:
-        A student: images -> `features` (batch, n * width), the branches' pooled features side by
-        side -> `logits`, an `Experts` layer.
+        A student: images -> `features` (batch, n * width), the pooled features of all branches ->
+        `logits`, an `Experts` layer.
 
     Raises:
-        ValueError: for a student without a layer `features` or without a convolution before it.
+        ValueError: For a student without a layer `features` or without a convolution before it.
+
+    Example:
+        >>> student = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125, blocks=(1,))
+        >>> branched = ct.methods.branch(student, 2)
+        >>> branched.get_layer("features").output_shape, branched.output_shape
+        ((None, 16), (None, 3))
     """
     encoder, _ = split_at_features(renewed(student), own_size_only=True)
     trunk, block = split_before_last_block(encoder)
     copies = (
         tf.keras.models.clone_model(block, clone_function=partial(reseeded, i)) for i in range(n)
     )
-    # Not copy(trunk): its layers, not itself, are to be the student's.
+    # Not copy(trunk): the student shall have the copy's layers, not one nested model.
     features = tf.keras.layers.Concatenate(name="features")([copy.call(trunk) for copy in copies])
     logits = Experts(n, student.output_shape[-1], name="logits", dtype="float32")(features)
     return tf.keras.Model(encoder.input, logits, name=student.name)
 
 
 def split_before_last_block(encoder: tf.keras.Model) -> tuple[tf.Tensor, tf.keras.Model]:
-    """The (symbolic) output of the encoder's trunk, and the model from there to the features."""
+    """Returns the (symbolic) output of the encoder's trunk, and the model from it to the features.
+
+    Raises:
+        ValueError: For an encoder without a convolution.
+    """
     convolutions = [x for x in encoder.layers if isinstance(x, tf.keras.layers.Conv2D)]
     if not convolutions:
         raise ValueError(
@@ -85,7 +102,7 @@ def split_before_last_block(encoder: tf.keras.Model) -> tuple[tf.Tensor, tf.kera
 
 
 def reseeded(number: int, layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
-    """A layer of the same configuration for branch `number`, with random weights of its own."""
+    """Returns a layer of the same configuration for branch `number`, with new random weights."""
     config = {**layer.get_config(), "name": f"branch_{number}_{layer.name}"}
     for value in config.values():
         initializer = value.get("config", {}) if isinstance(value, dict) else {}
@@ -95,9 +112,13 @@ def reseeded(number: int, layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer
 
 
 def check_experts(student: tf.keras.Model, n: int):
-    """Refuses a student whose `logits` are not those of n experts."""
+    """Refuses a student without n experts.
+
+    Raises:
+        ValueError: If the last layer is not an `Experts` layer with n experts.
+    """
     logits = student.layers[-1]
     if not isinstance(logits, Experts) or logits.n != n:
         raise ValueError(
-            f"The student {student.name!r} has not {n} experts: give branch(student, {n})."
+            f"The student {student.name!r} does not have {n} experts: give branch(student, {n})."
         )

@@ -1,9 +1,9 @@
 """OLTR: large-scale long-tailed recognition in an open world (Liu et al., CVPR 2019, 1904.05160).
 
-Dynamic meta-embedding with a cosine classifier, and the large-margin loss, with the formulas and
-constants of the authors' code. Their modulated attention is left out: at 256 channels its
-full-precision convolutions alone take seven times the memory of a whole binary student, and its
-spatial part works at one image size only.
+This file has the dynamic meta-embedding with a cosine classifier, and the large-margin loss. Both
+use the formulas and constants of the authors' code. The authors' modulated attention is left out.
+At 256 channels, its full-precision convolutions need seven times the memory of a whole binary
+student. Its spatial part works at only one image size.
 """
 
 import numpy as np
@@ -18,20 +18,20 @@ from candle_tf.student_model import StudentModel
 def large_margin_loss(
     features: tf.Tensor, labels: tf.Tensor, centroids: tf.Tensor, margin: float = 10.0
 ) -> tf.Tensor:
-    """Features attracted to the centroid of their class, repelled by the others (Liu et al., 2019).
+    """Pulls features to the centroid of their class, away from the others (Liu et al., 2019).
 
         mean_i ||f_i - c_y||^2 / 2 + 0.01 max(0, margin - sum_{i, j != y} ||f_i - c_j||^2 / (B C))
 
     for B examples and C classes.
 
     Args:
-        features: float (batch, width).
-        labels: int (batch,).
-        centroids: float (classes, width).
-        margin: in squared distance.
+        features: Features of the images, float (batch, width).
+        labels: Class of each image, int (batch,).
+        centroids: Centroid of each class, float (classes, width).
+        margin: Margin in squared distance.
 
     Returns:
-        float32 ().
+        float32 (), the mean over the batch.
     """
     distances = squared_distances(tf.cast(features, tf.float32), tf.cast(centroids, tf.float32))
     own = tf.one_hot(class_indices(labels), distances.shape[-1])
@@ -48,10 +48,11 @@ class MetaEmbedding(tf.keras.layers.Layer):
         e = tanh(selector(v)),            r = 10 / min_j ||v - M_j||
 
     for the direct feature v, the memory M of class centroids, the concept selector e and the
-    reachability r. The memory is learned by `large_margin_loss` alone.
+    reachability r. Only `large_margin_loss` trains the memory.
 
     Args:
-        num_classes: rows of the memory.
+        num_classes: Number of classes, the rows of the memory.
+        **kwargs: Arguments of every Keras layer, such as `name` and `dtype`.
     """
 
     def __init__(self, num_classes: int, **kwargs):
@@ -75,7 +76,7 @@ class MetaEmbedding(tf.keras.layers.Layer):
         memory = tf.cast(tf.stop_gradient(self.centroids), features.dtype)
         recalled = tf.matmul(tf.nn.softmax(self.hallucinator(features)), memory)
         nearest = tf.reduce_min(squared_distances(features, memory), axis=1, keepdims=True)
-        # An image that is its class's only one lies on its centroid.
+        # The only image of a class has distance 0 to its centroid.
         reachability = 10.0 * tf.math.rsqrt(tf.maximum(nearest, 1e-6))
         return reachability * (features + self.selector(features) * recalled)
 
@@ -85,9 +86,10 @@ class MetaEmbedding(tf.keras.layers.Layer):
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
 class SquashedCosine(CosineClassifier):
-    """scale ||v|| / (1 + ||v||) cos(v, w_c): the norm tells how familiar v is (Liu et al., 2019).
+    """Classifier with logits scale ||v|| / (1 + ||v||) cos(v, w_c) (Liu et al., 2019).
 
-    Embeddings float (batch, width) -> logits (batch, num_classes); arguments as its parent's.
+    The norm of v says how familiar the image is. Embeddings are float (batch, width), logits
+    (batch, num_classes). The arguments are those of `CosineClassifier`.
     """
 
     def call(self, embeddings):
@@ -97,34 +99,41 @@ class SquashedCosine(CosineClassifier):
 
 
 def with_meta_embedding(student: tf.keras.Model, centroids: np.ndarray) -> tf.keras.Model:
-    """The student of stage 2: a trained student's encoder under a new head.
+    """Returns the student of stage 2: the encoder of a trained student with a new head.
 
-    The head is full-precision: (width + 3 classes) width weights and two biases.
+    The head has full precision, (width + 3 classes) width weights and two biases.
 
     Args:
-        student: trained with cross-entropy, its layer `logits` a `Dense` on `features`; from this
-            the hallucinator starts. The encoder's layers are shared, not copied.
-        centroids: the mean feature of each class's training images, float (classes, width).
+        student: A student trained with cross-entropy. Its last layer is a `Dense` on `features`,
+            which initialises the hallucinator. The new student shares the encoder's layers.
+        centroids: Mean feature of the training images of each class, float (classes, width).
 
     Returns:
         A student: images -> `features` (the direct feature) -> `meta_embedding` -> `logits`.
 
     Raises:
-        ValueError: if the student does not end in such a layer, or the centroids do not fit it.
+        ValueError: If the student does not end in such a layer, or the centroids have another
+            shape.
+
+    Example:
+        >>> student = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125, blocks=(1,))
+        >>> with_memory = ct.methods.with_meta_embedding(student, centroids=np.zeros((3, 8)))
+        >>> [layer.name for layer in with_memory.layers[-3:]]
+        ['features', 'meta_embedding', 'logits']
     """
     encoder, head = split_at_features(student, own_size_only=True)
     classifier, features = head.layers[-1], encoder.output
     if not isinstance(classifier, tf.keras.layers.Dense) or len(head.layers) > 2:
         raise ValueError(
             f"The student {student.name!r} does not end in a Dense layer on its features: give "
-            "that of stage 1, trained with cross-entropy."
+            "the student of stage 1, trained with cross-entropy."
         )
     if np.shape(centroids) != (classifier.units, features.shape[-1]):
         raise ValueError(
             f"centroids are {np.shape(centroids)} but the student has {classifier.units} classes "
             f"of {features.shape[-1]} features: give the mean feature of each class."
         )
-    precise = {"dtype": "float32"}  # distances of near features cancel
+    precise = {"dtype": "float32"}  # the distance of close features is a small difference
     meta_embedding = MetaEmbedding(classifier.units, name="meta_embedding", **precise)
     head = SquashedCosine(classifier.units, scale=16.0, name="logits", **precise)
     logits = head(meta_embedding(features))
@@ -137,16 +146,24 @@ def with_meta_embedding(student: tf.keras.Model, centroids: np.ndarray) -> tf.ke
 class OltrModel(StudentModel):
     """OLTR's stage 2 (Liu et al., CVPR 2019): compile's loss plus `large_margin_loss`.
 
-    Meant for class-balanced batches and cross-entropy. The margin loss draws the features and the
-    memory to each other; sample weights do not enter it.
+    The paper uses class-balanced batches and cross-entropy. The margin loss trains both the
+    features and the memory. Sample weights do not affect it.
 
     Args:
-        student: from `with_meta_embedding`.
-        weight: of the large-margin loss.
-        **kwargs: resolutions, image_size and seed, as in `StudentModel`.
+        student: A student made by `with_meta_embedding`.
+        weight: Factor on the large-margin loss.
+        **kwargs: `resolutions`, `image_size` and `seed`, as in `StudentModel`.
 
     Raises:
-        ValueError: as `StudentModel`, or if the student has no meta-embedding.
+        ValueError: As `StudentModel`, or if the student has no meta-embedding.
+
+    Example:
+        >>> student = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125, blocks=(1,))
+        >>> with_memory = ct.methods.with_meta_embedding(student, centroids=np.zeros((3, 8)))
+        >>> model = ct.methods.OltrModel(with_memory)
+        >>> model.compile("adam", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> model(np.zeros((2, 16, 16, 3), np.float32)).shape  # then model.fit(...)
+        TensorShape([2, 3])
     """
 
     def __init__(self, student: tf.keras.Model, weight: float = 0.01, **kwargs):
@@ -154,8 +171,8 @@ class OltrModel(StudentModel):
         embeddings = [layer for layer in student.layers if isinstance(layer, MetaEmbedding)]
         if not embeddings:
             raise ValueError(
-                f"The student {student.name!r} has no meta-embedding: give what "
-                "with_meta_embedding makes of it."
+                f"The student {student.name!r} has no meta-embedding: give "
+                "with_meta_embedding(student, centroids)."
             )
         self.weight = weight
         self.embedding = Untracked(embeddings[0])

@@ -17,25 +17,25 @@ def paco_loss(
     alpha: float = 0.02,
     temperature: float = 0.05,
 ) -> tf.Tensor:
-    """A cross-entropy over class centers C and samples A (eq. 3 to 5), one value an example.
+    """Returns a cross-entropy over class centers C and samples A (eq. 3 to 5), one per example.
 
         - sum_{z in P(i) and c_y} w(z) log(exp(s_z) / sum_{A and C} exp(s)) / sum w
 
-    for P(i) the samples of the label y of example i; w = alpha on P(i) and 1 on the center c_y;
-    s the logits plus the log prior on C, the dot product over `temperature` on A. The weights are
-    divided by their sum as in the authors' code (eq. 3 is not), where head classes would otherwise
-    outweigh the tail by their many positives.
+    P(i) are the samples with the label y of example i. The weight w is alpha on P(i) and 1 on the
+    center c_y. The score s is the logit plus the log prior on C, and the dot product divided by
+    `temperature` on A. The weights are divided by their sum as in the authors' code, unlike eq. 3:
+    otherwise head classes would outweigh the tail by their many positives.
 
     Args:
-        logits: of the class centers, float (batch, classes).
-        queries: unit vectors, float (batch, width).
-        labels: int (batch,).
-        samples: A, unit vectors, float (n, width): the queries first, each of which leaves itself
-            out, then the keys.
-        sample_labels: int (n,); -1 marks a place that is empty.
-        log_prior: log class frequencies (classes,).
-        alpha: weight of a positive sample.
-        temperature: of the samples.
+        logits: Logits of the class centers, float (batch, classes).
+        queries: Unit vectors of the images, float (batch, width).
+        labels: Class of each image, int (batch,).
+        samples: Unit vectors A, float (n, width): first the queries, then the keys. A query is not
+            compared with itself.
+        sample_labels: Class of each sample, int (n,); -1 marks an empty place.
+        log_prior: Log class frequencies, (classes,).
+        alpha: Weight of a positive sample.
+        temperature: Divisor of the dot products with samples.
 
     Returns:
         float32 (batch,).
@@ -53,7 +53,7 @@ def paco_loss(
 
 
 class KeyQueue(tf.keras.layers.Layer):
-    """The last `size` keys with their labels, newest first; label -1 where none has come yet."""
+    """The last `size` keys with their labels, newest first; -1 is the label of an empty place."""
 
     def __init__(self, size: int, **kwargs):
         super().__init__(**kwargs)
@@ -61,7 +61,7 @@ class KeyQueue(tf.keras.layers.Layer):
 
     def build(self, input_shape):
         def state(name, shape, dtype, initializer):
-            # Each replica pushes the same gathered keys.
+            # All replicas push the same gathered keys.
             first = tf.VariableAggregation.ONLY_FIRST_REPLICA
             return self.add_weight(
                 name, shape, dtype, initializer, trainable=False, aggregation=first
@@ -72,7 +72,7 @@ class KeyQueue(tf.keras.layers.Layer):
         super().build(input_shape)
 
     def push(self, keys: tf.Tensor, labels: tf.Tensor):
-        """Keys (batch, width) and labels (batch,) come in front, as many of the oldest go."""
+        """Puts keys (batch, width) and labels (batch,) in front; as many old ones drop out."""
         for variable, new in ((self.keys, keys), (self.labels, labels)):
             new = tf.cast(tf.distribute.get_replica_context().all_gather(new, 0), variable.dtype)
             variable.assign(tf.concat([new, variable], axis=0)[: self.size])
@@ -82,28 +82,36 @@ class KeyQueue(tf.keras.layers.Layer):
 class PacoModel(StudentModel):
     """A student trained by parametric contrastive learning (Cui et al., ICCV 2021).
 
-    The student's classifier is the class centers, its encoder with a projection MLP the query
-    encoder; the key encoder is the moving average of both, and its last keys wait in a queue
-    (MoCo, He et al., CVPR 2020). `fit` takes ((view_1, view_2), labels): two augmentations of each
-    image, the first for the queries, the second for the keys. `evaluate`, `predict` and `export`
-    are the student's, from single images; the loss of `evaluate` is the one given to `compile`,
-    which does not train. Under a distribution strategy each replica contrasts its own part of the
-    batch with the queue of all.
+    The class centers are the student's classifier. The query encoder is the student's encoder with
+    a projection MLP. The key encoder is the moving average of the query encoder, and its last keys
+    wait in a queue (MoCo, He et al., CVPR 2020).
+
+    `fit` takes ((view_1, view_2), labels): two augmentations of each image, the first for the
+    queries, the second for the keys. `evaluate`, `predict` and `export` use the student on single
+    images. The loss given to `compile` is only for `evaluate`. Under a distribution strategy each
+    replica compares its own part of the batch with the queue of all replicas.
 
     Args:
-        student: as in `StudentModel`.
-        class_counts: training images per class (classes,), for the log prior on the centers.
-        alpha: weight of a positive sample, where its class center has 1.
-        temperature: of the contrast between samples.
-        momentum: m of the key encoder's average, k = m k + (1 - m) q.
-        queue_size: keys to wait. This and the other defaults are those of the authors' commands
-            for CIFAR-100-LT; their ImageNet's queue holds 8192.
-        projection_width: of queries and keys.
-        **kwargs: resolutions, image_size and seed, as in `StudentModel`; both views of a batch have
-            the same size, and the seed is also of the projection's initial weights.
+        student: The student, as in `StudentModel`.
+        class_counts: Training images per class, (classes,), for the log prior on the centers.
+        alpha: Weight of a positive sample; the class center has weight 1.
+        temperature: Divisor of the dot products between samples.
+        momentum: Factor m of the key encoder's average, k = m k + (1 - m) q.
+        queue_size: Number of keys in the queue. All defaults are those of the authors' commands
+            for CIFAR-100-LT; for ImageNet they use a queue of 8192.
+        projection_width: Width of queries and keys.
+        **kwargs: `resolutions`, `image_size` and `seed`, as in `StudentModel`. Both views of a
+            batch have the same size. The seed also initialises the projection.
 
     Raises:
-        ValueError: as `StudentModel`, or if class_counts do not fit the student's classes.
+        ValueError: As `StudentModel`, or if class_counts and the student differ in classes.
+
+    Example:
+        >>> student = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125, blocks=(1,))
+        >>> model = ct.methods.PacoModel(student, class_counts=[40, 20, 4], queue_size=16)
+        >>> model.compile("adam", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> model(np.zeros((2, 16, 16, 3), np.float32)).shape  # then model.fit(...)
+        TensorShape([2, 3])
     """
 
     def __init__(
@@ -127,7 +135,7 @@ class PacoModel(StudentModel):
         self.log_prior = log_prior(class_counts)
         self.alpha, self.temperature, self.momentum = alpha, temperature, momentum
         self.queue_size, self.projection_width = queue_size, projection_width
-        # The key encoder is a student of its own, so that it works at the same sizes.
+        # The key encoder is a second student, so that it works at the same sizes.
         copy = tf.keras.models.clone_model(student)
         copy.set_weights(student.get_weights())
         sizes, base = self.resolution.sizes, self.resolution.base
@@ -142,7 +150,7 @@ class PacoModel(StudentModel):
 
     def train_step(self, data):
         views, labels, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
-        # Side by side in the channels: one resize at one drawn size.
+        # Both views side by side in the channels get the same drawn size in one resize.
         return super().train_step((tf.concat(views, axis=-1), labels, sample_weight))
 
     def objective(self, images, labels, sample_weight):
@@ -167,13 +175,14 @@ class PacoModel(StudentModel):
             self.temperature,
         )
         self.queue.push(keys, flat_labels)
-        # Keras logs and shares among replicas what it is given beside compile's loss, itself at 0.
+        # As an added term, the loss is logged by Keras and averaged over replicas. The loss given
+        # to compile has weight 0.
         terms = [*self.student.losses, batch_mean(loss, sample_weight)]
         nothing = tf.zeros_like(flat_labels, tf.float32)
         return self.compiled_loss(labels, logits, nothing, regularization_losses=terms), logits
 
     def follow(self):
-        """One step of the key encoder's moving average."""
+        """Updates the key encoder's moving average by one step."""
 
         def average(key, query):
             key.assign(self.momentum * key + (1.0 - self.momentum) * query)
@@ -188,7 +197,7 @@ class PacoModel(StudentModel):
         return super().descending_variables() + self.projection.trainable_variables
 
     def key_variables(self) -> list[tf.Variable]:
-        """The variables that follow the descending ones, in their order."""
+        """Returns the variables of the key encoder, in the order of the query encoder's."""
         return self.key_model.descending_variables() + self.key_projection.trainable_variables
 
     def trained_parts(self):
@@ -213,7 +222,7 @@ class PacoModel(StudentModel):
 
 
 def projection(name: str, width: int, projection_width: int, seed: int) -> tf.keras.Sequential:
-    """A two-layer MLP from features (batch, width) to unit vectors (batch, projection_width)."""
+    """Builds an MLP from features (batch, width) to unit vectors (batch, projection_width)."""
     initializers = [tf.keras.initializers.GlorotUniform(seed + i) for i in range(2)]
     return tf.keras.Sequential(
         [

@@ -1,7 +1,7 @@
 """Second stages: a new linear classifier on the features of a trained network's frozen encoder.
 
-Each row of `SECOND_STAGES` takes a `FirstStage` and returns the kernel, float32 (width, classes),
-and bias, float32 (classes,), of the network's last layer, so that what is exported stays the same.
+Each row of `SECOND_STAGES` takes a `FirstStage`. It returns the kernel, float32 (width, classes),
+and bias, float32 (classes,), of the network's last layer. So the network keeps its architecture.
 """
 
 from collections.abc import Callable
@@ -16,29 +16,43 @@ Classifier = tuple[np.ndarray, np.ndarray]  # kernel and bias
 
 CROSS_ENTROPY = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 TAUS = np.linspace(0.0, 2.0, 21)
-NEIGHBORS = 5  # of SMOTE
-# Of weight balancing: the published place of the radius. The published decay, tuned to other
-# features, would undo the classifier of a small student.
+NEIGHBORS = 5  # nearest neighbours in SMOTE
+# Weight balancing: the radius is the published one. The published decay was tuned to other features
+# and would ruin the classifier of a small student.
 MAX_NORM, WEIGHT_DECAY = 0.1, 1e-3
 
 
 @dataclass(frozen=True)
 class FirstStage:
-    """A trained network's features and classifier, and the budget of what is trained on them.
+    """Features and classifier of a trained network, and the training budget of a second stage.
 
     Attributes:
-        features: of the training images or augmented views of them, float32 (n, width).
-        labels: int64 (n,).
-        class_counts: training images per class, (classes,).
-        kernel, bias: of the trained classifier, float32 (width, classes) and (classes,).
-        validation: features and labels of held-out images; None where nothing is held out.
-        label_smoothing: (head, tail) factors of label-aware smoothing.
-        epochs: passes over the features.
-        batch_size, learning_rate: of Adam, annealed by cosine to 0.
-        seed: of everything random.
+        features: Features of the training images or of their augmented views, float32 (n, width).
+        labels: Class of each feature, int64 (n,).
+        class_counts: Training images per class, (classes,).
+        kernel: Kernel of the trained classifier, float32 (width, classes).
+        bias: Bias of the trained classifier, float32 (classes,).
+        validation: Features and labels of held-out images, or None.
+        label_smoothing: Factors of label-aware smoothing, (head, tail).
+        epochs: Number of passes over the features.
+        batch_size: Features per batch.
+        learning_rate: Initial learning rate of Adam, annealed by cosine to 0.
+        seed: Seed of all random draws.
 
     Raises:
-        ValueError: for a class without features, or features with NaN or Inf.
+        ValueError: For a class without features, or features with NaN or Inf.
+
+    Example:
+        >>> first = ct.methods.FirstStage(
+        ...     features=np.eye(3, dtype=np.float32),
+        ...     labels=np.array([0, 1, 2]),
+        ...     class_counts=np.array([40, 20, 4]),
+        ...     kernel=np.eye(3, dtype=np.float32),
+        ...     bias=np.zeros(3, np.float32),
+        ... )
+        >>> kernel, bias = ct.methods.SECOND_STAGES["ncm"](first)
+        >>> kernel.shape, bias.shape
+        ((3, 3), (3,))
     """
 
     features: np.ndarray
@@ -67,22 +81,24 @@ class FirstStage:
 
     @property
     def width(self) -> int:
+        """Number of features per image."""
         return self.kernel.shape[0]
 
     @property
     def num_classes(self) -> int:
+        """Number of classes of the trained classifier."""
         return self.kernel.shape[1]
 
 
 def crt(first: FirstStage) -> Classifier:
-    """Classifier re-training: a fresh one, on class-balanced batches (Kang et al., ICLR 2020)."""
+    """Trains a new classifier on class-balanced batches (Kang et al., ICLR 2020)."""
     return train(first, classifiers.linear(first.width, first.num_classes, first.seed))
 
 
 def lws(first: FirstStage) -> Classifier:
-    """Learnable weight scaling: f_c (w_c x + b_c), f alone trained, on class-balanced batches.
+    """Learns a scale f_c per class, in f_c (w_c x + b_c), on class-balanced batches.
 
-    Kang et al., ICLR 2020.
+    Only f is trained: learnable weight scaling (Kang et al., ICLR 2020).
     """
     classifier = scaled(first)
     classifier.layers[0].trainable = False
@@ -90,12 +106,12 @@ def lws(first: FirstStage) -> Classifier:
 
 
 def tau_norm(first: FirstStage) -> Classifier:
-    """tau-normalisation: w_c / ||w_c||^tau without bias (Kang et al., ICLR 2020).
+    """Normalises the weights, w_c / ||w_c||^tau without bias (Kang et al., ICLR 2020).
 
-    tau, of 0 to 2 by tenths, is the one of the best class-mean accuracy on the validation features.
+    The validation features choose tau from 0, 0.1, ..., 2 by the mean of the per-class accuracies.
 
     Raises:
-        ValueError: without validation features.
+        ValueError: Without validation features.
     """
     if first.validation is None:
         raise ValueError(
@@ -110,19 +126,20 @@ def tau_norm(first: FirstStage) -> Classifier:
 
 
 def ncm(first: FirstStage) -> Classifier:
-    """Nearest class mean m_c by cosine, m_c / ||m_c|| (Kang et al., ICLR 2020).
+    """Classifies by the nearest class mean, with weights m_c / ||m_c|| (Kang et al., ICLR 2020).
 
-    The norm of x scales all cosines alike, so x . m_c / ||m_c|| ranks the classes as they do, and
-    as the Euclidean distance to the normalised means does.
+    The norm of x scales all cosines alike. So x . m_c / ||m_c|| ranks the classes in the same order
+    as the cosines, and as the Euclidean distances to the normalised means.
     """
     means = classifiers.class_means(first.features, first.labels, first.num_classes)
     return without_bias(tau_normalized(means.T, 1.0))
 
 
 def cosine(first: FirstStage) -> Classifier:
-    """Cosine classifier (Gidaris & Komodakis, CVPR 2018), trained on class-balanced batches.
+    """Trains a cosine classifier on class-balanced batches (Gidaris & Komodakis, CVPR 2018).
 
-    The norm of x scales all scores alike, so the normalised kernel ranks the classes as they do.
+    The norm of x scales all scores alike, so the normalised kernel ranks the classes in the same
+    order.
     """
     layer = classifiers.CosineClassifier(first.num_classes)
     classifier = tf.keras.Sequential([tf.keras.Input((first.width,)), layer])
@@ -133,15 +150,15 @@ def cosine(first: FirstStage) -> Classifier:
 
 
 def logit_adjustment(first: FirstStage) -> Classifier:
-    """Post-hoc: the log prior subtracted, tau = 1 (Menon et al., ICLR 2021, eq. 9)."""
+    """Subtracts the log prior from the logits, with tau = 1 (Menon et al., ICLR 2021, eq. 9)."""
     return first.kernel, first.bias - losses.log_prior(first.class_counts)
 
 
 def smote(first: FirstStage) -> Classifier:
-    """Classes filled to the largest by features between neighbours (Chawla et al., JAIR 2002).
+    """Adds synthetic features until all classes are equal (SMOTE, Chawla et al., JAIR 2002).
 
-    A fresh classifier is trained on the balanced set by cross-entropy, with the updates of `epochs`
-    passes over the features that it was made from.
+    Cross-entropy trains a new classifier on the balanced set, with as many updates as `epochs`
+    passes over the original features have.
     """
     features, labels = oversampled(first.features, first.labels, first.seed)
     epochs = max(1, round(first.epochs * len(first.labels) / len(labels)))
@@ -151,10 +168,10 @@ def smote(first: FirstStage) -> Classifier:
 
 
 def weight_balancing(first: FirstStage) -> Classifier:
-    """Weight decay and MaxNorm, on class-balanced loss (Alshammari et al., CVPR 2022, stage 2).
+    """Trains with weight decay, MaxNorm and class-balanced loss (Alshammari et al., CVPR 2022).
 
-    Goes on from the first stage's classifier, with no ||w_c|| above the radius a tenth of the way
-    from its smallest to its largest.
+    This is stage 2 of the paper, and starts from the first stage's classifier. No ||w_c|| may
+    exceed a radius: the smallest norm of that classifier plus a tenth of the norms' range.
     """
     norms = np.linalg.norm(first.kernel, axis=0)
     radius = norms.min() + MAX_NORM * (norms.max() - norms.min())
@@ -170,10 +187,11 @@ def weight_balancing(first: FirstStage) -> Classifier:
 
 
 def mislas(first: FirstStage) -> Classifier:
-    """Label-aware smoothing of f_c (w_c x + b_c), from w and b (Zhong et al., CVPR 2021, stage 2).
+    """Trains f_c (w_c x + b_c) with label-aware smoothing (Zhong et al., CVPR 2021, stage 2).
 
-    On class-balanced batches; f, w and b are all trained. The caller shifts the batch norm's moving
-    averages to class-balanced batches before it takes the features.
+    Batches are class-balanced. f, w and b are all trained, w and b from the first stage's values.
+    Before it computes the features, the caller updates the moving averages of batch norm on
+    class-balanced batches.
     """
     head, tail = first.label_smoothing
     loss = losses.LabelAwareSmoothing(first.class_counts, head=head, tail=tail)
@@ -181,13 +199,14 @@ def mislas(first: FirstStage) -> Classifier:
 
 
 def fslwf(first: FirstStage) -> Classifier:
-    """Few-shot learning without forgetting: the tail's weights generated from the others'.
+    """Generates the tail's weights from those of the other classes (few-shot, without forgetting).
 
-    Cosine classifier and attention (Gidaris & Komodakis, CVPR 2018), see `weight_generator`. The
-    tail is the third of the classes with the fewest images; the others are the base classes.
+    The classifier uses cosines and attention (Gidaris & Komodakis, CVPR 2018), see
+    `weight_generator`. The tail is the third of the classes with the fewest images. All others are
+    base classes.
 
     Raises:
-        ValueError: for fewer than 3 classes, which leave no two base classes to learn from.
+        ValueError: For fewer than 3 classes, which leave fewer than two base classes.
     """
     if first.num_classes < 3:
         raise ValueError(
@@ -220,7 +239,7 @@ def train(
     loss: tf.keras.losses.Loss = CROSS_ENTROPY,
     sampler: str = "class_balanced",
 ) -> list[np.ndarray]:
-    """The classifier's weights after the first stage's budget."""
+    """Trains a classifier on the first stage's features and budget, and returns its weights."""
     classifiers.fit_on_features(
         classifier,
         first.features,
@@ -237,22 +256,24 @@ def train(
 
 
 def scaled(first: FirstStage) -> tf.keras.Sequential:
-    """The first stage's classifier with a factor a class, 1 each."""
+    """Returns the first stage's classifier with one more factor per class, 1 at first."""
     classifier = classifiers.scaled_linear(first.width, first.num_classes)
     classifier.set_weights([first.kernel, first.bias, np.ones(first.num_classes)])
     return classifier
 
 
 def folded(kernel: np.ndarray, bias: np.ndarray, scale: np.ndarray) -> Classifier:
+    """Multiplies the factor per class into kernel and bias."""
     return kernel * scale, bias * scale
 
 
 def without_bias(kernel: np.ndarray) -> Classifier:
+    """Returns the kernel with a bias of zeros."""
     return kernel, np.zeros(kernel.shape[1], np.float32)
 
 
 def tau_normalized(kernel: np.ndarray, tau: float) -> np.ndarray:
-    """w_c / ||w_c||^tau, float32 (width, classes); a w_c of 0 stays 0."""
+    """Returns w_c / ||w_c||^tau, float32 (width, classes); a w_c of 0 stays 0."""
     norms = np.maximum(np.linalg.norm(kernel, axis=0), 1e-12)
     return (kernel / norms**tau).astype(np.float32)
 
@@ -260,13 +281,13 @@ def tau_normalized(kernel: np.ndarray, tau: float) -> np.ndarray:
 def oversampled(
     features: np.ndarray, labels: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features and labels with every class filled to the largest by SMOTE.
+    """Fills each class to the size of the largest by SMOTE, and returns all features and labels.
 
-    Each synthetic feature lies between one of a class and one of its 5 nearest neighbours, or of
-    as many as the class has; a class of one feature is repeated.
+    A synthetic feature is between a feature and one of its 5 nearest neighbours in the class. A
+    smaller class uses all its neighbours, and a class with one feature repeats it.
 
     Raises:
-        ImportError: if imbalanced-learn is not installed.
+        ImportError: If imbalanced-learn is not installed.
     """
     try:
         from imblearn.over_sampling import SMOTE
@@ -274,7 +295,7 @@ def oversampled(
         raise ImportError(
             "SMOTE needs imbalanced-learn: pip install -e '.[benchmark]' in the clone."
         ) from error
-    lonely = np.bincount(labels)[labels] == 1  # its own copy is its neighbour
+    lonely = np.bincount(labels)[labels] == 1  # gets a copy of itself as neighbour
     features = np.concatenate([features, features[lonely]])
     labels = np.concatenate([labels, labels[lonely]])
     counts = np.bincount(labels)

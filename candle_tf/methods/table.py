@@ -1,4 +1,4 @@
-"""Every method by name: one row says what enters the batches and what is minimised."""
+"""The table of all methods: one row per method says what is in a batch and what is minimised."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,17 +26,25 @@ from candle_tf.teacher import Teacher
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run brings to its method.
+    """The facts about a run that its method needs.
 
     Attributes:
-        class_counts: training images per class, int64 (classes,).
-        epochs, steps_per_epoch: of the training, or of one step of two.
-        resolution: the arguments `resolutions` and `seed` of the model.
-        teacher: calibrated, for a method that distills it.
-        first_model: the trained model of the first stage, for a method of two stages.
-        encode: model -> its features and labels of the training images.
-        lambda_per_sample: of the adversarial balancer.
-        label_smoothing: factors of head and tail, for label-aware smoothing.
+        class_counts: Training images per class, int64 (classes,).
+        epochs: Epochs of the training, or of one of its two steps.
+        steps_per_epoch: Updates per epoch.
+        resolution: The arguments `resolutions` and `seed` of the model.
+        teacher: The calibrated teacher, for a method that distills it.
+        first_model: The trained model of the first stage, for a method that needs one.
+        encode: Function from a model to its features and labels of the training images.
+        lambda_per_sample: Whether the adversarial balancer gives one lambda per image.
+        label_smoothing: Factors of label-aware smoothing, (head, tail).
+
+    Example:
+        >>> setup = ct.methods.Setup(class_counts=[40, 20, 4], epochs=1, steps_per_epoch=2)
+        >>> student = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125, blocks=(1,))
+        >>> method = ct.methods.METHODS["mixup"]
+        >>> type(method.model(method, student, setup)).__name__
+        'MixupModel'
     """
 
     class_counts: np.ndarray
@@ -51,12 +59,14 @@ class Setup:
 
 
 def alone(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    """Returns the student without a teacher, with mixup if the method has it."""
     if method.mixup:
         return MixupModel(student, method.mixup, **setup.resolution)
     return StudentModel(student, **setup.resolution)
 
 
 def candle(method: "Method", student: tf.keras.Model, setup: Setup) -> CandleModel:
+    """Returns the student with its calibrated teacher and balancer."""
     balancer = method.fixed_lambda
     if balancer is None:
         balancer = AdversarialBalancer(setup.lambda_per_sample, seed=setup.resolution["seed"])
@@ -73,23 +83,28 @@ def candle(method: "Method", student: tf.keras.Model, setup: Setup) -> CandleMod
 
 
 def bbn(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    """Returns BBN's model, which needs the total number of updates."""
     updates = setup.epochs * setup.steps_per_epoch
     return BbnModel(student, updates, **setup.resolution)
 
 
 def tade(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    """Returns TADE's model, which needs the class counts."""
     return TadeModel(student, setup.class_counts, **setup.resolution)
 
 
 def paco(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    """Returns PaCo's model, which needs the class counts."""
     return PacoModel(student, setup.class_counts, **setup.resolution)
 
 
 def dive(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    """Returns DiVE's model with the network of the first stage as its teacher."""
     return DiveModel(setup.first_model.student, student, **setup.resolution)
 
 
 def oltr(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    """Returns OLTR's model, started from the first stage and its class means."""
     means = classifiers.class_means(*setup.encode(setup.first_model), len(setup.class_counts))
     started = with_meta_embedding(setup.first_model.student, means)
     student.set_weights(started.get_weights())
@@ -97,34 +112,42 @@ def oltr(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentMode
 
 
 def range_loss(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    """Returns the student with the range loss on its features, weighted by 0.001."""
     return AuxiliaryModel(student, "range", 1e-3, **setup.resolution)
 
 
 def lifted_loss(method: "Method", student: tf.keras.Model, setup: Setup) -> StudentModel:
+    """Returns the student with the lifted structured loss on its features, weighted by 0.01."""
     return AuxiliaryModel(student, "lifted_structured", 1e-2, **setup.resolution)
 
 
 def cross_entropy(class_counts: np.ndarray) -> tf.keras.losses.Loss:
+    """Returns the plain cross-entropy, whatever the counts."""
     return tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def inverse_frequency(class_counts: np.ndarray) -> tf.keras.losses.Loss:
+    """Returns the cross-entropy with a weight of 1 / n_c per class."""
     return losses.WeightedCrossEntropy(losses.inverse_frequency_weights(class_counts))
 
 
 def class_balanced(class_counts: np.ndarray) -> tf.keras.losses.Loss:
+    """Returns the cross-entropy weighted by the inverse effective number of images per class."""
     return losses.WeightedCrossEntropy(losses.class_balanced_weights(class_counts))
 
 
 def focal(class_counts: np.ndarray) -> tf.keras.losses.Loss:
+    """Returns the focal loss, whatever the counts."""
     return losses.Focal()
 
 
 def class_balanced_focal(class_counts: np.ndarray) -> tf.keras.losses.Loss:
+    """Returns the focal loss weighted by the inverse effective number of images per class."""
     return losses.Focal(class_weights=losses.class_balanced_weights(class_counts))
 
 
 def with_cosine_classifier(student: tf.keras.Model) -> tf.keras.Model:
+    """Returns the student with a cosine classifier on its features."""
     classifier = classifiers.CosineClassifier(
         student.output_shape[-1], name="logits", dtype="float32"
     )
@@ -133,13 +156,16 @@ def with_cosine_classifier(student: tf.keras.Model) -> tf.keras.Model:
 
 
 def with_memory(student: tf.keras.Model) -> tf.keras.Model:
-    """With OLTR's head, its memory still empty."""
+    """Returns the student with OLTR's head, before its memory is filled."""
     width = student.get_layer("features").output_shape[-1]
     return with_meta_embedding(student, np.zeros((student.output_shape[-1], width)))
 
 
 def with_weight_decay(student: tf.keras.Model, decay: float = 5e-3) -> tf.keras.Model:
-    """decay / 2 ||w||^2 on every real-valued kernel: a binary one has no norm to keep small."""
+    """Returns the student with decay / 2 ||w||^2 on its real-valued kernels.
+
+    A binary kernel has a fixed norm, so weight decay has no use there.
+    """
 
     def change(config: dict):
         for role in bits.KERNELS:
@@ -150,7 +176,7 @@ def with_weight_decay(student: tf.keras.Model, decay: float = 5e-3) -> tf.keras.
 
 
 def deferred_reweighting(epochs: int) -> list[tf.keras.callbacks.Callback]:
-    """In the last fifth, as the paper does from epoch 160 of 200."""
+    """Returns the callback that re-weights in the last fifth, the paper's epochs 160 to 200."""
     return [losses.DeferredReweighting(4 * epochs // 5)]
 
 
@@ -159,32 +185,34 @@ class Method:
     """One way to train the student.
 
     Attributes:
-        paper: where it comes from.
-        loss: class_counts -> the loss given to `compile`; None where the model brings its own. See
-            `training_loss`.
-        sampler: what enters the batches, a name of `candle_tf.data.SAMPLERS`.
-        partner_sampler: of a second stream of batches beside it.
-        views: augmented views of an image.
-        mixup: alpha of mixup (Zhang et al., ICLR 2018), of this training or the first stage's.
-        label_weight: weight of the loss beside the teacher's word; None for what follows from the
+        paper: The paper that introduced the method.
+        loss: Function from class_counts to the loss given to `compile`, or None for a model with
+            its own loss. See `training_loss`.
+        sampler: Sampler of the batches, a name in `candle_tf.data.SAMPLERS`.
+        partner_sampler: Sampler of a second stream of batches, for a method that needs one.
+        views: Augmented views per image.
+        mixup: Alpha of mixup (Zhang et al., ICLR 2018) in this training or in its first stage.
+        label_weight: Weight of the label term in a distillation; None derives it from the
             calibration (see `CandleModel`).
-        network: student -> the student that is trained, where the method changes it.
-        model: (method, student, setup) -> what `fit` trains.
-        callbacks: epochs -> callbacks of `fit`.
-        distills: whether the method needs a calibrated teacher.
-        mixes: whether the method can train on mixed images.
-        label_smoothing: whether the method reads the factors of label-aware smoothing.
-        held_out: whether the method chooses a parameter on held-out images.
-        starts_from: settings that the run of the first stage changes, for a method of two stages.
-        second_stage: a name of `second_stages.SECOND_STAGES`, in place of training.
-        batch_norm_shift: class-balanced batches move the batch norm's statistics before it.
-        calibration: of the teacher's classifier, a name of `teacher.CALIBRATIONS`.
-        fixed_lambda: the weight of the KL term; None for the adversarial balancer.
-        temperature: of the KL term.
-        prior_adjusted: the log prior inside the KL term.
+        network: Function from the student to the network that the method trains.
+        model: Function (method, student, setup) -> the Keras model for `fit`.
+        callbacks: Function from the number of epochs to the callbacks of `fit`.
+        distills: Whether the method needs a calibrated teacher.
+        mixes: Whether the method can train on mixed images.
+        label_smoothing: Whether the method reads the factors of label-aware smoothing.
+        held_out: Whether the method chooses a parameter on held-out images.
+        starts_from: Settings that the run of the first stage changes, for a method of two stages.
+        second_stage: Name in `second_stages.SECOND_STAGES` of a classifier to train on the first
+            stage's features, in place of training a network.
+        batch_norm_shift: Whether class-balanced batches update the statistics of batch norm before
+            the second stage.
+        calibration: Loss of the teacher's classifier, a name in `teacher.CALIBRATIONS`.
+        fixed_lambda: Weight of the KL term; None for the adversarial balancer.
+        temperature: Temperature of the KL term.
+        prior_adjusted: Whether the KL term contains the log prior.
 
     Example:
-        >>> METHODS["candle_paper"].label_weight
+        >>> ct.methods.METHODS["candle_paper"].label_weight
         0.0
     """
 
@@ -214,8 +242,19 @@ class Method:
 def training_loss(method: Method, setup: Setup) -> tf.keras.losses.Loss | None:
     """Returns the loss that `compile` takes, or None for a distillation without a label term.
 
-    The prior inside the label term of a distillation is that of the batches, which the sampler
-    makes: a class-balanced batch has none.
+    The label term of a distillation uses the class frequencies of the batches, which depend on the
+    sampler. In class-balanced batches all classes are equally frequent.
+
+    Args:
+        method: A row of `METHODS`.
+        setup: The run's class counts and label smoothing.
+
+    Example:
+        >>> setup = ct.methods.Setup(class_counts=[40, 20, 4], epochs=1, steps_per_epoch=2)
+        >>> ct.methods.training_loss(ct.methods.METHODS["focal"], setup).name
+        'focal'
+        >>> ct.methods.training_loss(ct.methods.METHODS["candle_paper"], setup) is None
+        True
     """
     if method.loss is losses.LabelAwareSmoothing:
         head, tail = setup.label_smoothing
@@ -229,11 +268,13 @@ def training_loss(method: Method, setup: Setup) -> tf.keras.losses.Loss | None:
 
 
 def candle_row(mixup: float = 1.0, label_weight: float | None = None, **others) -> Method:
+    """Returns a row of CANDLE; the defaults are those of our recipe."""
     given = {"mixup": mixup, "label_weight": label_weight, **others}
     return Method(CANDLE, losses.BalancedSoftmax, model=candle, distills=True, **given)
 
 
 def second_stage(paper: str, name: str, first: str = "cross_entropy", **others) -> Method:
+    """Returns the row of a second stage on the features of the method `first`."""
     return Method(paper, starts_from={"method": first}, second_stage=name, **others)
 
 
@@ -244,7 +285,8 @@ LDAM = "Cao et al., LDAM, NeurIPS 2019"
 BALANCING = "Alshammari et al., Weight Balancing, CVPR 2022"
 
 METHODS = {
-    # The recipe: mixed pairs of views, and a label term where the teacher errs (docs/results.md).
+    # The recipe: mixed pairs of views, and a label term that corrects the teacher's errors
+    # (docs/results.md).
     "candle": candle_row(),
     "candle_uncalibrated": candle_row(calibration="cross_entropy"),
     "candle_kl": candle_row(fixed_lambda=1.0),
@@ -266,10 +308,10 @@ METHODS = {
         LDAM, losses.LDAM, network=with_cosine_classifier, callbacks=deferred_reweighting
     ),
     "balanced_softmax": Method("Ren et al., BALMS, NeurIPS 2020", losses.BalancedSoftmax),
-    # At tau = 1, as here, the same function as balanced softmax, which came later.
+    # With tau = 1 this equals balanced softmax.
     "logit_adjusted_loss": Method("Menon et al., ICLR 2021", losses.LogitAdjustment),
     "label_aware_smoothing": Method(MISLAS, losses.LabelAwareSmoothing, label_smoothing=True),
-    # Terms on features; class-balanced batches hold pairs of every class.
+    # Terms on features; class-balanced batches contain pairs of each class.
     "range_loss": Method(
         "Zhang et al., Range Loss, ICCV 2017",
         sampler="class_balanced",
@@ -282,7 +324,7 @@ METHODS = {
         model=lifted_loss,
         mixes=False,
     ),
-    # Samplers; every method takes those and others by --sampler.
+    # Samplers; --sampler gives them and others to any method.
     "over_sampling": Method("each class repeated to the largest", sampler="over_sampling"),
     "under_sampling": Method("each class cut to the smallest", sampler="under_sampling"),
     # New classifiers on the features of a trained network.

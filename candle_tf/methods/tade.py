@@ -14,23 +14,32 @@ from candle_tf.student_model import StudentModel
 class TadeModel(StudentModel):
     """Skill-diverse experts (Zhang et al., SADE, NeurIPS 2022, arXiv 2107.09249, section 4.1).
 
-    With pi the prior of the class counts, pi^- the same values in inverse order, and the loss given
-    to `compile` (by default cross-entropy, the paper's), three experts' logits z_i minimise
+    Three experts with the logits z_i minimise
 
         L = loss(z_1, y) + loss(z_2 + log pi, y) + loss(z_3 + log pi - 2 log pi^-, y)
 
-    softmax, balanced softmax and inverse softmax, for long-tailed, balanced and inversely
-    long-tailed test sets. The prediction is the uniform mean of the z_i: the paper weighs them by
-    test-time aggregation where the test distribution is unknown, and here it is balanced.
+    with the prior pi of the class counts, and pi^- with the same values in inverse order. The paper
+    uses cross-entropy as the loss given to `compile`. The terms are softmax, balanced softmax and
+    inverse softmax, for long-tailed, balanced and inversely long-tailed test sets.
+
+    The prediction is the mean of the z_i. The paper weighs them by test-time aggregation for
+    unknown test distributions. Here the test distribution is balanced.
 
     Args:
-        student: `branch(student, 3)`.
-        class_counts: training images per class, (classes,).
-        **kwargs: resolutions, image_size and seed, as in `StudentModel`.
+        student: A student with three branches, `branch(student, 3)`.
+        class_counts: Training images per class, (classes,).
+        **kwargs: `resolutions`, `image_size` and `seed`, as in `StudentModel`.
 
     Raises:
-        ValueError: as `StudentModel`; for a student of other than three experts, or counts that are
-            not as many as its classes or 0.
+        ValueError: As `StudentModel`. Also for a student without three branches, for another number
+            of counts than classes, or for a count of 0.
+
+    Example:
+        >>> student = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125, blocks=(1,))
+        >>> model = ct.methods.TadeModel(ct.methods.branch(student, 3), class_counts=[40, 20, 4])
+        >>> model.compile("adam", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> model(np.zeros((2, 16, 16, 3), np.float32)).shape  # then model.fit(...)
+        TensorShape([2, 3])
     """
 
     def __init__(self, student: tf.keras.Model, class_counts: Sequence[int], **kwargs):
@@ -59,7 +68,7 @@ class TadeModel(StudentModel):
 
 
 def inverted(values: np.ndarray) -> np.ndarray:
-    """The same values in inverse order: the largest where the smallest stood, and so on."""
+    """Returns the same values in inverse order: the largest replaces the smallest, and so on."""
     order = np.argsort(values)
     result = np.empty_like(values)
     result[order] = values[order[::-1]]

@@ -1,29 +1,33 @@
-"""Classifier weights of classes with few images, generated from those of the others.
+"""Generated classifier weights for classes with few images, from the weights of other classes.
 
 Gidaris & Komodakis, Dynamic Few-Shot Visual Learning without Forgetting, CVPR 2018. The scores are
-cosines, so that trained and generated weights compare whatever their norms.
+cosines, so the norms of trained and generated weights do not matter.
 """
 
 import numpy as np
 import tensorflow as tf
 
-NOVEL, SHOTS = 5, 5  # classes an episode at most, and images of each, that weights are generated of
+NOVEL, SHOTS = 5, 5  # novel classes per episode at most, and images per novel class
 
 
 def unit(vectors: tf.Tensor) -> tf.Tensor:
+    """Divides each vector of the last axis by its norm."""
     return tf.math.l2_normalize(vectors, axis=-1)
 
 
 class WeightGenerator(tf.Module):
-    """w = phi_avg * mean_i z_i + phi_att * mean_i sum_b a_ib w_b, for unit features z_i and w_b.
+    """Generator of the weights w of a novel class from unit features z_i and base weights w_b.
 
-    a_i = softmax_b(gamma cos(phi_q z_i, k_b)) is the attention over the base classes b. Everything
-    but z is learned: diagonal phi_avg and phi_att, matrix phi_q, one key k_b a base class, gamma,
-    the base weights w_b themselves, and the scale of the scores.
+        w = phi_avg * mean_i z_i + phi_att * mean_i sum_b a_ib w_b
+        a_i = softmax_b(gamma cos(phi_q z_i, k_b))
+
+    a_i is the attention over the base classes b. Everything except z is learned: the diagonals
+    phi_avg and phi_att, the matrix phi_q, one key k_b per base class, gamma, the base weights w_b,
+    and the scale of the scores.
 
     Args:
-        base_weights: where w_b start, float32 (base, width).
-        seed: of the keys.
+        base_weights: Initial values of w_b, float32 (base, width).
+        seed: Seed of the initial keys.
     """
 
     def __init__(self, base_weights: np.ndarray, seed: int):
@@ -36,17 +40,17 @@ class WeightGenerator(tf.Module):
         self.gamma, self.scale = tf.Variable(10.0), tf.Variable(10.0)
 
     def attention(self, exemplars: tf.Tensor, available: tf.Tensor) -> tf.Tensor:
-        """a: exemplars float (novel, shots, width) -> (novel, shots, base), 0 where not available.
+        """Returns the attention a, (novel, shots, base), which is 0 for unavailable classes.
 
         Args:
-            exemplars: features of the images of each novel class.
-            available: bool (base,), the classes to attend to.
+            exemplars: Features of the images of each novel class, float (novel, shots, width).
+            available: Whether each base class takes part, bool (base,).
         """
         cosines = tf.matmul(unit(unit(exemplars) @ self.phi_q), unit(self.keys), transpose_b=True)
         return tf.nn.softmax(tf.where(available, self.gamma * cosines, -np.inf))
 
     def generate(self, exemplars: tf.Tensor, available: tf.Tensor) -> tf.Tensor:
-        """w: float (novel, width); arguments as in `attention`."""
+        """Returns the weights w, float (novel, width); the arguments are those of `attention`."""
         attended = self.attention(exemplars, available) @ unit(self.base_weights)
         average, attended = (tf.reduce_mean(x, axis=1) for x in (unit(exemplars), attended))
         return self.phi_avg * average + self.phi_att * attended
@@ -61,19 +65,19 @@ def learn_to_generate(
     learning_rate: float,
     seed: int,
 ) -> WeightGenerator:
-    """Trains by episodes, in each of which some of the base classes play classes of few images.
+    """Trains a generator by episodes in which some base classes act as novel classes.
 
-    These classes' weights are generated from a few of their images, and cross-entropy over all base
-    classes is taken on other images, as many of each class.
+    The weights of these classes are generated from a few of their images. The loss is the
+    cross-entropy over all base classes, on other images, with equal numbers per class.
 
     Args:
-        features: of the base classes' images, float32 (n, width).
-        labels: int64 (n,), in [0, base).
-        base_weights: as in `WeightGenerator`, of at least 2 classes.
-        updates: episodes.
-        batch_size: images an episode to classify, rounded down to as many of each class.
-        learning_rate: of Adam, annealed by cosine to 0.
-        seed: of keys and episodes.
+        features: Features of the base classes' images, float32 (n, width).
+        labels: Base class of each feature, int64 (n,), in [0, base).
+        base_weights: Initial weights of at least 2 base classes, float32 (base, width).
+        updates: Number of episodes.
+        batch_size: Images to classify per episode, rounded down to equal numbers per class.
+        learning_rate: Initial learning rate of Adam, annealed by cosine to 0.
+        seed: Seed of the keys and episodes.
     """
     base = len(base_weights)
     novel, queries = min(NOVEL, base // 2), max(1, batch_size // base)

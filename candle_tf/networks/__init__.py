@@ -1,1 +1,1 @@
-"""What any Keras network needs: surgery, pretrained weights, files of strangers read safely."""
+"""Tools for any Keras network: surgery, checks, pretrained weights, and safe loading of files."""

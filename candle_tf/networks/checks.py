@@ -1,24 +1,24 @@
-"""Strangers' networks looked at before they are used: what they end in, what they do to images."""
+"""Checks of a user's network before its use: its last layer, and its own scaling of images."""
 
 import tensorflow as tf
 from candle_tf.networks.keras_internals import made_by
 
-PASSING = (  # layers between a classifier and the output that compute nothing of their own
+PASSING = (  # layers that may follow a classifier without being one
     "Activation Dropout Flatten GlobalAveragePooling2D GlobalMaxPooling2D Reshape SpatialDropout2D"
 ).split()
 CLASSIFIERS = ("logit", "predict", "classif", "fc1000", "top", "head", "output", "probs")
 ARITHMETIC = ("math.", "__operators__.", "truediv", "subtract", "multiply", "add")
-WIDTHS = 64  # a linear layer that is as wide as a multiple of it is taken for an embedding
+WIDTHS = 64  # a linear layer whose width is a multiple of this counts as an embedding
 
 
 def operation_of(layer: tf.keras.layers.Layer) -> str:
-    """The TensorFlow function of a layer that was made of one; "" for others."""
+    """Returns the name of the TensorFlow function that a layer wraps, or "" for other layers."""
     name = type(layer).__name__ in ("TFOpLambda", "SlicingOpLambda")
     return str(layer.get_config().get("function", "")) if name else ""
 
 
 def makes_probabilities(layer: tf.keras.layers.Layer) -> bool:
-    """Whether a layer ends in a softmax."""
+    """Returns whether a layer ends in a softmax."""
     activation = getattr(layer, "activation", None)
     return (
         isinstance(layer, tf.keras.layers.Softmax)
@@ -34,13 +34,16 @@ def last_of(network: tf.keras.Model) -> tf.keras.layers.Layer:
 
 
 def check_student(student: tf.keras.Model):
-    """Refuses what is no student: another object, a teacher, or a network of probabilities.
+    """Refuses an object that is not a Keras model from images to logits.
 
     Raises:
-        ValueError: which says what it is and what to pass.
+        ValueError: For a class, a teacher, another object, or a model that gives probabilities.
+            The message says what to pass instead.
     """
     if isinstance(student, type):
-        raise ValueError(f"The student is the class {student.__name__}: pass a network made of it.")
+        raise ValueError(
+            f"The student is the class {student.__name__}: pass an instance of the class."
+        )
     if hasattr(student, "check_calibrated"):
         raise ValueError("The student is a Teacher: pass the teacher first, then the student.")
     if not isinstance(student, tf.keras.Model) or not getattr(student, "outputs", None):
@@ -59,29 +62,34 @@ def check_student(student: tf.keras.Model):
 
 
 def check_teacher(teacher):
-    """Refuses what is no `Teacher`."""
+    """Refuses an object that is not a `Teacher`.
+
+    Raises:
+        ValueError: Says what the object is and how to make a teacher.
+    """
     of_class = isinstance(teacher, type)
     if of_class or not hasattr(teacher, "check_calibrated"):
         what = f"the class {teacher.__name__}" if of_class else f"a {type(teacher).__name__}"
         raise ValueError(
-            f"The teacher is {what}, not a Teacher: pass the teacher first, then the student; a "
-            "Keras network becomes one by Teacher(network, image_size)."
+            f"The teacher is {what}, not a Teacher: pass the teacher first, then the student. Make "
+            "a teacher from a Keras network by Teacher(network, image_size)."
         )
 
 
 def without_classifier(
     network: tf.keras.Model, linear: bool = True, softmax: bool = False
 ) -> tuple[tf.keras.Model, str | None]:
-    """A network up to its features, where it ends in a classifier.
+    """Cuts the classifier off a network that ends in one.
 
     Args:
-        network: a functional Keras model.
-        linear: whether a last linear layer is a classifier too, where its name or width says so.
-        softmax: whether a softmax comes after it.
+        network: A functional Keras model.
+        linear: Whether a last linear layer also counts as a classifier if its name or width says
+            so.
+        softmax: Whether a softmax follows the network.
 
     Returns:
-        (the network without its classifier, the name of the layer that it now ends in), or the
-        network itself and None.
+        (the network without its classifier, the name of its new last layer), or (the network
+        itself, None).
     """
     tensor = network.outputs[0]
     while tensor is not None:
@@ -103,12 +111,12 @@ def without_classifier(
 
 
 def is_classifier(layer: tf.keras.layers.Layer, softmax: bool, linear: bool) -> bool:
-    """Whether a layer gives one number per class.
+    """Returns whether a layer gives one number per class.
 
     Args:
-        layer: the last one that has weights.
-        softmax: whether a softmax comes after it.
-        linear: whether a linear layer is one, where its name or width says so.
+        layer: The last layer with weights.
+        softmax: Whether a softmax follows the layer.
+        linear: Whether a linear layer counts if its name or width says so.
     """
     if isinstance(layer, tf.keras.layers.Dense):
         width = layer.units
@@ -125,10 +133,10 @@ def is_classifier(layer: tf.keras.layers.Layer, softmax: bool, linear: bool) -> 
 
 
 def own_scaling(network: tf.keras.Model) -> str | None:
-    """The name of the layer by which a network scales images in [0, 255] itself, if it does.
+    """Returns the name of the layer that scales images in [0, 255], or None if there is none.
 
     Raises:
-        ValueError: for one that takes images in [0, 1], which none are here.
+        ValueError: For a network that expects images in [0, 1].
     """
     for layer in network.layers:
         if isinstance(layer, tf.keras.Model):
@@ -149,7 +157,7 @@ def own_scaling(network: tf.keras.Model) -> str | None:
         elif kind == "Normalization" or operation_of(layer).startswith(ARITHMETIC):
             return layer.name
         elif isinstance(layer, tf.keras.layers.BatchNormalization):
-            # It saw images in [0, 255] in its training, where its mean says so.
+            # A large mean says that the network was trained on images in [0, 255].
             return layer.name if float(tf.reduce_max(layer.moving_mean)) > 4 else None
         elif getattr(layer, "kernel", None) is not None or hasattr(layer, "depthwise_kernel"):
             return None

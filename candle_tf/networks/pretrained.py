@@ -8,12 +8,12 @@ import tensorflow as tf
 
 
 def networks_of(module: ModuleType) -> dict[str, Callable[..., tf.keras.Model]]:
-    """The networks of a module by name."""
+    """Returns the network factories of a module by name."""
     return {name: f for name, f in vars(module).items() if name[0].isupper() and callable(f)}
 
 
 def zoo_networks() -> dict[str, Callable[..., tf.keras.Model]]:
-    """The networks of larq-zoo by name."""
+    """Returns the network factories of larq-zoo by name."""
     import larq_zoo
 
     return {**networks_of(larq_zoo.literature), **networks_of(larq_zoo.sota)}
@@ -25,11 +25,17 @@ def build_encoder(
     input_shape: tuple[int | None, int | None, int],
     arguments: dict,
 ) -> tf.keras.Model:
-    """The network without its top, with weights by name, from a file, or random.
+    """Builds a network without its top.
+
+    Args:
+        network: A factory of Keras or larq-zoo.
+        weights: "imagenet", the path of a weights file, or None for random weights.
+        input_shape: (height, width, 3), where None means any size.
+        arguments: Other arguments of the factory.
 
     Raises:
-        OSError: if weights cannot be downloaded, or their file is not there.
-        ValueError: if the file does not fit, or Keras builds another network for it.
+        OSError: If the weights cannot be downloaded, or their file is missing.
+        ValueError: If the file holds the weights of another network.
     """
 
     def build(weights: str | None) -> tf.keras.Model:
@@ -49,10 +55,10 @@ def build_encoder(
             ) from error
     if network.__name__.startswith("EfficientNetB"):
         raise ValueError(
-            f"{network.__name__} with weights of a file would see other inputs than they were made "
-            "for, as Keras scales them only for the name imagenet: where they can be downloaded, "
-            f"save tf.keras.applications.{network.__name__}(include_top=False), and give that file "
-            "as the network (--teacher=FILE --teacher_preprocessing=none)."
+            f"{network.__name__} cannot take its weights from a file, because Keras scales its "
+            "inputs correctly only for weights='imagenet': on a machine with internet access, save "
+            f"tf.keras.applications.{network.__name__}(include_top=False), and give that file as "
+            "the network (--teacher=FILE --teacher_preprocessing=none)."
         )
     encoder = build(None)
     load_weights(encoder, weights, lambda: network(weights=None, include_top=True, **arguments))
@@ -60,9 +66,19 @@ def build_encoder(
 
 
 def load_weights(encoder: tf.keras.Model, path: str, build_with_top):
-    """Loads a weights file of the encoder, or of the whole network that it is the bottom of."""
+    """Loads a weights file of the encoder, or of the whole network with its top.
+
+    Args:
+        encoder: The network without its top; its weights are set.
+        path: Path of the weights file.
+        build_with_top: Function that builds the whole network.
+
+    Raises:
+        OSError: If the file is missing.
+        ValueError: If the file holds the weights of another network.
+    """
     if not os.path.exists(path):
-        raise FileNotFoundError(f"Weights {path} do not exist: check the path.")
+        raise FileNotFoundError(f"The weights file {path} does not exist: check the path.")
     try:
         encoder.load_weights(path)
     except (ValueError, OSError) as without_top:

@@ -1,9 +1,11 @@
-"""Open a stranger's saved Keras model without running anything that it brings.
+"""Safe loading of a saved Keras model from somebody else: none of its code is run.
 
-A saved model is a program: a Lambda carries bytecode, the `module` of an entry is imported, the
-graph of a SavedModel can write files, an `.npz` can hold pickles. So the architecture is first read
-as text, and every class, function and module that it names must be Keras's, Larq's or ours. These
-alone rebuild the model; only numbers are then read from the file.
+A saved model is a program. A Lambda carries bytecode, and the `module` of an entry is imported.
+The graph of a SavedModel can write files, and an `.npz` can hold pickles.
+
+So the architecture is first read as text. Each class, function and module in it must belong to
+Keras, Larq or this library. The model is rebuilt from this text, and only numbers are read from
+the file.
 """
 
 import contextlib
@@ -21,17 +23,18 @@ from candle_tf.utils.files import LARGEST_TEXT
 
 TRUSTED_PACKAGES = {"keras", "tf_keras", "larq", "larq_zoo", "candle_tf"}
 
-# Public in Keras, but run the file's bytecode, open the vocabulary file it names, or look up more.
+# Public in Keras, but unsafe: they run the file's bytecode, open its vocabulary file, or look up
+# further names.
 UNSAFE = set(
     "Lambda IntegerLookup StringLookup TextVectorization get serialize deserialize".split()
 )
-# Not public but safe: models, old names, notation for values. No `__lambda__`, no `__typespec__`.
+# Not public, but safe: models, old names, notation for values. No `__lambda__`, no `__typespec__`.
 INTERNAL = set(
     "Functional Model Sequential Policy DTypePolicy TFOpLambda SlicingOpLambda "
     "BatchNormalizationV1 BatchNormalizationV2 SyncBatchNormalization function TensorShape "
     "TypeSpec __tuple__ __ellipsis__ __bytes__ __tensor__ __numpy__".split()
 )
-# What the layers made from raw TensorFlow calls may call: arithmetic and reshaping.
+# Functions that layers around raw TensorFlow calls may use: arithmetic and reshaping.
 OP_LAYERS = {"TFOpLambda", "SlicingOpLambda"}
 OP_FAMILIES = ("__operators__.", "math.", "nn.", "linalg.", "image.resize")
 OPS = set(
@@ -42,20 +45,27 @@ OPS = set(
 
 
 class ModelFileError(ValueError):
-    """A model file that is broken, of another kind, or refused."""
+    """The error of a model file that is broken, not a Keras 2 model, or unsafe."""
 
 
 def load_model(path: str | os.PathLike, allow_custom_code: bool = False) -> tf.keras.Model:
-    """Loads a whole model, uncompiled, from what `model.save()` of Keras 2 wrote.
+    """Loads a whole model, uncompiled, that `model.save()` of Keras 2 wrote.
 
     Args:
-        path: a `.keras` or `.h5` file, or a SavedModel directory.
-        allow_custom_code: let Keras load whatever the file holds, its author's code included.
+        path: A `.keras` or `.h5` file, or a SavedModel directory.
+        allow_custom_code: Whether Keras may load everything in the file and run its author's code.
 
     Raises:
-        FileNotFoundError: nothing is at `path`.
-        ModelFileError: a ValueError. The file is no such model, holds weights only, or names a
-            class, function or module that is not Keras's, Larq's or candle_tf's.
+        FileNotFoundError: If nothing is at `path`.
+        ModelFileError: If the file is no Keras 2 model or holds weights only. Also if it names a
+            class, function or module that does not belong to Keras, Larq or candle_tf. It is a
+            ValueError.
+
+    Example:
+        >>> network = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125, blocks=(1,))
+        >>> network.save("network.keras")
+        >>> load_model("network.keras").output_shape
+        (None, 3)
     """
     path = Path(path)
     if not path.exists():
@@ -79,12 +89,12 @@ def load_model(path: str | os.PathLike, allow_custom_code: bool = False) -> tf.k
 
 
 def _is_archive(path: Path) -> bool:
-    # Keras's own test, so that what is checked and what is loaded cannot differ.
+    # The test of Keras itself, so that it loads exactly the file that is checked here.
     return str(path).endswith(".keras") and zipfile.is_zipfile(path)
 
 
 def _architecture(path: Path) -> dict:
-    """The model's serialized form, read as text."""
+    """Returns the model's serialized form, read as text."""
     if path.is_dir():
         metadata = path / "keras_metadata.pb"
         if not metadata.is_file():
@@ -100,7 +110,7 @@ def _architecture(path: Path) -> dict:
                 metadata = json.loads(archive.read("metadata.json"))
                 _refuse_keras_3(path, metadata["keras_version"])
             config = json.loads(archive.read("config.json"))
-        return {**config, "compile_config": None}  # as Keras does with compile=False
+        return {**config, "compile_config": None}  # the same as compile=False in Keras
     with h5py.File(path, "r") as file:
         _refuse_keras_3(path, file.attrs.get("keras_version", ""))
         if "model_config" not in file.attrs:
@@ -112,22 +122,22 @@ def _architecture(path: Path) -> dict:
 
 
 def _refuse_keras_3(path: Path, version: str | bytes):
-    """Refuses a file of Keras 3, whose networks Keras 2 cannot make."""
+    """Refuses a file of Keras 3, because Keras 2 cannot build its networks."""
     version = version.decode() if isinstance(version, bytes) else str(version)
     if version.startswith("3"):
         raise ModelFileError(
             f"{path} was saved by Keras 3: save it with tf-keras (TF_USE_LEGACY_KERAS=1), or load "
-            "its weights into a network that has a name (--teacher=keras:NAME "
+            "its weights into a network of a known name (--teacher=keras:NAME "
             "--teacher_weights=PATH)."
         )
 
 
 def _rebuild(path: Path, config: dict) -> tf.keras.Model:
-    """The model made from the very text that was checked, with the weights of the file.
+    """Builds the model from exactly the text that was checked, and loads the file's weights.
 
-    Not by Keras's own loader: that runs the initializers of a SavedModel's graph and revives layers
-    from it, and unpickles `model.weights.npz`. Here the graph is never opened, so no op in it needs
-    a denylist; weights are read as HDF5 or as a checkpoint.
+    Keras's own loader is not safe. It runs the initializers of a SavedModel's graph, revives layers
+    from the graph, and unpickles `model.weights.npz`. Here the graph is never opened. Weights are
+    read as HDF5 or as a checkpoint.
     """
     model = tf.keras.models.model_from_json(json.dumps(config))
     if path.is_dir():
@@ -139,7 +149,7 @@ def _rebuild(path: Path, config: dict) -> tf.keras.Model:
 
 
 def _refuse_strangers(path: Path, config: dict) -> None:
-    """Raises ModelFileError for the first thing that is not known."""
+    """Raises ModelFileError for the first name that is not known."""
     known = _known_names()
     todo = [(config, "")]
     while todo:  # every dict at any depth: models in models, wrapped layers, quantizers
@@ -153,8 +163,8 @@ def _refuse_strangers(path: Path, config: dict) -> None:
                 known = _known_names()
                 if stranger := _stranger(node, known):
                     raise ModelFileError(
-                        f"{path}: layer {layer!r} uses the {stranger}, which may run code or open "
-                        "files as its author likes; pass allow_custom_code=True "
+                        f"{path}: layer {layer!r} uses the {stranger}, which may run any code or "
+                        "open any file of its author's choice; pass allow_custom_code=True "
                         "(--allow_custom_code) if you trust its author."
                     )
             todo += [(child, layer) for child in reversed(node.values())]
@@ -163,7 +173,7 @@ def _refuse_strangers(path: Path, config: dict) -> None:
 
 
 def _stranger(node: dict, known: set[str]) -> str | None:
-    """The first name in a serialized object that Keras would resolve to something unknown."""
+    """Returns the first unknown name that Keras would look up in a serialized object, or None."""
     # Keras looks for either name, in its registry and then in `module`: all must be known.
     names = [node["class_name"], node.get("registered_name") or "function"]
     if node["class_name"] == "function":
@@ -183,7 +193,7 @@ def _stranger(node: dict, known: set[str]) -> str | None:
 
 
 def _known_names() -> set[str]:
-    """Keras's public classes and functions, and what the trusted packages registered with it."""
+    """Returns Keras's public classes and functions, and all that trusted packages registered."""
     k = tf.keras
     known = set()
     for space in (k.layers, k.initializers, k.regularizers, k.constraints, k.losses, k.metrics):

@@ -1,4 +1,4 @@
-"""Keras networks taken apart: at any input size, and at the features."""
+"""Surgery on Keras networks: another input size, a cut at the features, changed layers."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,16 +13,25 @@ def rewire(
     input_shape: tuple[int | None, ...],
     replace: Callable[[tf.keras.layers.Layer], tf.keras.layers.Layer] = lambda layer: layer,
 ) -> tf.keras.Model:
-    """The same layers and weights on an input of their own, or what `replace` makes of a layer."""
+    """Returns the same layers and weights on a new input.
+
+    Args:
+        network: A functional Keras model.
+        input_shape: Shape of the new input without the batch, where None means any size.
+        replace: Function from a layer to the layer to use in its place.
+    """
     return tf.keras.models.clone_model(
         network, input_tensors=tf.keras.Input(input_shape), clone_function=replace
     )
 
 
 def reconfigured(network: tf.keras.Model, change: Callable[[dict], None]) -> tf.keras.Model:
-    """New layers of the same weights; `change` changes the config of each in place.
+    """Returns a copy of a network with changed layers and the same weights.
 
-    Those of a network within the network too.
+    Args:
+        network: A functional Keras model.
+        change: Function that changes the config of a layer in place. It is called for each layer,
+            also inside nested networks.
     """
 
     def nested(config: dict) -> Iterator[dict]:
@@ -43,10 +52,10 @@ def reconfigured(network: tf.keras.Model, change: Callable[[dict], None]) -> tf.
 
 
 def at_policy(network: tf.keras.Model, policy: str) -> tf.keras.Model:
-    """The same network and weights in new layers that compute by a Keras mixed-precision policy.
+    """Returns a copy of a network that computes by a Keras mixed-precision policy.
 
     Raises:
-        ValueError: for a network with layers that cannot be made again from their configs.
+        ValueError: For a network with a layer that cannot be rebuilt from its config.
     """
 
     def change(config: dict):
@@ -57,18 +66,18 @@ def at_policy(network: tf.keras.Model, policy: str) -> tf.keras.Model:
         return reconfigured(network, change)
     except (NotImplementedError, TypeError) as error:
         raise ValueError(
-            f"The network {network.name!r} cannot be made again in {policy} ({error}): leave "
+            f"The network {network.name!r} cannot be rebuilt in {policy} ({error}): leave "
             "--precision out."
         ) from error
 
 
 def renewed(network: tf.keras.Model) -> tf.keras.Model:
-    """The same network and weights in new layers, which are in no other network."""
+    """Returns a copy of a network with the same weights in new layers."""
     return reconfigured(network, lambda config: None)
 
 
 def with_synchronized_batch_norm(network: tf.keras.Model) -> tf.keras.Model:
-    """New layers of the same weights, whose batch norm takes its moments over all replicas."""
+    """Returns a copy of a network with batch norm that takes its moments over all replicas."""
 
     def change(config: dict):
         if "moving_mean_initializer" in config:
@@ -78,26 +87,26 @@ def with_synchronized_batch_norm(network: tf.keras.Model) -> tf.keras.Model:
 
 
 def synchronizes(network: tf.keras.Model) -> bool:
-    """Whether it has batch norm that takes its moments over all replicas."""
+    """Returns whether a network has batch norm that takes its moments over all replicas."""
     return any(getattr(part, "synchronized", False) for part in network.submodules)
 
 
 def any_size(network: tf.keras.Model) -> tf.keras.Model:
-    """The same layers and weights, rewired to an input of (None, None, 3).
+    """Returns the same layers and weights on an input of any size, (None, None, 3).
 
     Raises:
-        ValueError: for a network that only works at its own size (for instance one that flattens).
+        ValueError: For a network that works only at its own size, such as one that flattens a map.
     """
     try:
         rewired = rewire(network, (None, None, 3))
         if own := network.input_shape[1]:
-            # A layer that lets an unknown size pass may still refuse another one.
+            # A layer that accepts an unknown size may still refuse a different one.
             other = tf.TensorSpec((1, 2 * own, 2 * own, 3))
             tf.function(rewired).get_concrete_function(other)
         return rewired
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"The network {network.name!r} works at its own size alone, not with images of any "
+            f"The network {network.name!r} works only at its own size, not with images of any "
             "size: end its feature map with global pooling instead of flattening it."
         ) from error
 
@@ -105,32 +114,46 @@ def any_size(network: tf.keras.Model) -> tf.keras.Model:
 def split_at_features(
     student: tf.keras.Model, own_size_only: bool = False
 ) -> tuple[tf.keras.Model, tf.keras.Model]:
-    """The student as (encoder, classifier), cut at its layer `features`.
+    """Cuts a student at its layer `features`.
 
     Args:
-        own_size_only: for images of the student's input size, not for those of any size.
+        student: A functional Keras model with a layer `features`.
+        own_size_only: Whether the parts work only at the student's input size, not at any size.
+
+    Returns:
+        (encoder, classifier), which share the student's layers.
 
     Raises:
-        ValueError: if there is no such layer, or the network does not work at any size.
+        ValueError: If the layer is missing, or the network cannot work at any size.
+
+    Example:
+        >>> student = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125, blocks=(1,))
+        >>> encoder, classifier = split_at_features(student)
+        >>> encoder.output_shape, classifier.output_shape
+        ((None, 8), (None, 3))
     """
     if "features" not in {layer.name for layer in student.layers}:
         raise ValueError(
             f"The student {student.name!r} has no layer named 'features': give that name to the "
-            "layer whose output is the pooled embedding before the classifier."
+            "layer that outputs the pooled embedding before the classifier."
         )
     network = rewire(student, student.input_shape[1:]) if own_size_only else any_size(student)
-    # Shared layers have one node a network: the last one is that of `network`.
+    # A shared layer has one node per network: the last one belongs to `network`.
     features = network.get_layer("features").get_output_at(-1)
     return tf.keras.Model(network.input, features), tf.keras.Model(features, network.output)
 
 
 def check_size(network: tf.keras.Model, base: int, smallest: int, who: str):
-    """Refuses a size that a network (None, None, 3) reduces to less than one pixel.
+    """Refuses an image size that a network would downsample to less than one pixel.
 
     Args:
-        base: the side in pixels that the network's total stride is measured at.
-        smallest: the side in pixels to check.
-        who: what the network is, for the message.
+        network: A network with an input of (None, None, 3).
+        base: Side in pixels at which the network's total stride is measured.
+        smallest: Side in pixels to check.
+        who: Noun for the network, for the message.
+
+    Raises:
+        ValueError: If `smallest` is too small.
     """
     maps = [layer.get_output_at(-1) for layer in network.layers]
     maps = [m for m in tf.nest.flatten(maps) if m.shape.rank == 4]
@@ -157,17 +180,19 @@ def check_size(network: tf.keras.Model, base: int, smallest: int, who: str):
 
 
 def fold_batch_norm(network: tf.keras.Model) -> tf.keras.Model:
-    """The same function in new layers, each batch norm inside the convolution before it.
+    """Returns a network that computes the same with its batch norms folded into convolutions.
 
-    W <- W s and b <- (b - mean) s + beta, with s = gamma / sqrt(variance + epsilon), where nothing
-    but the norm sees what the convolution gives. For a network that is not trained any more; one
-    whose layers cannot be made again from their configs stays as it is.
+        W <- W s,    b <- (b - mean) s + beta,    s = gamma / sqrt(variance + epsilon)
+
+    A norm is folded if it alone reads the output of the convolution. The network must not be
+    trained any more. A network is returned unchanged if its layers cannot be rebuilt from their
+    configs.
     """
     try:
         fresh = renewed(network)
     except (NotImplementedError, TypeError, ValueError):
         return network
-    norms = {}  # by the name of the convolution
+    norms = {}  # name of the convolution -> the norm after it
     for norm in fresh.layers:
         if type(norm) is tf.keras.layers.BatchNormalization and len(norm.inbound_nodes) == 1:
             before = norm.inbound_nodes[0].inbound_layers
@@ -201,7 +226,7 @@ def fold_batch_norm(network: tf.keras.Model) -> tf.keras.Model:
 def folded_weights(
     layer: tf.keras.layers.Layer, norm: tf.keras.layers.BatchNormalization
 ) -> list[np.ndarray]:
-    """Kernel and bias of a layer that does what it and the batch norm after it did."""
+    """Returns the kernel and bias with which a layer also does the work of its batch norm."""
     kernel, *bias = (weights.astype(np.float64) for weights in layer.get_weights())
     scale = 1.0 / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
     if norm.scale:

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of the method: files, devices, names, optimizers."""
+"""Helpers that do not depend on the method: files, devices, names, optimizers."""

@@ -1,4 +1,4 @@
-"""Files that a killed process leaves whole."""
+"""Files that stay whole when a process is killed."""
 
 import contextlib
 import fcntl
@@ -17,16 +17,16 @@ import numpy as np
 T = TypeVar("T")
 ROWS, NOTE = "rows.bin", "made_of.json"
 LARGEST_TEXT = 64 * 2**20  # bytes
-LOCK_FILE = "lock"  # held by the process that works in a directory
+LOCK_FILE = "lock"  # held by the process that is working in a directory
 
 
 @contextlib.contextmanager
 def locked(directory: str | os.PathLike) -> Iterator[Path]:
-    """Makes the directory, and keeps other processes out of it.
+    """Creates a directory and keeps other processes out of it.
 
     Raises:
-        ValueError: if another process is at work in it.
-        OSError: if it cannot be written.
+        ValueError: If another process is working in the directory.
+        OSError: If the directory cannot be written.
     """
     path = Path(directory)
     with contextlib.ExitStack() as stack:
@@ -34,7 +34,7 @@ def locked(directory: str | os.PathLike) -> Iterator[Path]:
             path.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(open(path / LOCK_FILE, "a+", encoding="utf-8"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(OSError):  # a hint: a disk may be full
+            with contextlib.suppress(OSError):  # the text is only a hint, and a disk may be full
                 lock.truncate(0)
                 os.write(lock.fileno(), f"pid {os.getpid()} on {socket.gethostname()}".encode())
         except BlockingIOError as error:
@@ -49,19 +49,19 @@ def locked(directory: str | os.PathLike) -> Iterator[Path]:
 
 
 def cache_directory() -> Path:
-    """Where what was found out about a user's data is kept; it may be deleted at any time."""
+    """Returns the directory that keeps facts about the user's data; you can delete it any time."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(home, "candle_tf")
 
 
 @contextlib.contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """A path to write to, renamed to `path` in the end: a reader never sees half of it.
+    """Yields a path to write to and renames it to `path` in the end: no reader sees half a file.
 
     Raises:
-        OSError: if it cannot be written, which says what to do.
+        OSError: If the file cannot be written. The message says what to do.
     """
-    beside = path.with_name(f"{os.getpid()}_{path.name}")  # with its suffix, which NumPy looks at
+    beside = path.with_name(f"{os.getpid()}_{path.name}")  # the same suffix, which NumPy checks
     try:
         yield beside
         os.replace(beside, path)
@@ -75,14 +75,14 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str):
-    """Writes a file `written_beside` it."""
+    """Writes a whole text file at once, by `written_beside`."""
     with written_beside(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
 def directory_beside(path: str | os.PathLike) -> Iterator[Path]:
-    """A directory to fill, renamed to `path` in the end; what stood there goes only then."""
+    """Yields a directory to fill, which replaces the one at `path` once it is complete."""
     written = Path(f"{path}.{os.getpid()}.tmp")
     old = f"{written}.old"
     shutil.rmtree(written, ignore_errors=True)  # left by a killed process of the same number
@@ -103,11 +103,11 @@ def directory_beside(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def read_text(path: Path) -> str:
-    """A text file of ours, which nobody has made huge.
+    """Reads a text file, unless it is too large to be one that this library wrote.
 
     Raises:
-        ValueError: if it is over `LARGEST_TEXT` bytes, or not UTF-8.
-        OSError: if it cannot be read.
+        ValueError: If the file is over `LARGEST_TEXT` bytes, or not UTF-8.
+        OSError: If the file cannot be read.
     """
     if path.stat().st_size > LARGEST_TEXT:
         raise ValueError(f"{path} is over {LARGEST_TEXT:,} bytes")
@@ -115,11 +115,16 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path, kind: type[T], remedy: str) -> T:
-    """What `write_text` wrote as JSON.
+    """Reads a JSON file.
+
+    Args:
+        path: Path of the file.
+        kind: Expected type of its content.
+        remedy: What the user can do about a damaged file, the end of the message.
 
     Raises:
-        ValueError: if it is damaged, too large or of another kind; ends with the remedy.
-        OSError: if it cannot be read.
+        ValueError: If the file is damaged, too large or holds another type.
+        OSError: If the file cannot be read.
     """
     try:
         value = json.loads(read_text(path))
@@ -131,18 +136,18 @@ def read_json(path: Path, kind: type[T], remedy: str) -> T:
 
 
 class Rows:
-    """Records of one size in a file: written in order, read at random through a memory map.
+    """A file of records of one size, written in order and read at random through a memory map.
 
-    What was interrupted holds its first records whole and goes on after them. It lies in a
-    directory beside a note of what the records were made of, and is of nothing else.
+    After an interruption the first records are complete, and writing continues after them. A note
+    beside the file says what the records were made of. They are never mixed with other records.
 
     Args:
-        directory: of the file, made if it is not there.
-        dtype: of a record, with named fields. `Rows.dtype` has a checksum after them.
-        made_of: what the records follow from, by name; values that JSON keeps.
+        directory: Directory of the file; it is created if it is missing.
+        dtype: Dtype of a record, with named fields. `Rows.dtype` has a checksum as its last field.
+        made_of: Name -> value of everything that the records depend on, in JSON's types.
 
     Raises:
-        ValueError: if the directory holds records of something else.
+        ValueError: If the directory holds records that were made of something else.
     """
 
     def __init__(self, directory: str | os.PathLike, dtype: np.dtype, made_of: Mapping):
@@ -152,34 +157,35 @@ class Rows:
 
     @property
     def path(self) -> Path:
+        """Path of the file in the directory."""
         return self.directory / ROWS
 
     def __len__(self) -> int:
-        """How many records are there, whole."""
+        """Returns the number of complete records."""
         return self.path.stat().st_size // self.dtype.itemsize if self.path.exists() else 0
 
     def check(self):
-        """Refuses a directory that has come to hold something else."""
+        """Refuses a directory with records that were made of something else."""
         check_made_of(self.directory, self.made_of)
 
     def claim(self, total: int):
-        """Before the first `append`, in a `locked` directory: that `total` records are to be there.
+        """Prepares a `locked` directory for `total` records, before the first `append`.
 
         Raises:
-            OSError: if there is no room for them.
+            OSError: If the disk has no room for them.
         """
         self.check()
         check_room(self.directory, (total - len(self)) * self.dtype.itemsize)
         write_text(self.directory / NOTE, json.dumps(self.made_of, indent=1) + "\n")
 
     def append(self, records: np.ndarray):
-        """Writes records after those that are there, over what an interruption left of one.
+        """Writes records after the complete ones, over a part of one that an interruption left.
 
         Args:
-            records: of `dtype`; their checksums are filled in.
+            records: Records of `dtype`; this method fills in their checksums.
 
         Raises:
-            OSError: which says what to do.
+            OSError: If the file cannot be written. The message says what to do.
         """
         records["checksum"] = checksums(records)
         end = len(self)
@@ -191,21 +197,21 @@ class Rows:
         except OSError as error:
             raise OSError(
                 f"{self.path} cannot be written ({error}): make room, and start the same command "
-                f"again; it goes on from record {end}."
+                f"again; it continues from record {end}."
             ) from error
 
     def read(self) -> np.ndarray:
-        """All records, (n,), mapped into memory, not read."""
+        """Returns all records, (n,), mapped into memory without reading them."""
         self.check()
         if not len(self):
-            return np.zeros(0, self.dtype)  # nothing cannot be mapped
+            return np.zeros(0, self.dtype)  # an empty file cannot be mapped
         return np.memmap(self.path, self.dtype, mode="r", shape=(len(self),))
 
     def verify(self):
-        """Reads all records.
+        """Reads all records and compares their checksums.
 
         Raises:
-            ValueError: if one is damaged.
+            ValueError: If a record is damaged.
         """
         records = self.read()
         for start in range(0, len(records), 1024):
@@ -213,22 +219,22 @@ class Rows:
             wrong = np.flatnonzero(some["checksum"] != checksums(some))
             if len(wrong):
                 raise ValueError(
-                    f"{self.path} is damaged at record {start + wrong[0]}: delete it, and the same "
-                    "command makes it again."
+                    f"{self.path} is damaged at record {start + wrong[0]}: delete the file, and "
+                    "the same command writes it again."
                 )
 
 
 def checksums(records: np.ndarray) -> list[int]:
-    """Of records whose last field, 4 bytes, is their checksum."""
+    """Returns the checksum of each record, without its last field of 4 bytes, the checksum."""
     content = records.view(np.uint8).reshape(len(records), -1)[:, :-4]
     return [zlib.crc32(record) for record in np.ascontiguousarray(content)]
 
 
 def check_room(directory: str | os.PathLike, nbytes: int):
-    """Refuses to write so much where there is no room for it, before any of it is written.
+    """Refuses to write `nbytes` bytes to a disk without room for them.
 
     Raises:
-        OSError: which says how much is missing.
+        OSError: Says how many bytes are needed and how many are free.
     """
     path = Path(directory).absolute()
     there = next(each for each in (path, *path.parents) if each.exists())
@@ -236,15 +242,15 @@ def check_room(directory: str | os.PathLike, nbytes: int):
     if needed > free:
         raise OSError(
             f"{directory} has no room for {needed:,.1f} MB ({free:,.1f} MB are free): make room, "
-            "or name a directory elsewhere."
+            "or name a directory on another disk."
         )
 
 
 def check_made_of(directory: str | os.PathLike, made_of: Mapping):
-    """Refuses a directory whose `Rows` were made of something else than `made_of` says.
+    """Refuses a directory with `Rows` that were made of something else than `made_of`.
 
     Raises:
-        ValueError: which names the first difference.
+        ValueError: Names the first difference.
     """
     path = Path(directory) / NOTE
     if not path.exists():
@@ -257,16 +263,16 @@ def check_made_of(directory: str | os.PathLike, made_of: Mapping):
         if there.get(name) != here[name]:
             raise ValueError(
                 f"{directory} was made of another {name} ({there.get(name)}, here {here[name]}): "
-                "name another directory, or delete that one."
+                "name another directory, or delete this one."
             )
 
 
 def fingerprint(arrays: Iterable[np.ndarray]) -> str:
-    """A digest of arrays: of their values, shapes and order."""
+    """Returns a digest of arrays, which depends on their values, dtypes, shapes and order."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape}".encode())
-        if array.dtype == object:  # the bytes of files
+        if array.dtype == object:  # an array of files as bytes
             for item in array:
                 digest.update(hashlib.sha256(item).digest())
         else:

@@ -1,4 +1,4 @@
-"""Names on a command line: what they stand for, and what was probably meant."""
+"""Names that users give: their look-up, with a guess at a misspelled one."""
 
 import ast
 import contextlib
@@ -14,7 +14,12 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     """Returns `table[name]`.
 
     Raises:
-        ValueError: for a name not in the table; names the nearest one, or some where none is near.
+        ValueError: For an unknown name. The message suggests the nearest name, or lists some.
+
+    Example:
+        >>> lookup("sampler", "squareroot", ct.data.SAMPLERS)
+        Traceback (most recent call last):
+        ValueError: Unknown sampler 'squareroot': did you mean 'square_root'?
     """
     if name in table:
         return table[name]
@@ -27,12 +32,16 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def parse_spec(spec: str) -> tuple[str, dict]:
-    """ "resnet_e:width=0.5" -> ("resnet_e", {"width": 0.5}): a name and its literal arguments.
+    """Splits a text such as "resnet_e:width=0.5" into a name and its arguments.
 
-    The name may say where it comes from: "larq_zoo:QuickNet:weights='imagenet'".
+    The name may start with its source: "larq_zoo:QuickNet:weights='imagenet'".
 
     Raises:
-        ValueError: unless what follows the colon is NAME=LITERAL, comma-separated.
+        ValueError: If the text after the colon is not NAME=LITERAL, separated by commas.
+
+    Example:
+        >>> parse_spec("resnet_e:width=0.5")
+        ('resnet_e', {'width': 0.5})
     """
     source = next((prefix for prefix in SOURCES if spec.startswith(prefix)), "")
     name, _, arguments = spec.removeprefix(source).partition(":")
@@ -54,7 +63,11 @@ def parse_spec(spec: str) -> tuple[str, dict]:
 
 @contextlib.contextmanager
 def arguments_of(flag: str, spec: str):
-    """Names the flag whose arguments do not fit what it names."""
+    """Turns an error about wrong arguments in its block into a sentence that names the flag.
+
+    Raises:
+        ValueError: Names the flag and its value.
+    """
     try:
         yield
     except (TypeError, ArithmeticError) as error:

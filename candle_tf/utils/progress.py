@@ -1,4 +1,4 @@
-"""Progress bars of long work."""
+"""Progress bars for long work."""
 
 import sys
 from collections.abc import Iterable
@@ -7,20 +7,20 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
-OFTEN, SELDOM = 0.2, 10.0  # seconds between two states of a bar: on a terminal, in a file
+OFTEN, SELDOM = 0.2, 10.0  # seconds between two updates of a bar: on a terminal, in a file
 
 
 def progress(
     items: Iterable[T], what: str, total: int | None = None, unit: str = "it", show: bool = True
 ) -> Iterable[T]:
-    """The same items, with a bar on standard error once they take longer than two seconds.
+    """Returns the same items with a progress bar, which appears after two seconds.
 
     Args:
-        items: what is worked through.
-        what: what is done with them, as "Looking at images".
-        total: how many there are, where their number cannot be asked for.
-        unit: what one of them is.
-        show: whether there is a bar at all.
+        items: Items to work through.
+        what: The work as a phrase, such as "Looking at images".
+        total: Number of items, if `len` does not tell it.
+        unit: Noun for one item.
+        show: Whether a bar may appear at all.
     """
     between = OFTEN if sys.stderr.isatty() else SELDOM
     return tqdm(

@@ -1,4 +1,4 @@
-"""What TensorFlow says of itself while it starts, kept from the user; all else is passed on."""
+"""A filter for TensorFlow's messages about itself while it starts; all others still appear."""
 
 import contextlib
 import importlib.abc
@@ -24,7 +24,7 @@ LOGGED = re.compile(
 
 @contextlib.contextmanager
 def without_noise() -> Iterator[None]:
-    """Within, what is written to standard error waits for the end, and known noise is left out."""
+    """Holds back standard error during its block, then writes it without the known noise."""
     sys.stderr.flush()
     try:
         real = os.dup(2)
@@ -46,9 +46,10 @@ def without_noise() -> Iterator[None]:
 
 
 class QuietImport(importlib.abc.MetaPathFinder):
-    """Has the first import of TensorFlow run `without_noise`."""
+    """Import hook that runs the first import of TensorFlow `without_noise`."""
 
     def find_spec(self, name, path=None, target=None):
+        """Returns the usual spec of TensorFlow with a loader that runs `without_noise`."""
         if name != "tensorflow":
             return None
         sys.meta_path.remove(self)
@@ -65,7 +66,7 @@ class QuietImport(importlib.abc.MetaPathFinder):
 
 
 def start_quietly():
-    """Keeps TensorFlow's own start-up messages, and those of what it loads, from the user."""
+    """Hides the start-up messages of TensorFlow and of the libraries that TensorFlow loads."""
     if "tensorflow" not in sys.modules:
         sys.meta_path.insert(0, QuietImport())
     for name in ("absl", "tensorflow"):

@@ -2,9 +2,9 @@
 
     python scripts/maintainers/bench_calibration.py --data_dir=DIR --images=DIR --teacher=FILE
 
-Class-mean accuracy on the test set in %, and by rank. Rows: logistic regression at equal class
-weights on standardised features (scikit-learn); 30 epochs of Adam on the features as they are, the
-calibration before; and the library's calibrations.
+The table has the class-mean accuracy on the test set in %, and the accuracy by rank. Its rows are
+logistic regression with equal class weights on standardised features (scikit-learn), the earlier
+calibration (30 epochs of Adam on raw features), and the calibrations of the library.
 """
 
 import time
@@ -55,7 +55,7 @@ def features_of(teacher: ct.Teacher, data) -> tuple[np.ndarray, ...]:
 
 
 def by_adam(x, y, counts, smoothing, loss: str):
-    """Returns kernel and bias after 30 epochs of Adam on features as they are."""
+    """Returns kernel and bias after 30 epochs of Adam on raw features."""
     if loss == "balanced_softmax":
         network, sampler = (
             classifiers.linear(x.shape[1], len(counts), SEED.value),

@@ -1,15 +1,16 @@
-"""Compares what a network costs here: C source, Larq Compute Engine, TFLite, MobileNetV2.
+"""Compares time and memory of a network on this machine: C, Larq Compute Engine, TFLite, rivals.
 
     python scripts/maintainers/bench_device.py
     python scripts/maintainers/bench_device.py --networks=QuickNet:64,reactnet_a:64 --rivals=0.35
     python scripts/maintainers/bench_device.py --workdir=runs/c10 --trained_rivals=a.tflite
 
-One image at a time, the engines in turns of 20 calls, and the median of each. Prints a Markdown
-table for each network: ms on one thread and on all, kB of the file, kB of scratch memory (of the C
-source alone: the interpreters do not tell theirs) and, of a trained run, its accuracy on the test
-images. The C source runs on one thread. A rival is an int8 MobileNetV2 of the alphas that
-`--rivals` lists, untrained: its speed and size count, its accuracy does not. `--trained_rivals`
-names .tflite files that were trained on the run's data, whose accuracy is measured.
+The engines take turns of 20 calls with one image each, and the table shows medians. There is one
+Markdown table per network: ms on one thread and on all, kB of the file, kB of scratch memory (only
+for the C source, which runs on one thread), and the accuracy of a trained run on the test images.
+
+A rival is an untrained int8 MobileNetV2 with an alpha of `--rivals`: only its speed and size are
+measured. `--trained_rivals` names .tflite files that were trained on the run's data: their accuracy
+is measured too.
 """
 
 import os
@@ -42,7 +43,7 @@ flags.DEFINE_list(
     "If not given, this and QuickNet and ReActNet-A at 64 and 224 pixels.",
 )
 flags.DEFINE_string("workdir", None, "A trained run to measure in place of --networks.")
-flags.DEFINE_string("data_dir", None, "Where the run's data lies now.")
+flags.DEFINE_string("data_dir", None, "Present directory of the run's data.")
 flags.DEFINE_list("rivals", ["0.05", "0.1", "0.35"], "Alphas of MobileNetV2, int8, untrained.")
 flags.DEFINE_list("trained_rivals", [], ".tflite files trained on the run's data.")
 flags.DEFINE_integer(
@@ -64,7 +65,7 @@ def student_named(spec: str) -> tuple[tf.keras.Model, int]:
 
 
 def mobilenet_v2(alpha: float, size: int) -> tf.keras.Model:
-    """Returns what a user would pick instead; below 64 pixels its stem does not stride."""
+    """Returns an int8 MobileNetV2; below 64 pixels its stem does not stride."""
     images = tf.keras.Input((size, size, 3))
     x = standardize(images, HALF, HALF)
     if size < 64:

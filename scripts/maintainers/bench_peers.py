@@ -2,17 +2,17 @@
 
     python scripts/maintainers/bench_peers.py --peer=candle --images=FILE.npz --teacher=FILE.h5
 
-Each peer trains the same shape of student (resnet_e at 32 px), on the same images, against the same
-frozen teacher (the encoder at 96 px, pooled, and a linear classifier), through its own `fit`:
+Each peer trains a student of the same shape (resnet_e at 32 px) by its own `fit`. All use the same
+images and the same frozen teacher: the pooled encoder at 96 px and a linear classifier.
 
     candle     CandleModel: KL and feature term, lambda adversarial          binary student
     larq_zoo   TeacherStudentModelFactory: KL and cross-entropy              binary student
     keras3     keras.distillation.Distiller: KL and feature term             float student
 
-When built and warm it prints {"ready": true, "peer": ..., "version": ...}. To each integer k on a
-line of its input it answers {"seconds": of k steps, "cpu_seconds": of all its threads in them,
-"peak_rss_mb": of the process so far}. Larq needs Keras 2 and `keras.distillation` Keras 3, hence a
-process a peer.
+After its warm-up the process prints {"ready": true, "peer": ..., "version": ...}. For each integer
+k on a line of its input it trains k steps. It answers {"seconds": wall time, "cpu_seconds": time of
+all threads, "peak_rss_mb": peak memory so far}. Each peer has its own process, because Larq needs
+Keras 2 and `keras.distillation` Keras 3.
 """
 
 import importlib.metadata
@@ -33,11 +33,11 @@ WARM_UP = 3
 
 
 def candle(teacher_file: str):
-    """-> (compiled model, version), as each peer."""
+    """Returns (compiled model, version); each peer does."""
     import candle_tf as ct
 
     teacher = ct.Teacher.from_file(teacher_file, TEACHER_SIZE)
-    # Not calibrated: the values of its weights cost no time.
+    # A classifier without calibration takes the same time.
     teacher.classifier = ct.classifiers.linear(teacher.width, CLASSES)
     teacher.class_counts = [1] * CLASSES
     student = ct.students.resnet_e(CLASSES, SIZE)
@@ -59,7 +59,7 @@ def larq_zoo(teacher_file: str):
     )
     settings = {
         "teacher_model": tf.keras.Model(images, logits),
-        # Its cross-entropy is of probabilities, its KL of the one layer that is called logits.
+        # Its cross-entropy takes probabilities, its KL the layer named logits.
         "student_model": tf.keras.Model(student.input, tf.keras.layers.Softmax()(student.output)),
         "allow_missing_teacher_weights": True,  # they are loaded already
         "num_classes": CLASSES,
@@ -86,7 +86,7 @@ def keras3(teacher_file: str):
         sys.exit(f"Keras {keras.__version__} of {sys.executable} has no keras.distillation.")
 
     class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
-        """Takes the config of Keras 2's, whose `groups` is always 1."""
+        """Accepts the config of Keras 2, where `groups` is always 1."""
 
         def __init__(self, groups=1, **kwargs):
             super().__init__(**kwargs)
@@ -102,17 +102,17 @@ def keras3(teacher_file: str):
         # Both terms on outputs: on layers by name, it would run the student twice a step.
         [
             distillation.FeatureDistillation([losses.CosineSimilarity(), None]),
-            # Not the loss' name, "kl_divergence": it takes that on the raw logits.
+            # With the name "kl_divergence", it would apply the loss to raw logits.
             distillation.LogitsDistillation(TEMPERATURE, [None, losses.KLDivergence()]),
         ],
         student_loss_weight=0.0,  # without labels, as CandleModel
     )
-    model.compile("adam", loss="mse")  # never computed, but it wants one
+    model.compile("adam", loss="mse")  # never computed, but required
     return model, keras.__version__
 
 
 def teacher_of(keras, encoder) -> tuple:
-    """In Keras 2 or 3, symbolic: (images in [0, 255] at 32 px, features, logits)."""
+    """Returns symbolic (images in [0, 255] at 32 px, features, logits), in Keras 2 or 3."""
     images = keras.Input((SIZE, SIZE, 3), name="teacher_images")
     x = keras.layers.Resizing(TEACHER_SIZE, TEACHER_SIZE)(images)
     x = encoder(keras.layers.Rescaling(1 / 127.5, offset=-1.0)(x))
@@ -121,7 +121,7 @@ def teacher_of(keras, encoder) -> tuple:
 
 
 def float_student(keras, adapter_width: int):
-    """resnet_e without quantizers in Keras 3 -> [adapted features, logits]."""
+    """Returns resnet_e without quantizers in Keras 3, which gives [adapted features, logits]."""
     layers = keras.layers
 
     def norm(x):
@@ -158,7 +158,7 @@ def float_student(keras, adapter_width: int):
 
 
 PEERS = {"candle": candle, "larq_zoo": larq_zoo, "keras3": keras3}
-flags.DEFINE_enum("peer", None, list(PEERS), "Whose step to time.", required=True)
+flags.DEFINE_enum("peer", None, list(PEERS), "Peer to time.", required=True)
 flags.DEFINE_string(
     "images", None, ".npz of images, float32 (n, 32, 32, 3), and int labels (n,).", required=True
 )
@@ -166,7 +166,7 @@ flags.DEFINE_string("teacher", None, "The encoder, an .h5 file of Keras 2.", req
 
 
 def batches(path: str):
-    """Whole batches that are ready in memory, over and over."""
+    """Yields whole batches from memory, again and again."""
     import tensorflow as tf
 
     with np.load(path) as data:
@@ -179,13 +179,13 @@ def batches(path: str):
 
 
 def peak_memory() -> float:
-    """Of this process in MB; `getrusage` would count that of the one that started it."""
+    """Returns the peak MB of this process; `getrusage` would include the parent's."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
 def main(_):
-    # The answers alone go to the output: what libraries print joins the log.
+    # Only answers go to the output. The messages of libraries go to the log.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 

@@ -1,9 +1,9 @@
-"""What candle_tf costs and saves, as ratios of two things timed in turn: docs/performance.md.
+"""Measures times of candle_tf as ratios of two things timed in turn, for docs/performance.md.
 
     python scripts/maintainers/bench_speed.py --data_dir=DIR --teacher=FILE
 
-DIR is a TFDS directory that holds CIFAR-10, FILE a Keras 2 model that ends in a feature map. Up to
-15 minutes on 2 cores.
+DIR is a TFDS directory with CIFAR-10, FILE a Keras 2 model that ends in a feature map. The command
+needs up to 15 minutes on 2 cores.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from candle_tf.networks.surgery import renewed, rewire
 from candle_tf.reports.tables import markdown
 
 BATCH, SIZE, SIZES, CLASSES = 128, 32, (24, 32, 40), 10
-STEPS = 16  # of an epoch
+STEPS = 16  # per epoch
 EPOCHS, VIEWS = 30, 4  # of a calibration
 PARTS = ("calibration", "store", "step", "input", "peers")
 PEERS = ("candle", "larq_zoo", "keras3")
@@ -64,12 +64,12 @@ class Row:
 
 
 def clock() -> np.ndarray:
-    """Seconds of wall time and of CPU time, (2,)."""
+    """Returns the seconds of wall time and of CPU time, (2,)."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 def medians(*jobs: Callable[[], object], rounds: int = 0, warm_up: bool = True) -> np.ndarray:
-    """Median seconds of each job, (jobs, 2). In each round every job runs once, in turned order."""
+    """Returns the median seconds of each job, (jobs, 2); each round runs each job once."""
     for job in jobs if warm_up else ():
         job()
     rounds = rounds or flags.FLAGS.rounds
@@ -83,7 +83,7 @@ def medians(*jobs: Callable[[], object], rounds: int = 0, warm_up: bool = True) 
 
 
 class Bench:
-    """The real data, and what is timed on them."""
+    """The jobs to time, on real data."""
 
     def __init__(self):
         loaded = data.load("tfds:cifar10", flags.FLAGS.data_dir, imbalance_ratio=100)
@@ -95,7 +95,7 @@ class Bench:
 
     def candle(self, **kwargs) -> CandleModel:
         teacher = self.teacher()
-        # Not calibrated: the values of its weights cost no time.
+        # A classifier without calibration takes the same time.
         teacher.classifier = linear(teacher.width, CLASSES)
         teacher.class_counts = [1] * CLASSES
         return compiled(CandleModel(teacher, students.resnet_e(CLASSES, SIZE), **kwargs))
@@ -104,12 +104,12 @@ class Bench:
         return compiled(StudentModel(students.resnet_e(CLASSES, SIZE)))
 
     def stream(self, size: int = SIZE) -> tf.data.Dataset:
-        """Augmented batches without end."""
+        """Returns augmented batches without end."""
         how = {"augmentation": self.how, "num_examples": 10**7}
         return data.training_batches(self.examples, size, BATCH, **how)
 
     def ready(self, size: int = SIZE) -> tf.data.Dataset:
-        """Batches that are tensors in memory, over and over."""
+        """Returns batches from tensors in memory, again and again."""
         images, labels = zip(*self.stream(size).take(STEPS))
         return tf.data.Dataset.from_tensor_slices((tf.stack(images), tf.stack(labels))).repeat()
 
@@ -129,7 +129,7 @@ class Bench:
         def cached():
             self.teacher().calibrate(batches, counts, views=VIEWS, verbose=0)
 
-        # Once each, and all of it, what it traces too: they are minutes long.
+        # Each runs once, with its tracing, because it takes minutes.
         looped, quick = medians(in_the_loop, cached, rounds=1, warm_up=False)
         what = f"calibration: `fit` with the encoder / for {EPOCHS} epochs, {VIEWS} views cached"
         yield Row(what, looped / quick, at_least=0.85 * EPOCHS / VIEWS)
@@ -190,7 +190,7 @@ class Bench:
         yield Row("epoch: input pipeline / ready tensors", streamed / ready, 1.05)
 
     def peers(self) -> Iterator[Row]:
-        """Each in a process of scripts/maintainers/bench_peers.py, at work in turn."""
+        """Times each peer in a process of scripts/maintainers/bench_peers.py, in turn."""
         with contextlib.ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory())
             path = os.path.join(directory, "images.npz")
@@ -211,8 +211,8 @@ class Bench:
 
 
 def work_of(network: tf.keras.Model) -> np.ndarray:
-    """An image's multiply-accumulates, as Larq counts them, and elements of all outputs."""
-    network = renewed(network)  # whose layers serve one size
+    """Returns the multiply-accumulates per image, by Larq, and the elements of all outputs."""
+    network = renewed(network)  # the layers of a new network have only one size
     outputs = sum(int(np.prod(layer.output_shape[1:])) for layer in network.layers[1:])
     return np.array([lq.models.ModelProfile(network).op_count("mac"), outputs])
 
@@ -230,7 +230,7 @@ def epoch(
 
 @contextlib.contextmanager
 def worker(peer: str, images: str) -> Iterator[Callable[[int], dict]]:
-    """A process that times steps of a peer: steps -> its answer."""
+    """Yields a function from a number of steps to the answer of a peer's process."""
     script = Path(__file__).with_name("bench_peers.py")
     given = [f"--peer={peer}", f"--images={images}", f"--teacher={flags.FLAGS.teacher}"]
     command = [sys.executable, str(script), *given]

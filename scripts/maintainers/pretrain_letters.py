@@ -2,16 +2,16 @@
 
     python scripts/maintainers/pretrain_letters.py --output=candle_tf/assets/letters.h5
 
-The demo calibrates a frozen encoder on long-tailed handwritten digits, so the encoder has to come
-from elsewhere: here from balanced images of printed letters, A-Z and a-z, in the fonts that
-matplotlib ships. No digit is ever drawn. Each letter is warped, then reduced as scikit-learn's
-digits were: a 32x32 bitmap becomes 8x8 counts of 4x4 pixels.
+The demo calibrates a frozen encoder on long-tailed handwritten digits, so the encoder must be
+trained on other data: balanced images of printed letters, A-Z and a-z, in the fonts of matplotlib.
+No digit is ever drawn. Each letter is warped, then reduced like scikit-learn's digits: a 32x32
+bitmap becomes 8x8 counts of 4x4 pixels.
 
-The file holds a Keras model from RGB images in [-1, 1] (preprocessing mode 'tf') of any size, best
-at 32x32, to a feature map, whose average over space is what a linear classifier wants.
+The file contains a Keras model from RGB images in [-1, 1] (preprocessing mode 'tf') to a feature
+map. The images may have any size; 32x32 is best. A linear classifier needs the map's average.
 
-Needs the `report` extra (matplotlib, which brings Pillow).
-Expect 94.8 % accuracy on held-out images of 43 classes of letters, after 2 to 4 minutes on 2 cores.
+The script needs the `report` extra (matplotlib with Pillow). Expect 94.8 % accuracy on held-out
+images of 43 classes of letters, after 2 to 4 minutes on 2 cores.
 """
 
 import candle_tf  # noqa: F401  # isort: skip  # Before TensorFlow, which it switches to Keras 2.
@@ -53,7 +53,7 @@ def load_fonts() -> list[ImageFont.FreeTypeFont]:
 
 
 def warp(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Rotates, shears and bends `image`: an affine map of a mesh, whose knots are then jittered."""
+    """Rotates, shears and bends `image`, by an affine map of a mesh with jittered knots."""
     angle = math.radians(rng.normal(0, 9))
     cos, sin = math.cos(angle), math.sin(angle)
     rotation = np.array([[cos, -sin], [sin, cos]])
@@ -73,7 +73,7 @@ def warp(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def draw(letter: str, font: ImageFont.FreeTypeFont, rng: np.random.Generator) -> np.ndarray:
-    """One random image of `letter`, light on dark: uint8 (8, 8) in [0, 255]."""
+    """Draws a random image of `letter`, light on dark: uint8 (8, 8) in [0, 255]."""
     image = Image.new("L", (CANVAS, CANVAS))
     centre = (CANVAS / 2, CANVAS / 2)
     stroke_width = int(rng.integers(2))
@@ -82,7 +82,7 @@ def draw(letter: str, font: ImageFont.FreeTypeFont, rng: np.random.Generator) ->
     threshold = rng.uniform(50, 150)  # Low thickens the strokes, high thins them.
     image = image.point(lambda value: 255 * (value > threshold))
 
-    # Fit to the box, as scanned handwriting is: letters of any size come out alike.
+    # Fitted to the box like scanned handwriting, so that the size of a letter does not matter.
     image = image.crop(image.getbbox())
     height = int(rng.integers(27, BITMAP + 1))
     width = round(np.clip(image.width * height / image.height * rng.uniform(0.7, 1.1), 4, 28))
@@ -96,7 +96,7 @@ def draw(letter: str, font: ImageFont.FreeTypeFont, rng: np.random.Generator) ->
 
 
 def draw_letters(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random images, balanced over the classes: uint8 RGB (count, 8, 8, 3); int64 (count,)."""
+    """Draws balanced images, uint8 RGB (count, 8, 8, 3), and their labels, int64 (count,)."""
     rng = np.random.default_rng(seed)
     fonts = load_fonts()
     labels = rng.permutation(np.arange(count) % len(CLASSES))
@@ -115,7 +115,7 @@ def preprocess(images: tf.Tensor, size: int | tf.Tensor = INPUT) -> tf.Tensor:
 
 
 def build_encoder() -> tf.keras.Model:
-    """Float images in [-1, 1], (batch, h, w, 3), to a feature map, (batch, h / 8, w / 8, 160)."""
+    """Returns a model from images in [-1, 1], (batch, h, w, 3), to (batch, h / 8, w / 8, 160)."""
 
     def conv(x: tf.Tensor, filters: int, strides: int = 1, separable: bool = False) -> tf.Tensor:
         layer = tf.keras.layers.SeparableConv2D if separable else tf.keras.layers.Conv2D

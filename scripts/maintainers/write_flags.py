@@ -1,4 +1,4 @@
-"""Writes scripts/flags.json: what each command takes, for answers before TensorFlow is imported.
+"""Writes scripts/flags.json, the flags of each command, for answers without importing TensorFlow.
 
 python scripts/maintainers/write_flags.py
 """
@@ -51,7 +51,7 @@ KINDS = {
 
 
 def kind_of(flag: flags.Flag) -> str:
-    """The end of the name of the function that defines such a flag."""
+    """Returns the end of the name of the absl function that defines such a flag."""
     if type(flag) in KINDS:
         return KINDS[type(flag)]
     if isinstance(flag.parser, flags.ListParser):
@@ -60,7 +60,7 @@ def kind_of(flag: flags.Flag) -> str:
 
 
 def flags_of(command: str) -> dict:
-    """The docstring of a command's module, what follows its flags, and the flags by name."""
+    """Returns a command's docstring, the arguments after its flags, and its flags by name."""
     module = importlib.import_module(f"candle_tf.cli.{command}")
     values, before = flags.FLAGS, set(flags.FLAGS)
     with mock.patch.object(run_flags, "start") as start:
@@ -90,7 +90,7 @@ def required(values: flags.FlagValues, name: str) -> bool:
 
 
 def text() -> str:
-    """What the file is to hold."""
+    """Returns the content of the file."""
     return json.dumps({name: flags_of(name) for name in COMMANDS}, indent=1) + "\n"
 
 

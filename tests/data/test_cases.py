@@ -69,9 +69,9 @@ def test_what_is_read_is_said(name, said, cases, capsys):
     "name, message",
     [
         ("folder:folders/flat", "27 images are directly in train/ .*DIR/train/CLASS/IMAGE and .*"),
-        ("list:list_from_1", "labels begin at 1"),
+        ("list:list_from_1", "labels start at 1"),
         ("list:list_gap", "label 1 is missing"),
-        ("list:list_comma", "a comma stands before the label"),
+        ("list:list_comma", "a comma is before the label"),
         ("csv:tables/several_labels.csv", "one label per image is supported"),
         ("folder:damaged/damaged_scan", "camera/2.jpg is truncated or damaged"),
         ("folder:damaged/damaged_process", "camera/2.jpg is truncated or damaged"),
@@ -107,6 +107,6 @@ def test_twins_are_counted_and_said(cases, capsys):
         "test_images_nearly_in_train": 0,
     }
     said = capsys.readouterr().out
-    assert "1 training image is in one class and, equal, in another (bonsai/0.jpg and" in said
+    assert "1 training image is in two classes with equal pixels (bonsai/0.jpg and" in said
     assert "9 of 9 test images equal a training image" in said
     np.testing.assert_array_equal(loaded.class_counts, [12, 13, 12])

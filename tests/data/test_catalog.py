@@ -132,7 +132,7 @@ def test_splits_of_tfds(shared_data):
     assert some.info is data.info_of("tfds:cifar10")
     whole = data.load("tfds:cifar10", root)
     np.testing.assert_array_equal(some.train.images, whole.train.images[:500])
-    with pytest.raises(ValueError, match="names splits: give two, as in tfds:cifar10,train,test"):
+    with pytest.raises(ValueError, match="names 1 splits but needs two: give tfds:cifar10,train"):
         data.load("tfds:cifar10,train", root)
 
 

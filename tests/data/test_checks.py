@@ -56,7 +56,7 @@ MEAN = np.array([123.7, 116.3, 103.5])
         (np.moveaxis(PHOTOS, -1, 1), "channels come first here, so transpose them"),
         (PHOTOS[0], "a single image needs a batch around it"),
         (np.concatenate([PHOTOS, PHOTOS[..., :1]], -1), r"fourth channel out: images\[..., :3\]"),
-        (PHOTOS.reshape(4, -1), r"the shape \(4, 192\): bring them to that shape"),
+        (PHOTOS.reshape(4, -1), r"the shape \(4, 192\): reshape them"),
     ],
 )
 def test_images_that_are_refused(images, message):

@@ -95,13 +95,13 @@ def test_n_max_is_what_the_largest_class_keeps(profile):
 
 def test_n_max_of_cifar10_is_at_most_all():
     assert long_tail_counts([5000] * 10, 100, n_max=5000).sum() == 12406
-    with pytest.raises(ValueError, match="n_max is 5001 but the classes have images for 5000"):
+    with pytest.raises(ValueError, match="n_max is 5001 but .* only enough images for 5000"):
         long_tail_counts([5000] * 10, 100, n_max=5001)
 
 
 def test_the_n_max_that_a_message_names_can_be_followed():
     available = [100, 30, 20]  # the middle class allows 94.87
-    with pytest.raises(ValueError, match="n_max is 95 but the classes have images for 94 "):
+    with pytest.raises(ValueError, match="n_max is 95 but .* only enough images for 94:"):
         long_tail_counts(available, 10, n_max=95)
     assert long_tail_counts(available, 10, n_max=94).max() == 94
 
@@ -109,7 +109,7 @@ def test_the_n_max_that_a_message_names_can_be_followed():
 @pytest.mark.parametrize("ratio", [0.99, 0, -10, float("nan")])
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
 def test_ratio_below_one_is_refused(ratio):
-    with pytest.raises(ValueError, match="imbalance_ratio is .* at least 1"):
+    with pytest.raises(ValueError, match="imbalance_ratio.* is .* at least 1"):
         long_tail_counts([10, 10], ratio)
 
 

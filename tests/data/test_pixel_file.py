@@ -62,7 +62,7 @@ def test_a_damaged_file_is_named(of, content, examples, tmp_path):
         os.truncate(where / PIXELS, 100)
     else:
         (where / SHAPES).write_bytes(content)
-    with pytest.raises(ValueError, match=r"pixels\.bin is damaged: delete .*, and it is made"):
+    with pytest.raises(ValueError, match=r"pixels\.bin is damaged: delete .* writes it again"):
         examples.cached(tmp_path)
 
 

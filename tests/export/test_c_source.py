@@ -110,7 +110,7 @@ def test_each_layer_computes_what_keras_does(body, tmp_path):
 
 REFUSED = {
     "4 bits": (lambda: at_bits(resnet_e(3), "4"), "'quant_conv2d.*' .*not quantized to -1 and 1"),
-    "ternary": (lambda: network(quantized(kernel_quantizer="ste_tern")), "not of 1 bit"),
+    "ternary": (lambda: network(quantized(kernel_quantizer="ste_tern")), "more than 1 bit"),
     "padding by -1": (lambda: network(quantized(pad_values=-1.0)), "pads by -1"),
     "groups": (lambda: network(quantized(groups=2)), "is binary in 2 groups"),
     "an unknown layer": (lambda: network(K.Conv2DTranspose(8, 3)), "'conv2d_transpose.*' .*not am"),
@@ -186,7 +186,7 @@ def test_without_a_compiler_one_sentence_says_so(exported, monkeypatch):
 
 def test_other_files_at_the_place_stay(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="is no C source to replace"):
+    with pytest.raises(FileExistsError, match="is not an earlier export of C source"):
         export_c(network(quantized()), tmp_path, 12)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 

@@ -119,7 +119,7 @@ def another_archive(path):
 def test_other_files_are_refused_by_name(write, tmp_path):
     path = tmp_path / "other.tflite"
     write(path)
-    with pytest.raises(ValueError, match=f"{path} is not what export writes"):
+    with pytest.raises(ValueError, match=f"{path} is not an export"):
         Exported(path)
 
 
@@ -143,7 +143,7 @@ def flatbuffer_of(path):
 def test_a_broken_flatbuffer_is_refused_by_name(damage, format, exports, tmp_path):
     path = tmp_path / "broken.tflite"
     path.write_bytes(damage(exports[format]))
-    with pytest.raises(ValueError, match=f"{path} is not what export writes"):
+    with pytest.raises(ValueError, match=f"{path} is not an export"):
         Exported(path)
 
 
@@ -151,5 +151,5 @@ def test_names_that_would_unpack_to_gigabytes_are_refused(exports, tmp_path, mon
     bomb = tmp_path / "bomb.tflite"
     bomb.write_bytes(exports["tflite"].read_bytes())
     monkeypatch.setattr("candle_tf.export.loaded.LARGEST_TEXT", 10)  # the names here have 20
-    with pytest.raises(ValueError, match=r"class_names.txt in it is over 10 bytes"):
+    with pytest.raises(ValueError, match=r"its class_names.txt is over 10 bytes"):
         Exported(bomb)

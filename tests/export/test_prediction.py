@@ -65,7 +65,7 @@ def test_a_bad_file_is_named_and_the_others_go_on(exports, photos):
     model = exports["saved_model"]
     names = [str(photos), str(photos / "*.jpg"), str(photos / "nowhere.png")]
     assert predict_files(model, names, say=lines.append) == (6, 3)
-    assert lines[0] == f"{photos}: 1 files are left out, no images"
+    assert lines[0] == f"{photos}: 1 files are left out: not images"
     assert lines[1].startswith(f"{photos}/a.jpg: ") and "b.jpg cannot be decoded" in lines[2]
     assert lines[3].startswith(f"{photos}/deep/c.webp: ")
     assert "nowhere.png cannot be decoded" in lines[-1] and "No such file" in lines[-1]
@@ -74,7 +74,7 @@ def test_a_bad_file_is_named_and_the_others_go_on(exports, photos):
 def test_a_folder_without_an_image_is_named(exports, tmp_path):
     lines = []
     assert predict_files(exports["saved_model"], [str(tmp_path)], say=lines.append) == (1, 1)
-    assert lines == [f"{tmp_path} is a folder without an image."]
+    assert lines == [f"{tmp_path} is a folder without an image: check the path."]
 
 
 def test_csv_and_json(exports, photos, tmp_path):
@@ -102,7 +102,7 @@ def test_csv_and_json(exports, photos, tmp_path):
 
 
 def test_other_outputs_are_refused_before_any_work():
-    with pytest.raises(ValueError, match="found.txt is to end in .csv or .json"):
+    with pytest.raises(ValueError, match="found.txt must end in .csv or .json"):
         check_output("found.txt")
     check_output(None)
 

@@ -203,6 +203,6 @@ def test_other_files_are_never_replaced(other, tmp_path):
     note = path if other == "file" else path / "note.txt"
     note.parent.mkdir(exist_ok=True)
     note.write_text("keep me")
-    with pytest.raises(OSError, match="no SavedModel to replace"):
+    with pytest.raises(OSError, match="not an earlier SavedModel"):
         export_saved_model(small_student(3), path, 32)
     assert note.read_text() == "keep me"

@@ -131,7 +131,7 @@ def test_a_plain_batch_is_refused_in_training(smooth_student, images, labels):
 
 
 def test_a_student_of_one_branch_is_refused(smooth_student):
-    with pytest.raises(ValueError, match=r"has not 2 experts: give branch\(student, 2\)"):
+    with pytest.raises(ValueError, match=r"does not have 2 experts: give branch\(student, 2\)"):
         BbnModel(smooth_student(), T)
 
 

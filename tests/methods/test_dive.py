@@ -83,5 +83,5 @@ def test_a_teacher_of_other_classes_is_refused(smooth_student):
 def test_a_teacher_of_one_size_is_refused_where_the_sizes_vary(smooth_student):
     images = tf.keras.Input((12, 12, 3))
     teacher = tf.keras.Model(images, tf.keras.layers.Dense(4)(tf.keras.layers.Flatten()(images)))
-    with pytest.raises(ValueError, match="works at its own size alone"):
+    with pytest.raises(ValueError, match="works only at its own size"):
         DiveModel(teacher, smooth_student(), resolutions=(8, 12, 16))

@@ -165,7 +165,7 @@ def without_dense_head():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: OltrModel(first_student()), "has no meta-embedding: give what with_meta_emb"),
+        (lambda: OltrModel(first_student()), "has no meta-embedding: give with_meta_emb"),
         (lambda: with_meta_embedding(without_dense_head(), np.zeros((4, 32))), "end in a Dense"),
         (lambda: with_meta_embedding(first_student(), np.zeros((4, 31))), r"\(4, 31\) .* 32 feat"),
     ],

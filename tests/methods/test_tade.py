@@ -93,8 +93,8 @@ def test_a_prediction_is_the_mean_of_the_experts(smooth_student, images):
 @pytest.mark.parametrize(
     "experts, counts, message",
     [
-        (None, COUNTS, r"has not 3 experts: give branch\(student, 3\)"),
-        (2, COUNTS, r"has not 3 experts: give branch\(student, 3\)"),
+        (None, COUNTS, r"does not have 3 experts: give branch\(student, 3\)"),
+        (2, COUNTS, r"does not have 3 experts: give branch\(student, 3\)"),
         (3, [3, 2], "class_counts has 2 classes but the student has 4"),
         (3, [3, 2, 1, 0], "class_counts is 0 for class"),
     ],

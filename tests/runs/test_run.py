@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf.calibration import CrossValidation
+from candle_tf.classifiers import linear
 from candle_tf.methods import METHODS
 from candle_tf.runs import evaluate as evaluation
 from candle_tf.runs import job as training

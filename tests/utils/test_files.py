@@ -107,7 +107,9 @@ except OSError as error:
 rows.append(np.zeros(100, rows.dtype))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "make room, and start the same command again; it goes on from record 100" in done.stderr
+    assert (
+        "make room, and start the same command again; it continues from record 100" in done.stderr
+    )
     assert "a.json cannot be written" in done.stdout and done.stdout.endswith("again. before\n")
 
 

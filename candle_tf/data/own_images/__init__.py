@@ -1,1 +1,1 @@
-"""Images of the user's own: folders, lists and tables found, looked at and read."""
+"""The user's own images: folders, lists and tables are found, checked and read."""

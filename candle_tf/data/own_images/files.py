@@ -1,4 +1,4 @@
-"""A user's own images: lists of paths, folders of classes, CSV files."""
+"""The user's own images: lists of paths, folders of classes, CSV files."""
 
 import os
 import posixpath
@@ -38,9 +38,9 @@ class Files:
     """Image files of a split.
 
     Attributes:
-        paths: relative to the image root, with slashes.
-        classes: the name of each one's class.
-        where: what named each, for messages: "FILE, line 3" or the path itself.
+        paths: Path of each image relative to the image root, with slashes.
+        classes: Class name of each image.
+        where: Place that names each image, for messages: "FILE, line 3" or the path itself.
     """
 
     paths: Sequence[str]
@@ -48,7 +48,7 @@ class Files:
     where: Sequence[str]
 
     def take(self, indices: Iterable[int]) -> "Files":
-        """Those at `indices`."""
+        """Returns the files at `indices`."""
         chosen = list(indices)
         columns = (self.paths, self.classes, self.where)
         return Files(*([column[i] for i in chosen] for column in columns))
@@ -56,13 +56,13 @@ class Files:
 
 @dataclass(frozen=True)
 class OwnFiles:
-    """A set as it was found.
+    """A data set as it was found on disk.
 
     Attributes:
-        splits: "train", and maybe "validation" and "test".
-        root: the directory that the paths are relative to.
-        left_out: how many files were found and are not read.
-        notes: sentences about what was decided.
+        splits: "train", and maybe "validation" and "test" -> the files of the split.
+        root: Image root, the directory that all paths are relative to.
+        left_out: Number of files that were found and are not read.
+        notes: Sentences about what the reader decided.
     """
 
     splits: Mapping[str, Files]
@@ -72,14 +72,19 @@ class OwnFiles:
 
 
 def read_list(train: str, test: str, root: str | None) -> OwnFiles:
-    """Reads text lists of "relative/path label" lines, as ImageNet-LT and iNaturalist have.
+    """Reads text lists of "relative/path label" lines, the format of ImageNet-LT and iNaturalist.
 
-    Labels are 0 to the number of classes - 1. Backslashes are slashes, 007 is 7, and an absolute
-    path below the root is below the root.
+    Labels are 0 to the number of classes - 1. A backslash is read as a slash, 007 as 7, and an
+    absolute path below the root as a relative one.
 
     Args:
-        train, test: the lists.
-        root: the image root; the directory of TRAIN where None.
+        train: Path of the training list.
+        test: Path of the test list.
+        root: Image root; by default the directory of the training list.
+
+    Raises:
+        ValueError: For lines that cannot be read, or labels that are not class numbers.
+        FileNotFoundError: If a list is not there.
     """
     image_root = root or os.path.dirname(os.path.abspath(found(train, root)))
     splits, notes = {}, []
@@ -94,12 +99,17 @@ def read_list(train: str, test: str, root: str | None) -> OwnFiles:
 def read_csv(train: str, test: str | None, root: str | None) -> OwnFiles:
     """Reads CSV files with the columns `path` and `label`, and maybe `split`.
 
-    Labels are names of classes; other columns do not matter. Without a TEST file and without a
-    row of another split than train there is no test split.
+    Labels are class names. Other columns are ignored. Without a test file and without test or
+    validation rows, there is no test split.
 
     Args:
-        train, test: the files; both splits are in the first where the second is None.
-        root: the image root; the directory of TRAIN where None.
+        train: Path of the table of training images, or of the only table.
+        test: Path of the table of test images; None if the only table holds all splits.
+        root: Image root; by default the directory of the first table.
+
+    Raises:
+        ValueError: For a table that cannot be read, or a split that is none.
+        FileNotFoundError: If a table is not there.
     """
     image_root = root or os.path.dirname(os.path.abspath(found(train, root)))
     tables, notes = [], []
@@ -109,7 +119,7 @@ def read_csv(train: str, test: str | None, root: str | None) -> OwnFiles:
         notes += said
     if test:
         if any(splits for _, splits in tables):
-            notes.append("The column 'split' does not count, as there are two files.")
+            notes.append("The column 'split' is ignored, as there are two files.")
         return OwnFiles({TRAIN: tables[0][0], TEST: tables[1][0]}, image_root, notes=notes)
     every, splits = tables[0]
     if splits is None:
@@ -119,18 +129,21 @@ def read_csv(train: str, test: str | None, root: str | None) -> OwnFiles:
     chosen = {kind: every.take(i) for kind, i in chosen.items() if i or kind == TRAIN}
     if VALIDATION in chosen and TEST not in chosen:
         chosen[TEST] = chosen.pop(VALIDATION)
-        notes.append("No test split: the validation split is measured on in its place.")
+        notes.append("No test split: the validation split is used as the test split.")
     return OwnFiles(chosen, image_root, notes=notes)
 
 
 def read_folder(directory: str) -> OwnFiles:
     """Reads DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE, or DIR/CLASS/IMAGE.
 
-    See `candle_tf.data.own_images.layout`. Images are in the order of their own names, whatever
-    their class.
+    Images are sorted by their file names, not by class. `candle_tf.data.own_images.layout` finds
+    the splits and classes.
 
     Args:
         directory: DIR, or a folder that holds it.
+
+    Raises:
+        ValueError: For a tree that can be read in no way, or in several.
     """
     layout = read_layout(directory, is_image)
     splits = {}
@@ -144,10 +157,12 @@ def read_folder(directory: str) -> OwnFiles:
 
 
 def with_test_split(own: OwnFiles) -> OwnFiles:
-    """As given; or where there is no test split, a fifth of each class, drawn once and for all.
+    """Returns the set with a test split: its own, or else one fifth of each class.
+
+    The draw is the same in every run.
 
     Raises:
-        ValueError: for a class of which nothing would be left to train on.
+        ValueError: For a class with a single image, which would have none left to train on.
     """
     train = own.splits[TRAIN]
     if TEST in own.splits or not len(train.paths):
@@ -156,14 +171,14 @@ def with_test_split(own: OwnFiles) -> OwnFiles:
     refuse(
         [str(name) for name in names[counts < 2]],
         "a single image, and there is no test split",
-        "give the class another image, or the set a test split",
+        "add an image to each of them, or add a test split",
         of="classes",
     )
     held_out = draw_per_class(labels, np.maximum(1, counts // 5), np.random.default_rng(0))
     rest = np.setdiff1d(np.arange(len(labels)), held_out)
     note = (
-        f"No test split: {len(held_out)} of {len(labels)} images, a fifth of each class, are held "
-        "out as the test split."
+        f"No test split: {len(held_out)} of {len(labels)} images, one fifth of each class, are "
+        "held out as the test split."
     )
     splits = {**own.splits, TRAIN: train.take(rest), TEST: train.take(held_out)}
     return replace(own, splits=splits, notes=[*own.notes, note])
@@ -172,29 +187,29 @@ def with_test_split(own: OwnFiles) -> OwnFiles:
 def load(
     own: OwnFiles, on_bad_image: str = "error", cache: str | None = None
 ) -> tuple[OwnFiles, dict[str, Examples], str]:
-    """Checks what was found, says it, and decodes every image once.
+    """Checks the set, prints a line about it, and decodes every image once.
 
     Args:
-        own: the set as it was found.
+        own: The set as it was found.
         on_bad_image: "error", or "skip" to leave out images that cannot be read.
-        cache: as in `candle_tf.data.own_images.images.look_at_files`.
+        cache: Directory of earlier results, as in `look_at_files` of `images.py`.
 
     Returns:
-        The set without what is skipped, its examples by split, and the line that was printed.
+        The set without skipped images, its examples by split, and the line that was printed.
 
     Raises:
-        ValueError: as `check` and `look`.
+        ValueError: As `check` and `look`.
     """
     own = with_test_split(own)
     check(own)
     line = said(own)
-    print(*own.notes, line, sep="\n")  # before the look, which may take long
+    print(*own.notes, line, sep="\n")  # before `look`, which may take long
     own, looks = look(own, on_bad_image, cache)
     return own, to_examples(own, looks), line
 
 
 def class_names(own: OwnFiles) -> list[str]:
-    """The class names in order: by number where all are numbers, else by name."""
+    """Returns the class names in order: by number if all are numbers, else by name."""
     names = sorted(set(own.splits[TRAIN].classes))
     if all(name.isdecimal() for name in names):
         names.sort(key=int)
@@ -202,12 +217,12 @@ def class_names(own: OwnFiles) -> list[str]:
 
 
 def check(own: OwnFiles):
-    """Refuses what can be seen without opening an image.
+    """Refuses what is wrong with the paths and classes, without opening an image.
 
     Raises:
-        ValueError: for paths that leave the root or are listed twice, an image root that is not
-            theirs, classes without training images or that differ in case, and names that are not
-            UTF-8; with the first few and how many there are.
+        ValueError: For paths that leave the root, are listed twice or are not UTF-8. For an image
+            root that holds none of the images. For classes without training images, or whose names
+            differ in case alone. The message shows the first few and says how many there are.
     """
     for name, files in own.splits.items():
         if not len(files.paths):
@@ -218,7 +233,7 @@ def check(own: OwnFiles):
         if not any(os.path.exists(as_on_disk(own.root, path)) for path in files.paths):
             raise ValueError(
                 f"None of the {len(files.paths)} {name} images is below {own.root} (the first is "
-                f"{files.paths[0]}): name the directory that the paths begin at (--data_dir)."
+                f"{files.paths[0]}): name the directory that the paths start from (--data_dir)."
             )
 
 
@@ -228,15 +243,15 @@ def look(
     """Decodes every image once.
 
     Args:
-        own: the set, as `check` passes it.
+        own: A set that passed `check`.
         on_bad_image: "error", or "skip" to leave out images that cannot be read.
-        cache: as in `candle_tf.data.own_images.images.look_at_files`.
+        cache: Directory of earlier results, as in `look_at_files` of `images.py`.
 
     Returns:
-        The set without what is skipped, and by split what was found in its images.
+        The set without skipped images, and by split the result of the look at its images.
 
     Raises:
-        ValueError: for images that cannot be read, or a class of which none is left.
+        ValueError: For images that cannot be read, or a class that has no image left.
     """
     paths = {name: [as_on_disk(own.root, p) for p in f.paths] for name, f in own.splits.items()}
     every = look_at_files([path for some in paths.values() for path in some], cache)
@@ -270,7 +285,7 @@ def look(
 
 
 def to_examples(own: OwnFiles, looks: Mapping[str, Look]) -> dict[str, Examples]:
-    """The examples of each split, labels numbered as `class_names` has them."""
+    """Returns the examples of each split, with labels numbered in the order of `class_names`."""
     number = {name: i for i, name in enumerate(class_names(own))}
     return {
         name: Examples(
@@ -284,7 +299,7 @@ def to_examples(own: OwnFiles, looks: Mapping[str, Look]) -> dict[str, Examples]
 
 
 def said(own: OwnFiles) -> str:
-    """The line that says what was found."""
+    """Returns the line that sums up the set."""
     names, counts = class_names(own), Counter(own.splits[TRAIN].classes)
     others = {n: len(own.splits[n].paths) for n in (VALIDATION, TEST) if n in own.splits}
     return summary(names, [counts[name] for name in names], others, own.left_out)
@@ -293,7 +308,7 @@ def said(own: OwnFiles) -> str:
 def check_paths(splits: Mapping[str, Files]):
     """Refuses paths that leave the image root, are not UTF-8, or are listed twice.
 
-    By their text: links below the root are the user's own.
+    Only the text of a path counts: a link below the root may lead anywhere.
     """
     listed = [row for f in splits.values() for row in zip(f.paths, f.where, f.classes)]
     refuse(
@@ -319,12 +334,12 @@ def check_paths(splits: Mapping[str, Files]):
             twice.append(f"{where}: {path}")
         else:
             two_labels.append(f"{where}: {path}, {seen[name]} and {label}")
-    refuse(two_labels, "an image that is listed twice, with two labels", "leave the right line")
-    refuse(twice, "an image that is listed twice", "leave one of the two lines")
+    refuse(two_labels, "an image listed twice, with two labels", "keep the right line only")
+    refuse(twice, "an image listed twice", "keep one of the two lines")
 
 
 def check_classes(own: OwnFiles):
-    """Refuses a single class, one without training images, or two that differ in case alone."""
+    """Refuses a single class, a class without training images, and names that differ in case."""
     names = class_names(own)
     others = {name for files in own.splits.values() for name in files.classes} - set(names)
     lower: dict[str, str] = {}
@@ -332,7 +347,7 @@ def check_classes(own: OwnFiles):
     refuse(
         [f"{lower[n.lower()]} and {n}" for n in every if lower.setdefault(n.lower(), n) != n],
         "names that differ in case alone",
-        "rename one, or put their images together",
+        "rename one, or merge the two classes",
         of="classes",
     )
     refuse(
@@ -343,13 +358,13 @@ def check_classes(own: OwnFiles):
     )
     if len(names) == 1:
         raise ValueError(
-            f"All training images below {own.root} are of one class, {names[0]!r}: give images of "
-            "at least two, each class in a folder or with a label of its own."
+            f"All training images below {own.root} have one class, {names[0]!r}: give images of "
+            "at least two classes, each with its own folder or label."
         )
 
 
 def as_on_disk(root: str, path: str) -> str:
-    """The file at a path below the root, in the Unicode form that its name has on disk."""
+    """Returns the file at a path below the root, in the Unicode form that its name has on disk."""
     full = os.path.join(root, path)
     if path.isascii() or os.path.exists(full):
         return full
@@ -358,7 +373,11 @@ def as_on_disk(root: str, path: str) -> str:
 
 
 def found(name: str, root: str | None, what: str = "file") -> str:
-    """A file or directory as named, or where images are, also if it was moved there since."""
+    """Finds a file or directory by its path, or else by its path or last name below the root.
+
+    Raises:
+        FileNotFoundError: If it is at none of these places.
+    """
     there = os.path.isdir if what == "directory" else os.path.isfile
     last = os.path.basename(os.path.normpath(name))
     below = [os.path.join(root, n) for n in (name, last)] if root else []
@@ -370,6 +389,7 @@ def found(name: str, root: str | None, what: str = "file") -> str:
 
 
 def is_text(name: str) -> bool:
+    """Returns whether a file's name is valid Unicode, not bytes of another encoding."""
     try:
         name.encode()
         return True

@@ -1,4 +1,4 @@
-"""Pixels of images: held in memory, of encoded bytes, or of files that Pillow reads."""
+"""The pixels of images in memory, in encoded bytes, or in files that Pillow reads."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ from candle_tf.utils.progress import progress
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 Image.init()
-# All that Pillow reads by itself and that has one picture; no EPS or WMF, which run programs.
+# All formats that Pillow reads by itself and that hold one picture. EPS and WMF run programs.
 FORMATS = tuple(
     name
     for name in "JPEG PNG BMP DIB GIF WEBP TIFF PPM AVIF JPEG2000 ICO TGA PCX SGI QOI PSD".split()
@@ -27,7 +27,7 @@ SUFFIXES = {
     suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")
 }
 SIDES = 1, 20_000  # pixels
-MOST_PIXELS = 100_000_000  # more in one image is taken for a decompression bomb
+MOST_PIXELS = 100_000_000  # an image with more pixels counts as a decompression bomb
 FAULTS = (
     OSError,
     ValueError,
@@ -41,13 +41,13 @@ FAULTS = (
     MemoryError,
     EOFError,
 )  # a damaged file fails in its parser's own ways
-RULES = 3  # of `look_at`: what other rules found is found anew
-THUMB = (8, 9)  # pixels that images are compared by
+RULES = 3  # version of the rules in `look_at`: a change makes all earlier results invalid
+THUMB = (8, 9)  # height and width of the thumbnails that are compared
 MARK = np.dtype([("content", np.uint64), ("thumb", np.uint8, THUMB)])
 
 
 def decode(image: tf.Tensor) -> tf.Tensor:
-    """A file's bytes, or pixels, as uint8 RGB (..., height, width, 3)."""
+    """Returns the bytes of a file, or pixels, as uint8 RGB (..., height, width, 3)."""
     if image.dtype == tf.string:
         image = tf.io.decode_image(image, channels=3, expand_animations=False)
         image = tf.ensure_shape(image, (None, None, 3))
@@ -55,7 +55,7 @@ def decode(image: tf.Tensor) -> tf.Tensor:
 
 
 def read_image(path: tf.Tensor) -> tf.Tensor:
-    """The image file at a scalar path, as uint8 RGB (height, width, 3)."""
+    """Reads the image file at a scalar path as uint8 RGB (height, width, 3)."""
 
     def read(name) -> np.ndarray:
         return open_image(os.fsdecode(np.asarray(name).item()))
@@ -64,12 +64,12 @@ def read_image(path: tf.Tensor) -> tf.Tensor:
 
 
 def open_image(path: str) -> np.ndarray:
-    """An image file as uint8 RGB (height, width, 3): upright by its EXIF, the first of its frames.
+    """Reads the first frame of an image file as uint8 RGB (height, width, 3), turned by its EXIF.
 
     Gray, palette, 16-bit and CMYK images become RGB; transparent pixels keep their color.
 
     Raises:
-        ValueError: which names the file, if it cannot be decoded.
+        ValueError: If the file cannot be decoded. The message names the file.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -79,6 +79,11 @@ def open_image(path: str) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
+    """Converts a picture of any mode to 8-bit RGB.
+
+    Raises:
+        ValueError: For floating-point pixels, which have no agreed range.
+    """
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers: save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit gray, which Pillow would clip to 8
@@ -88,7 +93,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def is_image(path: str) -> bool:
-    """Whether a file is an image by its suffix, or by its content where it has another."""
+    """Returns whether the suffix of a file, or else its content, is that of an image."""
     if os.path.splitext(path)[1].lower() in SUFFIXES:
         return True
     try:
@@ -103,24 +108,24 @@ UNREADABLE = "cannot be read"
 
 @dataclass(frozen=True)
 class Look:
-    """What was found in image files.
+    """The result of decoding image files once.
 
     Attributes:
-        problems: of each file, what keeps it from being read, or None.
-        marks: of each file, a digest and a thumbnail of its pixels, of `MARK` (n,).
+        problems: Reason why each file cannot be read, or None.
+        marks: Digest and thumbnail of each file's pixels, dtype `MARK`, (n,).
     """
 
     problems: Sequence[str | None]
     marks: np.ndarray
 
     def take(self, indices: Iterable[int]) -> "Look":
-        """Those at `indices`."""
+        """Returns the result for the files at `indices`."""
         chosen = np.asarray(list(indices), int)
         return Look([self.problems[i] for i in chosen], self.marks[chosen])
 
 
 def look_at(path: str) -> tuple[str | None, np.ndarray]:
-    """Decodes an image file as training does: (what keeps it from being read, its mark)."""
+    """Decodes an image file as training does, and returns (its problem or None, its mark)."""
     nothing = np.zeros((), MARK)
     try:
         if not os.path.getsize(path):
@@ -136,7 +141,7 @@ def look_at(path: str) -> tuple[str | None, np.ndarray]:
     except Image.DecompressionBombError as error:
         return f"is too large ({error})", nothing
     except UnidentifiedImageError:
-        return f"is no image that is read ({', '.join(FORMATS[:7])}, ...)", nothing
+        return f"is not in a known format ({', '.join(FORMATS[:7])}, ...)", nothing
     except FAULTS as error:
         return f"{UNREADABLE} ({error})", nothing
     try:
@@ -147,7 +152,7 @@ def look_at(path: str) -> tuple[str | None, np.ndarray]:
 
 
 def mark_of(pixels: np.ndarray) -> np.ndarray:
-    """What uint8 RGB pixels (height, width, 3) are recognised by: a record of `MARK`."""
+    """Returns the digest and thumbnail of uint8 RGB pixels (height, width, 3), dtype `MARK`."""
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=8)
     digest.update(np.ascontiguousarray(pixels))
     small = Image.fromarray(pixels).resize(THUMB[::-1], Image.Resampling.BOX).convert("L")
@@ -155,19 +160,19 @@ def mark_of(pixels: np.ndarray) -> np.ndarray:
 
 
 def problem_of(path: str) -> str | None:
-    """What keeps an image file from being read."""
+    """Returns the reason why an image file cannot be read, or None."""
     return look_at(path)[0]
 
 
 def look_at_files(paths: Sequence[str], cache: str | os.PathLike | None = None) -> Look:
-    """Decodes each image file once, by all processors.
+    """Decodes each image file once, on all processors.
 
-    Files that were looked at before, and have the size and times of change they had then, are not
-    opened again. What was found is kept also where the look is interrupted.
+    Results are kept, also after an interruption. A file is opened again only if its size or times
+    of change differ from those of the last look.
 
     Args:
-        paths: of the files.
-        cache: directory of what was found; that of `files.cache_directory` by default.
+        paths: Paths of the files.
+        cache: Directory of earlier results; by default the user's cache directory.
     """
     if not len(paths):
         return Look([], np.zeros(0, MARK))
@@ -188,7 +193,7 @@ def look_at_files(paths: Sequence[str], cache: str | os.PathLike | None = None) 
         try:
             for i, (problem, mark) in zip(todo, progress(found, "Looking at images", len(todo))):
                 problems[i], marks[i] = problem, mark
-                # What could not be opened may be so for a moment.
+                # A file that could not be opened may be readable the next time.
                 if not (problem or "").startswith(UNREADABLE):
                     kept.found[keys[i]] = problem, mark
         finally:
@@ -199,25 +204,26 @@ def look_at_files(paths: Sequence[str], cache: str | os.PathLike | None = None) 
 
 
 def digest_of(text: str) -> str:
+    """Returns a short digest of a text, for the name of a file."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def key_of(path: str, stamp: np.ndarray) -> bytes:
-    """What the look at a file is kept under: 16 bytes of its path, 8 of its size and times."""
+    """Returns the key of a file's result: 16 bytes for its path, 8 for its size and times."""
     path = hashlib.sha256(f"{RULES}{os.path.abspath(path)}".encode("utf-8", "surrogateescape"))
     return path.digest()[:16] + hashlib.sha256(stamp.tobytes()).digest()[:8]
 
 
 class Kept:
-    """What was found in files before, by `key_of`.
+    """Results of earlier looks at files, by `key_of`.
 
     Args:
-        path: of the file that holds it; nothing is known where it is missing or damaged.
+        path: Path of the file of results; a missing or damaged one counts as empty.
     """
 
     def __init__(self, path: Path):
         self.path, self.found = path, {}
-        with contextlib.suppress(Exception):  # damaged in any way
+        with contextlib.suppress(Exception):  # the file may be damaged in any way
             with np.load(path) as there:
                 keys, marks = there["keys"], there["marks"]
                 problems = json.loads(there["problems"].tobytes())
@@ -225,21 +231,21 @@ class Kept:
                     self.found = dict(zip(map(bytes, keys), zip(problems, marks)))
 
     def write(self):
-        """Writes what is known; of each path the last."""
+        """Writes the results, the last one per path."""
         if not self.found:
             return
         last = {key[:16]: key for key in self.found}
         problems, marks = zip(*(self.found[key] for key in last.values()))
         keys = np.frombuffer(b"".join(last.values()), np.uint8).reshape(-1, 24)
         text = np.frombuffer(json.dumps(problems).encode(), np.uint8)
-        with contextlib.suppress(OSError):  # a cache that cannot be written is no fault
+        with contextlib.suppress(OSError):  # the results are known even if nobody can cache them
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with written_beside(self.path) as beside:
                 np.savez(beside, keys=keys, marks=np.stack(marks), problems=text)
 
 
 def stamp_of(paths: Sequence[str]) -> np.ndarray:
-    """Size and times of change of each file, int64 (n, 3); -1 where there is none."""
+    """Returns size and times of change of each file, int64 (n, 3); -1 for a missing file."""
 
     def of(path: str) -> tuple[int, int, int]:
         try:

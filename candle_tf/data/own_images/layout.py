@@ -1,4 +1,4 @@
-"""Trees of folders: which folder is a split, which one a class, and what is neither."""
+"""Trees of folders: finds which folder is a split, which is a class, and which is neither."""
 
 import os
 import re
@@ -25,12 +25,12 @@ WORDS = {
     "evaluation": TEST,
     "holdout": TEST,
 }
-# What may stand beside such a word: seg_train, train_images, ILSVRC2012_img_val, testSet.
+# Words that may join such a word: seg_train, train_images, ILSVRC2012_img_val, testSet.
 FILLERS = set(
     "data dataset datasets files folder folders ilsvrc images image imgs img jpeg jpegs jpg lt "
     "mini part photos pics pictures png raw samples seg set small split splits subset".split()
 )
-# Folders that people keep beside classes, and that never are classes themselves.
+# Folders that people keep beside class folders, but that are never classes.
 NO_CLASSES = set(
     "annotation annotations bbox bboxes gt groundtruth image images img imgs label labels mask "
     "masks pred preds prediction predictions unlabeled unlabelled".split()
@@ -44,12 +44,12 @@ HIDDEN, NO_IMAGE, BESIDE = "hidden", "no image", "beside the class folders"
 
 
 def clean(name: str) -> str:
-    """A name as it is compared: in one Unicode form, without blanks around it."""
+    """Returns a name for comparison: in one Unicode form, without blanks around it."""
     return unicodedata.normalize("NFC", name).strip().strip(INVISIBLE).strip()
 
 
 def split_of(name: str) -> str | None:
-    """The split that a name says, as "Train", "seg_train", "testSet" or " val " do; else None.
+    """Returns the split in a name such as "Train", "seg_train", "testSet" or " val ", or None.
 
     Example:
         >>> split_of("seg_train"), split_of("Test Set"), split_of("train_station")
@@ -60,7 +60,7 @@ def split_of(name: str) -> str | None:
 
 
 def split_words(name: str) -> tuple[list[str], tuple[str, ...]]:
-    """(the splits that words of a name say, the other words that mean something)."""
+    """Returns (the splits that words of a name mean, its other words except fillers)."""
     words = [w.lower() for w in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+|\d+", clean(name))]
     words = "_".join(words).replace("hold_out", "holdout").split("_")
     for filler in sorted(FILLERS, key=len, reverse=True):  # trainset, testdata
@@ -72,13 +72,13 @@ def split_words(name: str) -> tuple[list[str], tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder and what is in it.
+    """A folder and its contents.
 
     Attributes:
-        path: below the root, with slashes and one at the end; "" for the root itself.
-        images: names of the image files that lie in it.
-        folders: those in it, in order of their names.
-        others: names of other files and links -> (why they are left out, how many files).
+        path: Path below the root, with a slash at the end; "" for the root itself.
+        images: Names of the image files directly in the folder.
+        folders: The folders in it, sorted by name.
+        others: Name of each other file or link -> (why it is left out, its number of files).
     """
 
     path: str
@@ -88,30 +88,32 @@ class Folder:
 
     @property
     def name(self) -> str:
+        """The last part of the path."""
         return self.path.rstrip("/").rpartition("/")[2]
 
     def every_image(self) -> Iterator[str]:
-        """The paths of the images in it and below."""
+        """Yields the paths of the images in the folder, at any depth."""
         yield from (self.path + name for name in self.images)
         for folder in self.folders:
             yield from folder.every_image()
 
     def has_images(self) -> bool:
+        """Returns whether the folder holds an image at any depth."""
         return next(self.every_image(), None) is not None
 
     def size(self) -> int:
-        """How many files are in it and below."""
+        """Returns the number of files in the folder, at any depth."""
         others = sum(count for _, count in self.others.values())
         return len(self.images) + others + sum(folder.size() for folder in self.folders)
 
     def with_images(self) -> list["Folder"]:
-        """The folders in it that hold images, at any depth."""
+        """Returns the folders directly in it that hold images at any depth."""
         return [folder for folder in self.folders if folder.has_images()]
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file, or a folder of files, that is not read."""
+    """A file, or a folder of files, that is left out."""
 
     path: str
     files: int
@@ -121,12 +123,12 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a tree holds.
+    """The splits and classes of a tree of folders.
 
     Attributes:
         splits: "train", and maybe "test" and "validation" -> class -> paths of its images.
-        left_out: what is not read.
-        notes: sentences about what was decided.
+        left_out: Files and folders that are not read.
+        notes: Sentences about what the reader decided.
     """
 
     splits: Mapping[str, Mapping[str, Sequence[str]]]
@@ -135,11 +137,11 @@ class Layout:
 
 
 def scan(root: str, is_image: Callable[[str], bool]) -> Folder:
-    """All that is below a directory; a directory that links lead to is entered once.
+    """Returns the tree below a directory; a directory that several links lead to appears once.
 
     Args:
-        root: the directory.
-        is_image: tells whether the file at a path is an image.
+        root: Path of the directory.
+        is_image: Function that returns whether the file at a path is an image.
     """
     real_root = os.path.realpath(root)
     entered = {real_root}
@@ -172,7 +174,7 @@ def scan(root: str, is_image: Callable[[str], bool]) -> Folder:
 
 
 def files_below(path: str) -> int:
-    """How many files a path stands for: itself, or all in the folder that it is."""
+    """Returns the number of files at a path: 1 for a file, all files below for a folder."""
     if os.path.islink(path) or not os.path.isdir(path):
         return 1
     return sum(len(names) for _, _, names in os.walk(path))
@@ -181,23 +183,23 @@ def files_below(path: str) -> int:
 def read_layout(root: str, is_image: Callable[[str], bool]) -> Layout:
     """Finds the splits and classes of a tree of folders.
 
-    Folders that only wrap others are descended into. Where there is no test split, a validation
-    split takes its place.
+    A folder that only wraps another one is skipped. Without a test split, the validation split is
+    used as the test split.
 
     Args:
-        root: the directory.
-        is_image: tells whether the file at a path is an image.
+        root: Path of the directory.
+        is_image: Function that returns whether the file at a path is an image.
 
     Raises:
-        ValueError: for a tree that can be read in more than one way, or in none; names what was
-            found and what is read.
+        ValueError: For a tree that can be read in several ways, or in none. The message names what
+            was found and which trees can be read.
     """
     top = scan(root, is_image)
     return Reader(root, top).layout()
 
 
 class Reader:
-    """Reads one tree; collects what it decides."""
+    """Reader of one tree; it keeps the decisions that it takes on the way."""
 
     def __init__(self, root: str, top: Folder):
         self.root, self.top = root, top
@@ -206,12 +208,15 @@ class Reader:
         self.class_of: dict[str, str] = {}  # path of a folder -> its class
 
     def refuse(self, found: str, remedy: str = ""):
+        """Raises the sentence that names what was found and which trees can be read."""
         raise ValueError(f"{self.root}: {found}. {READ}{': ' if remedy else ''}{remedy}.")
 
     def shown(self, folder: Folder) -> str:
+        """Returns a folder's path for messages, also for the root."""
         return folder.path or f"{os.path.basename(os.path.abspath(self.root))}/"
 
     def layout(self) -> Layout:
+        """Finds the splits first, then the classes in each, and keeps a note of each decision."""
         if not self.top.has_images():
             raise ValueError(f"{self.root} has no image that can be read: check the path.")
         folder, splits = self.top, self.splits_in(self.top)
@@ -237,35 +242,36 @@ class Reader:
         classes = {kind: self.classes(at) for kind, at in roots.items()}
         if VALIDATION in classes and TEST not in classes:
             self.notes.append(
-                f"No test split: {splits[VALIDATION].path} is measured on in its place."
+                f"No test split: {splits[VALIDATION].path} is used as the test split."
             )
             classes[TEST] = classes.pop(VALIDATION)
         return self.result(classes)
 
     def say_place(self, places: Mapping[str, Folder]):
+        """Notes the folders that splits or classes are read from, unless they are obvious."""
         read = ", ".join(f"{what} from {at.path}" for what, at in places.items() if at.path)
         if read:
             self.notes.append(f"Read {read}")
 
     def splits_in(self, folder: Folder) -> dict[str, Folder]:
-        """The folders of splits right in a folder, if there are any."""
+        """Returns the folders of splits directly in a folder, if there are any."""
         found = [(split_of(each.name), each) for each in folder.with_images()]
         splits = [(kind, each) for kind, each in found if kind]
         others = [each for kind, each in found if not kind and no_class(each) is None]
         if len(splits) == 1 and others and all(each.images for each in others):
             _, alone = splits[0]
-            if alone.images and not alone.with_images():  # a means of transport, among others
-                self.notes.append(f"{alone.path} is taken for a class, as it is beside classes.")
+            if alone.images and not alone.with_images():  # "train" may be a means of transport
+                self.notes.append(f"{alone.path} is read as a class, because it is beside classes.")
                 return {}
         for kind in SPLITS:
             same = [each.path for k, each in splits if k == kind]
             if len(same) > 1:
-                self.refuse(f"{' and '.join(same)} are both a {kind} split", "leave one of them")
+                self.refuse(f"{' and '.join(same)} are both a {kind} split", "keep one of them")
         order = {kind: each for kind, each in splits} or self.named_alike(folder)
         return {kind: order[kind] for kind in SPLITS if kind in order}
 
     def named_alike(self, folder: Folder) -> dict[str, Folder]:
-        """The folders whose names differ in the split alone, as Final_Training and Final_Test."""
+        """Returns folders that differ only in the split, such as Final_Training and Final_Test."""
         groups: dict[tuple[str, ...], dict[str, Folder]] = {}
         for each in folder.with_images():
             said, others = split_words(each.name)
@@ -274,17 +280,17 @@ class Reader:
         alike = [group for group in groups.values() if TRAIN in group and len(group) > 1]
         if len(alike) > 1:
             names = ", ".join(each.path for group in alike for each in group.values())
-            self.refuse(f"{names} are several sets of splits", "give one set alone")
+            self.refuse(f"{names} are several sets of splits", "give only one set")
         return alike[0] if alike else {}
 
     def wrapped(self, folder: Folder) -> Folder | None:
-        """The one folder in a folder that only wraps it, if it does and is no class."""
+        """Returns the only folder in a folder that has nothing else, or None."""
         inner = folder.with_images()
         only = len(inner) == 1 and not inner[0].images
         return inner[0] if only else None
 
     def class_root(self, kind: str, split: Folder) -> Folder:
-        """The folder of a split's classes, at any depth of folders that only wrap them."""
+        """Returns the folder that holds a split's classes, below folders that only wrap it."""
         while inner := self.wrapped(split):
             split = inner
         named = [each for each in split.with_images() if split_of(each.name)]
@@ -292,12 +298,13 @@ class Reader:
             split = named[0]  # images right in train/train
         if len({split_of(each.name) for each in named}) > 1:
             names = " and ".join(each.path for each in named)
-            self.refuse(f"{self.shown(split)} holds {names} itself", "leave one level of splits")
+            self.refuse(f"{self.shown(split)} holds {names} itself", "keep one level of splits")
         if kind == TRAIN and not split.with_images():
             self.refuse_flat(split)
         return split
 
     def refuse_flat(self, folder: Folder):
+        """Refuses images that are not in a folder per class."""
         some = ", ".join(sorted(folder.images)[:3])
         self.refuse(
             f"{len(folder.images)} images are directly in {self.shown(folder)} ({some}, ...), not "
@@ -306,7 +313,7 @@ class Reader:
         )
 
     def classes(self, folder: Folder) -> dict[str, list[str]]:
-        """Class -> paths of its images, each folder in a folder being a class."""
+        """Returns class -> paths of its images, where each folder in the folder is a class."""
         members = folder.with_images()
         if not members:
             self.refuse_flat(folder)
@@ -323,7 +330,7 @@ class Reader:
         wrong = [each.path for each in members if no_class(each)]
         if wrong:
             self.refuse(
-                f"{', '.join(wrong)} is beside or in place of class folders, and is no class",
+                f"{', '.join(wrong)} is where class folders are, but is no class",
                 "move it elsewhere",
             )
         empty = [each for each in folder.folders if not each.has_images()]
@@ -342,14 +349,14 @@ class Reader:
         for name, same in by_name.items():
             if len(same) > 1:
                 self.notes.append(
-                    f"{len(same)} folders are the class {name!r}, but for blanks or their "
-                    "Unicode form."
+                    f"{len(same)} folders are the class {name!r}: their names differ only in "
+                    "blanks or Unicode form."
                 )
         nested = [each for each in members if each.with_images()]
         if nested:
             inner = [i.path for each in nested for i in each.with_images()]
             self.notes.append(
-                f"Images in {len(inner)} subfolders count to the class above: "
+                f"Images in {len(inner)} subfolders belong to the class above: "
                 f"{', '.join(inner[:3])}{', ...' if len(inner) > 3 else ''}"
             )
         return {
@@ -358,7 +365,7 @@ class Reader:
         }
 
     def refuse_levels(self, members: Sequence[Folder]):
-        """Refuses folders that each hold folders of the same names: which are the classes?"""
+        """Refuses folders that all hold the same folder names: either level may be the classes."""
         if len(members) < 2 or any(each.images for each in members):
             return
         holders = [self.wrapped(each) or each for each in members]
@@ -367,15 +374,16 @@ class Reader:
         if len(shared) > 1:
             self.refuse(
                 f"each of {', '.join(each.path for each in members[:3])} holds the folders "
-                f"{', '.join(sorted(shared)[:3])}, so they seem to be no classes",
+                f"{', '.join(sorted(shared)[:3])}, so they seem not to be classes",
                 "name splits train and test, or give one of the folders as DIR",
             )
 
     def result(self, splits: Mapping[str, Mapping[str, Sequence[str]]]) -> Layout:
+        """Returns the layout of the splits, with all that is left out."""
         return Layout(splits, list(self.left_out(self.top, None)), self.notes)
 
     def left_out(self, folder: Folder, class_name: str | None) -> Iterator[LeftOut]:
-        """What of a folder is not read, in order."""
+        """Yields the files and folders of a folder that are not read, in order."""
         if folder.path in self.dropped:
             yield LeftOut(folder.path, folder.size(), self.dropped[folder.path])
             return
@@ -389,13 +397,13 @@ class Reader:
 
 
 def no_class(folder: Folder) -> str | None:
-    """The word that says that a folder is none of a class, if its name is one."""
+    """Returns the folder's name if that name, such as "masks", is never a class, else None."""
     name = clean(folder.name).lower()
     return name if name in NO_CLASSES or name.rpartition("_")[2] in NO_CLASSES else None
 
 
 def said_of(left_out: Sequence[LeftOut]) -> list[str]:
-    """A sentence for what is left out, by reason, with the first few, and by class."""
+    """Returns one sentence per reason with the number of files left out and the first few."""
     sentences = []
     for why in dict.fromkeys(each.why for each in left_out):
         same = [each for each in left_out if each.why == why]
@@ -409,7 +417,17 @@ def said_of(left_out: Sequence[LeftOut]) -> list[str]:
 
 
 def refuse(offenders: Sequence[str], what: str, remedy: str, of: str = "lines or images"):
-    """One sentence for all that is wrong in one way, with the first few and their number."""
+    """Raises one sentence for all offenders, with their number and the first few.
+
+    Args:
+        offenders: What is wrong, such as "train.txt, line 3"; nothing is raised if it is empty.
+        what: The fault that they share, as a noun.
+        remedy: What the user can do, as an imperative.
+        of: Plural noun for the offenders.
+
+    Raises:
+        ValueError: If there are offenders.
+    """
     if offenders:
         first = "; ".join(offenders[:3]) + ("; ..." if len(offenders) > 3 else "")
         raise ValueError(f"{len(offenders)} {of} with {what} ({first}): {remedy}.")

@@ -12,15 +12,22 @@ from pathlib import Path
 from candle_tf.data.own_images.layout import clean, refuse, split_of
 
 SEPARATORS = (",", ";", "\t", "|")
-SEVERAL = re.compile(r"\s*[|;,]\s*")  # between the labels of one cell
-JOINED = re.compile(r"\s*[/+&]\s*")  # also there, but in many names too
-MISSING = {"", "nan", "null", "<na>", "#n/a"}  # as programs write an empty cell
+SEVERAL = re.compile(r"\s*[|;,]\s*")  # separates several labels in one cell
+JOINED = re.compile(r"\s*[/+&]\s*")  # separates them too, but is also part of many names
+MISSING = {"", "nan", "null", "<na>", "#n/a"}  # how programs write an empty cell
 QUOTES = "\"'\ufeff\u200b"
-NUMBER = re.compile(r"[+-]?\d+([.,]0*)?")  # a whole one, as spreadsheets also write it
+NUMBER = re.compile(r"[+-]?\d+([.,]0*)?")  # an integer, also in a spreadsheet's form: 7.0
 
 
 def read_text(path: str) -> tuple[str, list[str]]:
-    """(the text of a file in UTF-8, UTF-16 or Windows-1252, sentences about what was not UTF-8)."""
+    """Reads a text file in UTF-8, UTF-16 or Windows-1252.
+
+    Returns:
+        (its text, sentences to print if it was not UTF-8).
+
+    Raises:
+        ValueError: For a file in another encoding.
+    """
     content = Path(path).read_bytes()
     utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if utf_16 or b"\0" in content[:100]:
@@ -28,7 +35,7 @@ def read_text(path: str) -> tuple[str, list[str]]:
         try:
             return content.decode(kind), []
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is no text ({error}): save it as UTF-8.") from error
+            raise ValueError(f"{path} is not a text file ({error}): save it as UTF-8.") from error
     try:
         return content.decode("utf-8-sig"), []
     except UnicodeDecodeError:
@@ -39,33 +46,33 @@ def read_text(path: str) -> tuple[str, list[str]]:
 
 
 def as_path(cell: str) -> str:
-    """A path of a list or table: with slashes, without quotes and blanks around it."""
+    """Returns a path of a list or table with slashes, without quotes and blanks around it."""
     cell = cell.strip().strip(QUOTES).strip().replace("\\", "/")
     return cell.removeprefix("./")
 
 
 def list_lines(path: str) -> tuple[list[str], list[str], list[str], list[str]]:
-    """The lines "path label" of a text file.
+    """Reads the lines "path label" of a text file.
 
     Returns:
-        (paths, labels as they are written, where each is, notes).
+        (paths, labels, the place of each line for messages, notes to print).
 
     Raises:
-        ValueError: for lines without a label; says what separates them, if something does.
+        ValueError: For lines without a label, or with a comma or semicolon before it.
     """
     text, notes = read_text(path)
-    # A path may hold blanks: the label is what follows the last one.
+    # A path may contain blanks: the label follows the last one.
     lines = [(f"{path}, line {i}", line) for i, line in enumerate(text.splitlines(), 1)]
     lines = [(where, line.strip().strip("\ufeff\u200b")) for where, line in lines]
     comments = [where for where, line in lines if line.startswith("#")]
     if comments:
-        notes.append(f"{len(comments)} lines that begin with # are left out ({comments[0]}, ...).")
+        notes.append(f"{len(comments)} lines that start with # are left out ({comments[0]}, ...).")
     lines = [(where, line) for where, line in lines if line and not line.startswith("#")]
     for name, mark in (("a comma", ","), ("a semicolon", ";")):
         refuse(
             [where for where, line in lines if re.search(rf"{mark}\s*\S+$", line)],
             f"{name} before the label",
-            f"{name} stands before the label, where a blank belongs: write 'relative/path label', "
+            f"{name} is before the label, but should be a blank: write 'relative/path label', "
             "or use --dataset=csv: with the header path,label",
             of="lines",
         )
@@ -81,7 +88,7 @@ def list_lines(path: str) -> tuple[list[str], list[str], list[str], list[str]]:
     if pairs and not any(last):
         if all(first):
             raise ValueError(
-                f"{path}: the label stands before the path, as in {lines[0][1]!r}: write "
+                f"{path}: the label is before the path, as in {lines[0][1]!r}: write "
                 "'relative/path label' in each line."
             )
         raise ValueError(
@@ -94,12 +101,12 @@ def list_lines(path: str) -> tuple[list[str], list[str], list[str], list[str]]:
 
 
 def whole(label: str) -> int | None:
-    """The whole number that a label is, as 7, 007, 7.0 and 7,0 are."""
+    """Returns the integer that a label such as 7, 007, 7.0 or 7,0 means, or None."""
     return int(re.split("[.,]", label)[0]) if NUMBER.fullmatch(label) else None
 
 
 def number_text(label: str) -> str:
-    """A number as it is compared; other labels as they are."""
+    """Returns a label for comparison: 007 becomes 7, and a name stays the same."""
     number = whole(label)
     return label if number is None else str(number)
 
@@ -108,7 +115,10 @@ def check_numbers(splits: Sequence[tuple[Sequence[str], Sequence[str]]]):
     """Refuses labels that are not 0 to the number of training classes - 1.
 
     Args:
-        splits: of the training images first, (labels, where each is).
+        splits: (labels, the place of each for messages) per split, the training split first.
+
+    Raises:
+        ValueError: For labels that start at 1, have a gap, or are no class numbers.
     """
     numbers = sorted({n for n in map(whole, splits[0][0]) if n is not None})
     count = len(numbers)
@@ -116,7 +126,7 @@ def check_numbers(splits: Sequence[tuple[Sequence[str], Sequence[str]]]):
         others = {whole(label) for labels, _ in splits for label in labels}
         if others <= set(numbers):
             raise ValueError(
-                f"The labels begin at 1 and go to {count}: number the classes from 0 to "
+                f"The labels start at 1 and end at {count}: number the classes from 0 to "
                 f"{count - 1}."
             )
     if numbers and numbers[0] == 0 and numbers[-1] >= count and numbers[-1] < 4 * count + 4:
@@ -138,19 +148,20 @@ def check_numbers(splits: Sequence[tuple[Sequence[str], Sequence[str]]]):
 
 
 def table_rows(path: str) -> tuple[list[str], list[str], list[str], list[str] | None, list[str]]:
-    """The rows of a table with the columns path and label, and maybe split.
+    """Reads the rows of a table with the columns path and label, and maybe split.
 
-    Separated by commas, semicolons, tabs or bars; blanks around a cell and the case of the header
-    do not count.
+    Cells are separated by commas, semicolons, tabs or bars. Blanks around a cell and the case of
+    the header are ignored.
 
     Returns:
-        (paths, labels, where each is, splits as they are written or None, notes).
+        (paths, labels, the place of each row for messages, the cells of the column split or None,
+        notes to print).
 
     Raises:
-        ValueError: for another header, empty cells, or several labels for an image.
+        ValueError: For another header, empty cells, or several labels per image.
     """
     text, notes = read_text(path)
-    body = re.sub(r"\A\s*sep=.\r?\n", "", text)  # as spreadsheets may begin
+    body = re.sub(r"\A\s*sep=.\r?\n", "", text)  # a first line that some spreadsheets write
     skipped = text[: len(text) - len(body)].count("\n")
     header = next((line for line in body.splitlines() if line.strip()), "")
     separator = max(SEPARATORS, key=lambda mark: len(names_in(header, mark)))
@@ -158,12 +169,12 @@ def table_rows(path: str) -> tuple[list[str], list[str], list[str], list[str] | 
     try:
         rows = [(reader.line_num + skipped, [clean(cell) for cell in row]) for row in reader]
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: no CSV ({error}).") from error
+        raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error}).") from error
     rows = [(i, row) for i, row in rows if any(row)]
     columns = [name.lower() for name in rows[0][1]] if rows else []
     for name in ("path", "label", "split"):
         if columns.count(name) > 1:
-            raise ValueError(f"{path} has {columns.count(name)} columns {name}: leave one.")
+            raise ValueError(f"{path} has {columns.count(name)} columns {name}: keep one.")
     if not {"path", "label"} <= set(columns):
         raise ValueError(
             f"{path} has the columns {', '.join(columns) or '(none)'}: its first line must name "
@@ -191,15 +202,19 @@ def table_rows(path: str) -> tuple[list[str], list[str], list[str], list[str] | 
 
 
 def names_in(header: str, separator: str) -> set[str]:
+    """Returns which of the known column names a header has if `separator` separates its cells."""
     cells = {clean(cell.strip().strip('"')).lower() for cell in header.split(separator)}
     return cells & {"path", "label", "split"}
 
 
 def check_one_label(labels: Sequence[str], where: Sequence[str]):
-    """Refuses cells that hold several labels, as "cat|dog" or "cat, dog" do.
+    """Refuses cells that hold several labels, such as "cat|dog" or "cat, dog".
 
-    A comma or semicolon may be part of a name, unless all its parts come with others too; a slash,
-    plus or ampersand, unless all its parts are labels too.
+    A comma or semicolon may be part of a name, unless each part also appears beside another part.
+    A slash, plus or ampersand may be part of a name, unless each part is itself a label.
+
+    Raises:
+        ValueError: Names the first few such cells.
     """
     every = set(labels)
     partners: dict[str, set[str]] = {}
@@ -223,7 +238,11 @@ def check_one_label(labels: Sequence[str], where: Sequence[str]):
 
 
 def splits_of(values: Sequence[str], where: Sequence[str]) -> list[str]:
-    """The splits that the column `split` says, refusing what is none."""
+    """Returns the split of each cell in the column `split`.
+
+    Raises:
+        ValueError: For a cell that names no split.
+    """
     kinds = [split_of(value) for value in values]
     wrong = [i for i, kind in enumerate(kinds) if kind is None]
     most = Counter(values[i] for i in wrong).most_common(3)
@@ -238,7 +257,7 @@ def splits_of(values: Sequence[str], where: Sequence[str]) -> list[str]:
 
 
 def below_root(paths: Sequence[str], root: str) -> list[str]:
-    """The paths relative to the image root, those that are absolute too where they are below it."""
+    """Returns paths relative to the image root; an absolute path elsewhere stays the same."""
     roots = {os.path.abspath(root) + "/", os.path.realpath(root) + "/"}
 
     def relative(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Images that a measurement should not share with the training: equal or nearly equal ones."""
+"""The overlap of splits: test images that equal, or nearly equal, a training image."""
 
 import os
 from collections.abc import Mapping
@@ -8,19 +8,19 @@ import numpy as np
 from candle_tf.data.examples import Examples
 from candle_tf.data.own_images.images import THUMB
 
-CLOSE = 2.0  # mean difference of thumbnails of one image, saved twice
-CONTRAST = 12.0  # standard deviation of a thumbnail that can be recognised
-NEAREST = 8  # training images that each other one is compared with
+CLOSE = 2.0  # thumbnails of one image that was saved twice differ by less, on average
+CONTRAST = 12.0  # a thumbnail needs this standard deviation to be told from others
+NEAREST = 8  # training images that each test image is compared with
 BLOCKS = (2, 4, 3, 3)  # a thumbnail as 2 x 3 blocks
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """How many images are where they should not be.
+    """The number of images that two splits or two classes share.
 
     Attributes:
-        counts: by a name for metrics.json.
-        notes: a sentence for each count that is not zero.
+        counts: Name in metrics.json -> number of images.
+        notes: One sentence per count above zero.
     """
 
     counts: Mapping[str, int]
@@ -28,14 +28,14 @@ class Overlap:
 
 
 def overlap_of(train: Examples, others: Mapping[str, Examples]) -> Overlap:
-    """Counts images of other splits that are in the training split, and images of two classes.
+    """Counts images of other splits that are also training images, and images in two classes.
 
-    Equal pixels are found by their digests. Of files, images that were saved twice (in another
-    size, format or quality) are found by thumbnails.
+    Digests find equal pixels. Among image files, thumbnails also find images that were saved
+    again in another size, format or quality.
 
     Args:
-        train: the training images.
-        others: "test" and maybe "validation".
+        train: The training images.
+        others: "test" and maybe "validation" -> the images of the split.
     """
     counts, notes = {}, []
     marks = train.recognised_by()
@@ -49,13 +49,13 @@ def overlap_of(train: Examples, others: Mapping[str, Examples]) -> Overlap:
     if len(torn):
         some = f" ({name_of(train, before[torn[0]])} and {name_of(train, torn[0])})"
         notes.append(
-            f"{plural(len(torn), 'training image')} in one class and, equal, in another{some}: "
+            f"{plural(len(torn), 'training image')} in two classes with equal pixels{some}: "
             "remove the wrong one."
         )
     counts["train_images_twice"] = len(twice) - len(torn)
     if len(twice) > len(torn):
         notes.append(
-            f"{plural(len(twice) - len(torn), 'training image')} equal to another of the class."
+            f"{plural(len(twice) - len(torn), 'training image')} equal to another of their class."
         )
     for name, other in others.items():
         theirs = other.recognised_by()
@@ -80,7 +80,7 @@ def overlap_of(train: Examples, others: Mapping[str, Examples]) -> Overlap:
 
 
 def near(some: np.ndarray, others: np.ndarray) -> list[int]:
-    """Which thumbnails (n, 8, 9) are close to one of the others (m, 8, 9)."""
+    """Returns the indices of thumbnails (n, 8, 9) that nearly equal one of the others (m, 8, 9)."""
     from scipy.spatial import cKDTree  # takes a while to import
 
     def blocks(thumbs):
@@ -92,7 +92,7 @@ def near(some: np.ndarray, others: np.ndarray) -> list[int]:
     few = min(NEAREST, len(others))
     width = BLOCKS[0] * BLOCKS[2]
     tree = cKDTree(blocks(others))
-    # The blocks of what is close differ by no more than CLOSE on average.
+    # Thumbnails that differ by at most CLOSE have blocks that differ by at most CLOSE.
     _, at = tree.query(blocks(some[clear]), few, p=1, distance_upper_bound=width * CLOSE + 1e-6)
     at = at.reshape(len(clear), few)
     padded = np.concatenate([others, np.zeros((1, *THUMB), np.uint8)])[at].astype(np.int16)
@@ -101,11 +101,12 @@ def near(some: np.ndarray, others: np.ndarray) -> list[int]:
 
 
 def name_of(examples: Examples, i: int) -> str:
-    """A file as CLASS/NAME, or the number of an image."""
+    """Returns the name of an image for messages: CLASS/NAME of a file, else its number."""
     if not examples.on_disk:
         return f"image {i}"
     return "/".join(os.fsdecode(examples.images[int(i)].numpy()).split("/")[-2:])
 
 
 def plural(count: int, what: str) -> str:
+    """Returns "1 image is" or "2 images are", the start of a sentence."""
     return f"{count:,} {what} is" if count == 1 else f"{count:,} {what}s are"

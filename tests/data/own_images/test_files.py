@@ -134,7 +134,7 @@ def test_without_a_test_split_a_fifth_of_each_class_is_it(tmp_path, capsys):
     names = {*loaded.train.images.numpy(), *loaded.test.images.numpy()}
     assert len(names) == 15
     np.testing.assert_array_equal(loaded.test.images, again.test.images)  # whatever the seed
-    assert "3 of 15 images, a fifth of each class" in capsys.readouterr().out
+    assert "3 of 15 images, one fifth of each class" in capsys.readouterr().out
 
 
 def test_numbers_as_names_are_ordered_as_numbers(tree):
@@ -160,7 +160,7 @@ def test_a_validation_split_of_the_set_is_used(tree, capsys):
     assert len(loaded.test) == 6 and len(loaded.validation) == 3
     os.rename(tree / "test", tree.parent / "elsewhere")
     assert len(data.load(f"folder:{tree}").test) == 3
-    assert "val/ is measured on in its place" in capsys.readouterr().out
+    assert "val/ is used as the test split" in capsys.readouterr().out
 
 
 def rows_of(tree, split):
@@ -189,7 +189,7 @@ def test_no_test_image_that_can_be_read(tree):
 
 def test_the_training_list_as_test_list(tree):
     train = write_list(tree, "train")
-    with pytest.raises(ValueError, match="12 lines or images with an image that is listed twice"):
+    with pytest.raises(ValueError, match="12 lines or images with an image listed twice"):
         data.load(f"list:{train},{train}")
 
 
@@ -215,7 +215,7 @@ def test_bad_images_are_all_named_before_anything_is_done(tree):
         data.load(f"folder:{tree}")
     text = str(error.value)
     assert text.startswith(f"4 train images below {tree} with a fault (train/cat/001.png ")
-    assert "006.png is no image" in text and "007.png is empty; ...)" in text
+    assert "006.png is not in a known format" in text and "007.png is empty; ...)" in text
     assert "--on_bad_image=skip" in text
 
 
@@ -346,7 +346,7 @@ def test_names_that_are_not_utf8(tree):
 def test_files_that_are_not_there(tree):
     with pytest.raises(FileNotFoundError, match="none.txt is not there nor in"):
         data.load("list:none.txt,test.txt", str(tree))
-    with pytest.raises(ValueError, match="names one list: give list:TRAIN.txt,TEST.txt"):
+    with pytest.raises(ValueError, match="names only one list: give list:TRAIN.txt,TEST.txt"):
         data.load(f"list:{write_list(tree, 'train')}")
     with pytest.raises(ValueError, match="Unknown dataset"):
         data.load("folder:")

@@ -103,7 +103,7 @@ def bomb(path):
         (
             "a.jpg",
             lambda path: open(path, "w").write("hello"),
-            "is no image that is read .JPEG, PNG",
+            "is not in a known format .JPEG, PNG",
         ),
         ("a.png", bomb, "too large|50000 x 50000 pixels"),
         ("a.png", os.remove, "does not exist"),

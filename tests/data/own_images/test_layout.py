@@ -81,7 +81,7 @@ def test_splits_by_validation(make):
     paths = both(test="dev")
     layout = read_layout(make(*paths), is_image)
     assert counts(layout) == BOTH
-    assert "No test split: dev/ is measured on in its place." in layout.notes
+    assert "No test split: dev/ is used as the test split." in layout.notes
     layout = read_layout(make(*both()), is_image)
     assert counts(layout) == {**BOTH, "validation": BOTH["test"]}
 
@@ -134,7 +134,7 @@ def test_hidden_and_system_files_are_no_images(make):
 def test_subfolders_of_a_class_count_to_it(make):
     layout = read_layout(make("cat/2019/1.jpg", "cat/2.jpg", "dog/a/b/3.jpg"), is_image)
     assert counts(layout) == {"train": {"cat": 2, "dog": 1}}
-    assert layout.notes == ["Images in 2 subfolders count to the class above: cat/2019/, dog/a/"]
+    assert layout.notes == ["Images in 2 subfolders belong to the class above: cat/2019/, dog/a/"]
     root = make("bird/images/1.jpg", "cat/images/1.jpg", "dog/images/1.jpg")  # Tiny-ImageNet
     assert counts(read_layout(root, is_image))["train"] == {"bird": 1, "cat": 3, "dog": 2}
 
@@ -145,14 +145,17 @@ def test_subfolders_of_a_class_count_to_it(make):
         (["train/cat.1.jpg", "test/cat.2.jpg"], "1 images are directly in train/ .cat.1.jpg"),
         (["train/train/cat.1.jpg", "test/test/2.jpg"], "directly in train/train/"),
         (["1.jpg", "2.jpg"], "2 images are directly in photos/"),
-        (["images/1.jpg", "images/2.jpg"], "images/ is beside or in place of class folders"),
-        (["images/1.jpg", "masks/1.jpg"], "images/, masks/ is beside or in place of class folders"),
-        (["cat/1.jpg", "dog/1.jpg", "unlabeled/3.jpg"], "unlabeled/ is beside"),
+        (["images/1.jpg", "images/2.jpg"], "images/ is where class folders are"),
+        (["images/1.jpg", "masks/1.jpg"], "images/, masks/ is where class folders are"),
+        (["cat/1.jpg", "dog/1.jpg", "unlabeled/3.jpg"], "unlabeled/ is where"),
         (["cat/train/1.jpg", "cat/test/1.jpg", "dog/train/1.jpg"], "are splits inside cat/"),
         (["data/train/cat/1.jpg", "data/test/cat/1.jpg", "more/2.jpg"], "are splits inside data/"),
         ([f"fold{i}/{c}/1.jpg" for i in (1, 2) for c in "ab"], "each of fold1/, fold2/ holds the"),
-        ([f"{s}/{c}/1.jpg" for s in ("lehren", "pruefen") for c in "ab"], "seem to be no classes"),
-        ([f"{s}/images/{c}/1.jpg" for s in ("web", "dslr") for c in "ab"], "seem to be no classes"),
+        ([f"{s}/{c}/1.jpg" for s in ("lehren", "pruefen") for c in "ab"], "seem not to be classes"),
+        (
+            [f"{s}/images/{c}/1.jpg" for s in ("web", "dslr") for c in "ab"],
+            "seem not to be classes",
+        ),
         (both("a_train", "a_test") + both("b_train", "b_test"), "are several sets of splits"),
         (both() + both("training", "x"), "train/ and training/ are both a train split"),
         (["train/train/cat/1.jpg", "train/val/cat/1.jpg", "test/cat/2.jpg"], "holds train/train/"),
@@ -175,7 +178,7 @@ def test_an_empty_class_folder(make):
 def test_a_class_may_be_called_train(make):
     layout = read_layout(make("train/1.jpg", "bus/1.jpg", "car/1.jpg"), is_image)
     assert counts(layout) == {"train": {"train": 1, "bus": 1, "car": 1}}
-    assert layout.notes == ["train/ is taken for a class, as it is beside classes."]
+    assert layout.notes == ["train/ is read as a class, because it is beside classes."]
     layout = read_layout(make(*both("s/train", "s/test", ("train", "bus"))) + "/s", is_image)
     assert counts(layout)["train"] == {"train": 2, "bus": 2}
 
@@ -190,7 +193,10 @@ def test_names_of_classes_are_compared_in_one_form(make):
         "train": {"Café": 2, "dog": 2},
         "test": {"Café": 1, "dog": 1},
     }
-    assert "2 folders are the class 'dog', but for blanks or their Unicode form." in layout.notes
+    assert (
+        "2 folders are the class 'dog': their names differ only in blanks or Unicode form."
+        in layout.notes
+    )
     assert clean("\u200b a\u00a0\ufeff") == "a"
 
 

@@ -117,7 +117,7 @@ def test_several_labels_for_an_image_are_refused(labels, written):
     [
         ("file,label\na,b\n", "has the columns file, label: its first line must name the columns"),
         ("a.jpg,cat\nb.jpg,dog\n", "has the columns a.jpg, cat: its first line must name"),
-        ("path,label,label\na,b,c\n", "has 2 columns label: leave one"),
+        ("path,label,label\na,b,c\n", "has 2 columns label: keep one"),
         ("path,label\na, b.jpg,cat\n", "more cells than columns .*quote the cells"),
         ("", r"has the columns \(none\)"),
     ],
@@ -152,16 +152,16 @@ def test_lists_are_read_alike(content, written):
 
 def test_comments_in_a_list_are_counted(written):
     *_, notes = list_lines(written("# made by hand\na.jpg 0\n"))
-    assert notes == [f"1 lines that begin with # are left out ({written('x')}, line 1, ...)."]
+    assert notes == [f"1 lines that start with # are left out ({written('x')}, line 1, ...)."]
 
 
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("a.jpg, 0\nb.jpg, 1\n", "a comma stands before the label"),
-        ("a.jpg,0\nb.jpg,1\n", "a comma stands before the label"),
-        ("a.jpg;0\n", "a semicolon stands before the label"),
-        ("0 a.jpg\n1 b.jpg\n", "the label stands before the path, as in '0 a.jpg'"),
+        ("a.jpg, 0\nb.jpg, 1\n", "a comma is before the label"),
+        ("a.jpg,0\nb.jpg,1\n", "a comma is before the label"),
+        ("a.jpg;0\n", "a semicolon is before the label"),
+        ("0 a.jpg\n1 b.jpg\n", "the label is before the path, as in '0 a.jpg'"),
         ("a.jpg cat\nb.jpg dog\n", "no line ends in a class number .*csv: with the header"),
         ("path label\na.jpg 0\nb.jpg 1\n", "line 1 is a header .'path label'.: delete that line"),
         ("a.jpg\nb.jpg\n", "2 lines or images with no label"),
@@ -175,7 +175,7 @@ def test_lists_that_are_refused(content, message, written):
 @pytest.mark.parametrize(
     "train, test, message",
     [
-        ("1 2 3", "1 3", "labels begin at 1 and go to 3: number the classes from 0 to 2"),
+        ("1 2 3", "1 3", "labels start at 1 and end at 3: number the classes from 0 to 2"),
         ("0 2 4", "0", "labels from 0 to 4, but label 1 is missing .and 1 more up to 3"),
         ("0 1 3", "0", "label 2 is missing: number"),
         ("0 1", "2", "a label that is not in 0 to 1"),
