@@ -105,7 +105,7 @@ class CandleModel(StudentModel):
         self.balancer = AdversarialBalancer(seed=seed) if balancer is None else balancer
         self.fixed_lambda = float(balancer) if isinstance(balancer, numbers.Real) else None
         if self.fixed_lambda is not None and not 0.0 <= self.fixed_lambda <= 1.0:
-            raise ValueError(f"A fixed lambda lies in [0, 1], not {balancer}.")
+            raise ValueError(f"A fixed lambda must be in [0, 1], not {balancer}.")
         check_alpha(mixup)
         self.temperature, self.label_weight, self.mixup = temperature, label_weight, mixup
         self.prior_adjusted = prior_adjusted

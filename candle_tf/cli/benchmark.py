@@ -29,6 +29,7 @@ TRAIN = [sys.executable, "-m", "candle_tf.cli.train"]
 
 
 def run():
+    """Runs the cells of the flags and prints their table."""
     given, output = flags.FLAGS, os.path.expanduser(flags.FLAGS.output)
     tf.config.set_visible_devices([], "GPU")  # the cells need its memory
     cells = benchmark.plan(
@@ -60,6 +61,7 @@ def progress(states: Mapping[benchmark.Cell, str]) -> Table:
 
 
 def main():
+    """Defines the flags and starts the benchmark."""
     flags.DEFINE_multi_string(
         "methods", [], "A row: NAME, NAME:FLAG=VALUE,... or LABEL = NAME:FLAG=VALUE,..."
     )

@@ -9,10 +9,12 @@ from candle_tf.reports.tables import comparison_table
 
 
 def compare(workdirs: list[str]):
+    """Prints one table of the runs in these workdirs."""
     print(comparison_table(workdirs, flags.FLAGS.split, flags.FLAGS.per_class))
 
 
 def main():
+    """Defines the flags and starts the comparison."""
     flags.DEFINE_enum(
         "split", "test", ["test", "validation"], "The images that accuracy is taken on."
     )

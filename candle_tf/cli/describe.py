@@ -19,6 +19,7 @@ OF_DATA = {*DATA, "data_dir", "download", "seed"} - {"on_bad_image"}
 
 
 def describe():
+    """Prints and draws the data set of the flags."""
     given = run_flags.settings()
     examples = data.load(
         given.dataset,
@@ -38,6 +39,7 @@ def describe():
 
 
 def main():
+    """Defines the flags and starts the description."""
     flags.DEFINE_string("output", None, "Directory of the pictures; none are drawn if not given.")
     others = (field.name for field in dataclasses.fields(Settings) if field.name not in OF_DATA)
     run_flags.define(omit=tuple(others))

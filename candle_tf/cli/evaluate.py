@@ -11,6 +11,7 @@ from candle_tf.reports.tables import accuracy_table, per_class_table
 
 
 def evaluate():
+    """Prints the accuracy of a run, and of an export beside it."""
     run = run_flags.run_of(flags.FLAGS.workdir, flags.FLAGS.data_dir)
     exported = flags.FLAGS.exported and Exported(flags.FLAGS.exported)
     method = run.settings.method
@@ -23,6 +24,7 @@ def evaluate():
 
 
 def main():
+    """Defines the flags and starts the evaluation."""
     flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
     flags.DEFINE_string("exported", None, "An export of this run to compare on the test images.")
     flags.DEFINE_string(

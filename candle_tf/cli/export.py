@@ -20,6 +20,7 @@ from candle_tf.utils.files import write_text
 
 
 def export():
+    """Writes the student of a run, and the report of a 1-bit flatbuffer."""
     run, format = run_flags.run_of(flags.FLAGS.workdir), flags.FLAGS.format
     name = {"saved_model": "saved_model", "c": "student"}.get(format, f"{format}.tflite")
     output = flags.FLAGS.output or os.path.join(run.workdir, name)
@@ -34,6 +35,7 @@ def export():
 
 
 def main():
+    """Defines the flags and starts the export."""
     flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
     flags.DEFINE_enum(
         "format",

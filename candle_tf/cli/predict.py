@@ -17,6 +17,7 @@ from candle_tf.export.prediction import check_output, predict_files
 
 
 def predict(names: list[str]):
+    """Predicts the classes of image files and of the images in directories."""
     values = flags.FLAGS
     check_output(values.output)
     model = Exported(values.model)
@@ -27,6 +28,7 @@ def predict(names: list[str]):
 
 
 def main():
+    """Defines the flags and starts the prediction."""
     flags.DEFINE_string(
         "model", None, "SavedModel directory, .tflite file or C source directory.", required=True
     )

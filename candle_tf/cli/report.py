@@ -12,6 +12,7 @@ from candle_tf.runs import job
 
 
 def report():
+    """Writes the page of a finished run."""
     path = job.report(
         run_flags.run_of(flags.FLAGS.workdir, flags.FLAGS.data_dir),
         from_scratch=flags.FLAGS.from_scratch,
@@ -21,6 +22,7 @@ def report():
 
 
 def main():
+    """Defines the flags and starts the report."""
     flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
     flags.DEFINE_string("from_scratch", None, "A run of the same student, trained alone.")
     flags.DEFINE_string("full_precision", None, "A run of the same student with --student_bits=32.")

@@ -17,6 +17,7 @@ from candle_tf.runs.checkpoints import INTERRUPTED
 
 
 def train():
+    """Runs the main job of the flags."""
     # Clusters end a process so; a training saves its update first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
     settings = run_flags.settings(flags.FLAGS)
@@ -25,6 +26,7 @@ def train():
 
 
 def main():
+    """Defines the flags and starts the training."""
     run_flags.define()
     run_flags.start(train)
 

@@ -1,4 +1,4 @@
-"""The data sets by name, and what is known of each."""
+"""The data sets by name, and the published facts about each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,17 +22,22 @@ CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is declared of a data set.
+    """The published facts about a data set.
 
     Attributes:
-        classes: how many; any number where None.
-        bounds: ranks at which medium and tail begin, classes sorted by training count; thirds
-            where None.
-        label_smoothing: imbalance ratio -> (head, tail) factors of label-aware smoothing.
-        mean, std: of the pixels by channel, as shares of 255, where they are known.
-        augmentation: how its training images vary.
-        source: what `read` reads in place of the name, files below the directory of the data.
-        where: what to put into that directory by hand, and its size.
+        classes: Number of classes; any number for None.
+        bounds: Ranks at which medium and tail begin, classes sorted by training count; thirds for
+            None.
+        label_smoothing: Factors (head, tail) of label-aware smoothing, by imbalance ratio.
+        mean: Mean of the pixels per channel, divided by 255, if known.
+        std: Standard deviation of the pixels per channel, divided by 255, if known.
+        augmentation: Random variation of the training images.
+        source: Source that `read` takes in place of the name, for files in the data directory.
+        where: Files to put into that directory by hand, and their size.
+
+    Example:
+        >>> ct.data.info_of("tfds:cifar10").bounds
+        (3, 7)
     """
 
     classes: int | None = None
@@ -156,7 +161,12 @@ OTHER = DatasetInfo()
 
 
 def info_of(dataset: str) -> DatasetInfo:
-    """What is declared of a set, splits of TFDS aside; the defaults for one of one's own."""
+    """Returns the facts about a set, whatever its TFDS splits; the defaults for your own images.
+
+    Example:
+        >>> ct.data.info_of("tfds:cifar100,train,test").classes
+        100
+    """
     return CATALOG.get(dataset.partition(",")[0], OTHER)
 
 
@@ -165,17 +175,24 @@ class LongTailedData:
     """A long-tailed training set beside a test set.
 
     Attributes:
-        train, test: examples.
-        validation: the set's own validation split, or examples held out of the set before it was
-            made long-tailed, or None.
-        class_counts: int64 (classes,), images per class in `train`.
-        class_names: a name a class.
-        image_size: the side of the images where all have the same, else None.
-        info: what the catalog declares of the set.
-        label_smoothing: (head, tail) factors for this imbalance ratio.
-        left_out: how many files of the set are not read, where it is made of files.
-        notes: sentences about what was decided and what is wrong with the set.
-        overlap: how many images are in two splits or classes, by name.
+        train: Training images.
+        validation: Validation split of the set, or images held out before the set was made
+            long-tailed, or None.
+        test: Test images.
+        class_counts: Training images per class, int64 (classes,).
+        class_names: One name per class.
+        image_size: Side of the images in pixels if all have the same side, else None.
+        info: Facts about the set from the catalog.
+        label_smoothing: Factors (head, tail) for this imbalance ratio.
+        left_out: Number of files that are not read, for a set of files.
+        notes: Sentences about decisions, and about faults of the set.
+        overlap: Number of images in two splits or two classes, by name.
+
+    Example:
+        >>> data = ct.data.load("digits", imbalance_ratio=10)  # doctest: +ELLIPSIS
+        10 classes ...
+        >>> int(data.class_counts.max()), int(data.class_counts.min())
+        (143, 14)
     """
 
     train: Examples
@@ -191,7 +208,7 @@ class LongTailedData:
     overlap: Mapping[str, int] = field(default_factory=dict)
 
     def summary(self) -> str:
-        """The line that says what was read."""
+        """Returns the line that says what was read."""
         splits = {"validation": self.validation, "test": self.test}
         others = {name: len(part) for name, part in splits.items() if part is not None}
         return summary(self.class_names, self.class_counts, others, self.left_out)
@@ -284,7 +301,7 @@ class LongTailedData:
         return f"{self.summary()}\nimbalance ratio {ratio:.4g}\n{notes}"
 
     def fingerprint(self) -> str:
-        """A digest of class names, labels and, of files, their names and sizes."""
+        """Returns a digest of class names and labels, and of the names and sizes of files."""
         parts = [np.array("\0".join(self.class_names).encode())]
         for split in (self.train, self.validation, self.test):
             if split is not None:
@@ -309,26 +326,31 @@ def load(
     """Reads a data set and makes its training images long-tailed.
 
     Args:
-        dataset: a name of `CATALOG`; "tfds:NAME" or "tfds:NAME,TRAIN,TEST" for any image
-            classification set of TFDS and splits of it; or images of one's own:
-            "list:TRAIN.txt,TEST.txt", "csv:FILE", "csv:TRAIN.csv,TEST.csv" or "folder:DIR", see
-            `candle_tf.data.own_images.files`.
-        data_dir: where TFDS keeps its sets, its own default where None; the image root of lists and
-            CSV files, where they lie where None.
-        imbalance_ratio: largest over smallest class count; None leaves the set as published.
-        profile: a name of `PROFILES`.
-        n_max: images of the largest class, with a ratio; the most that every class can follow
-            where None.
-        validation_split: the share of each class to hold out of the published training images, so
-            that classes which are equal there are equal in the validation set.
-        seed: which images are kept and held out.
-        download: let TFDS download and prepare a set that is not there.
-        on_bad_image: "error", or "skip" to go on without files that cannot be read.
+        dataset: Name in `CATALOG`; "tfds:NAME" or "tfds:NAME,TRAIN,TEST" for any image
+            classification set of TFDS; or your own images: "list:TRAIN.txt,TEST.txt", "csv:FILE",
+            "csv:TRAIN.csv,TEST.csv" or "folder:DIR" (see `candle_tf.data.own_images.files`).
+        data_dir: Directory of TFDS, whose default is used for None. For lists and tables, the
+            directory that their paths start from; their own directory for None.
+        imbalance_ratio: Largest over smallest class count; None keeps the set as published.
+        profile: Name in `PROFILES`.
+        n_max: Images of the largest class, with a ratio; for None, as many as the profile allows.
+        validation_split: Fraction of each class to hold out of the published training images. The
+            classes are then as balanced in the validation set as in the published set.
+        seed: Seed that chooses the images to keep and to hold out.
+        download: Whether TFDS may download and prepare a missing set.
+        on_bad_image: "error", or "skip" to leave out files that cannot be read.
 
     Raises:
-        ValueError: for an unknown set or profile, or counts that cannot be met.
-            A fault in images of one's own is named with the first few and their number.
-        FileNotFoundError: if the set is not in `data_dir` and `download` is off.
+        ValueError: For an unknown set or profile, or counts that cannot be met. A fault in your own
+            images is named with the first few files and their number.
+        FileNotFoundError: If the set is not in `data_dir` and `download` is off.
+
+    Example:
+        >>> ct.data.load("digits", imbalance_ratio=10)
+        10 classes (3 143, 1 111, 5 86, ..., 8 14), 400 test images
+        10 classes (3 143, 1 111, 5 86, ..., 8 14), 400 test images
+        imbalance ratio 10.21
+        no notes
     """
     if not 0 <= validation_split < 1:
         raise ValueError(f"validation_split is a share in [0, 1), not {validation_split:g}.")
@@ -354,7 +376,7 @@ def load(
             f"{dataset}: class {np.argmin(available)} has no training image: leave the class out."
         )
     if n_max is not None and imbalance_ratio is None:
-        raise ValueError("n_max is of a set that is made long-tailed: give imbalance_ratio too.")
+        raise ValueError("n_max needs a set that is made long-tailed: give imbalance_ratio too.")
     labels = source.train_labels
     held_out_counts = np.floor(validation_split * available + 1e-6).astype(int)
     if validation_split and not held_out_counts.any():
@@ -388,7 +410,7 @@ def load(
             some = ", ".join(source.class_names[c] for c in missing[:5])
             notes.append(
                 f"{len(missing)} of {len(counts)} classes have no {name} image "
-                f"({some}{', ...' if len(missing) > 5 else ''}): accuracy there is of the others."
+                f"({some}{', ...' if len(missing) > 5 else ''}): they do not count in that accuracy."
             )
     overlap = overlap_of(train, measured)
     notes += overlap.notes

@@ -18,13 +18,17 @@ class Examples:
     """Images and their labels.
 
     Attributes:
-        images: what is held of each: pixels, uint8 (n, height, width, 3); the bytes of a JPEG, PNG,
-            BMP or GIF, string (n,); or its path.
-        labels: int64 array (n,).
-        on_disk: whether `images` are paths.
-        cache: where their pixels are read from, if not from `images`.
-        marks: `candle_tf.data.own_images.images.MARK` (n,), by which files are recognised, where
-            they were looked at.
+        images: Pixels, uint8 (n, height, width, 3), or strings (n,): the bytes or the path of a
+            JPEG, PNG, BMP or GIF.
+        labels: Class numbers, int64 (n,).
+        on_disk: Whether `images` are paths.
+        cache: File of decoded pixels, read in place of `images`.
+        marks: Marks by which files are recognised, `candle_tf.data.own_images.images.MARK` (n,),
+            if the files were looked at.
+
+    Example:
+        >>> ct.data.Examples(tf.zeros((3, 8, 8, 3), tf.uint8), np.array([0, 0, 1]))
+        Examples(3 images of 8x8, 2 classes)
     """
 
     images: tf.Tensor
@@ -44,7 +48,7 @@ class Examples:
         return f"Examples({len(self):,} {kind}{side and f' of {side}'}, {classes} classes)"
 
     def take(self, indices: np.ndarray) -> "Examples":
-        """The examples at `indices`."""
+        """Returns the examples at `indices`."""
         return replace(
             self,
             images=tf.gather(self.images, indices),
@@ -54,23 +58,23 @@ class Examples:
         )
 
     def image(self, index: tf.Tensor) -> tf.Tensor:
-        """The image, or of pixels the images, at an index: uint8 (..., height, width, 3)."""
+        """Returns the image at an index, uint8 (height, width, 3); pixels also take many indices."""
         if self.cache:
             return self.cache.image(index)
         held = tf.gather(self.images, index)
         return read_image(held) if self.on_disk else decode(held)
 
     def files(self) -> list[np.ndarray]:
-        """Of images on disk, their names, bytes (n,), and sizes and times of change, (n, 2).
+        """Returns the names of images on disk, bytes (n,), and their sizes and times, (n, 2).
 
-        Where they lie does not matter: a set may be moved.
+        Directories are left out, so that a set may be moved.
         """
         paths = [os.fsdecode(path) for path in self.images.numpy()]
         names = np.array([os.path.basename(path).encode() for path in paths], object)
         return [names, stamp_of(paths)[:, :2]]
 
     def fingerprint(self) -> str:
-        """Of images and labels; of files on disk as `files` has them."""
+        """Returns a digest of images and labels; for files on disk, of what `files` returns."""
         if self.on_disk:
             parts = self.files()
         else:
@@ -79,7 +83,7 @@ class Examples:
         return fingerprint(itertools.chain(parts, [self.labels]))
 
     def recognised_by(self) -> np.ndarray:
-        """The marks of the images; of those in memory only digests of what is held."""
+        """Returns the marks of the images; for images in memory, digests of their pixels."""
         if self.marks is not None:
             return self.marks
         marks = np.zeros(len(self), MARK)
@@ -90,18 +94,18 @@ class Examples:
         return marks
 
     def decoded(self) -> "Examples":
-        """With pixels for files, all of one size, held in memory: decoded once."""
+        """Returns the examples with their images, all of one size, decoded into memory."""
         every = tf.data.Dataset.range(len(self)).map(self.image, tf.data.AUTOTUNE)
         return replace(self, images=next(iter(every.batch(len(self)))), on_disk=False)
 
     def cached(self, directory: str | os.PathLike) -> "Examples":
-        """With pixels decoded once, into a file below `directory` that other runs read too.
+        """Returns the examples with their pixels in a file below `directory`, which runs share.
 
-        Images that are held as pixels stay as they are.
+        The images are decoded once. Images that are pixels already stay as they are.
 
         Raises:
-            ValueError: if another process makes the file now, or it is damaged.
-            OSError: if there is no room for it.
+            ValueError: If another process is writing the file, or it is damaged.
+            OSError: If there is no room for it.
         """
         if self.images.dtype == tf.uint8:
             return self

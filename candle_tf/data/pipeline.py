@@ -23,28 +23,37 @@ def training_batches(
     views: int = 1,
     share: Share = Share(),
 ) -> tf.data.Dataset:
-    """Augmented batches; epochs follow each other without a gap, and a batch may span two.
+    """Returns augmented batches; epochs follow each other without a gap, and a batch may span two.
 
-    What comes at a place of the stream depends on the seed and the place alone, so a stream that
-    starts at `first_example` goes on exactly as one that began at 0.
+    The image at a place of the stream depends on the seed and the place alone. A stream that starts
+    at `first_example` therefore equals the rest of a stream that started at 0.
 
     Args:
-        image_size: side of the batch's images in pixels.
-        batch_size: over all replicas.
-        num_examples: where the stream ends, counted from 0. None: each time the dataset is read
-            it gives the next epoch, as `fit(dataset, epochs=...)` expects.
-        sampler: a name of `candle_tf.data.SAMPLERS`; an epoch is one of `epoch_order`.
-        first_example: where the stream starts, counted from 0.
-        views: independently augmented views of each image.
-        share: what of it is read here; the batches are of one replica. With several workers,
-            `first_example` is a multiple of the batch size.
+        examples: Training images and their labels.
+        image_size: Side of the batch's images in pixels.
+        batch_size: Number of images per batch, over all replicas.
+        num_examples: Place at which the stream ends, counted from 0. With None, each reading gives
+            the next epoch, as `fit(dataset, epochs=...)` expects.
+        sampler: Name in `candle_tf.data.SAMPLERS`; `epoch_order` gives the order of an epoch.
+        augmentation: Random variation of the images.
+        seed: Seed of the order and of the augmentation.
+        first_example: Place at which the stream starts, counted from 0.
+        views: Number of independently augmented views of each image.
+        share: Part of the stream that this process reads; a batch is then the batch of one replica.
+            With several workers, `first_example` is a multiple of the batch size.
 
     Returns:
         A finite dataset of (images float32 (batch, image_size, image_size, 3) in [0, 255],
-        labels int64 (batch,)); with several views, the images are a tuple of such.
+        labels int64 (batch,)). With several views, the images are a tuple of such tensors.
 
     Raises:
-        ValueError: for an unknown sampler, `progressively_balanced` within one epoch, or no view.
+        ValueError: For an unknown sampler, `progressively_balanced` within one epoch, or no view.
+
+    Example:
+        >>> labels, images = np.array([0, 0, 1]), tf.zeros((3, 8, 8, 3), tf.uint8)
+        >>> batches = ct.data.training_batches(ct.data.Examples(images, labels), 16, 2)
+        >>> [images.shape[0] for images, _ in batches]
+        [2, 1]
     """
     if views < 1:
         raise ValueError(f"views is {views} but must be at least 1.")
@@ -76,19 +85,22 @@ def training_places(
     num_examples: int | None = None,
     first_example: int = 0,
 ) -> tf.data.Dataset:
-    """What comes at each place of a stream of training images, epoch after epoch.
+    """Returns the image and the view at each place of a stream of training images.
 
     Args:
-        labels: of the training images, (n,).
-        draw: (order, key, number) -> of each place of the epoch, the view, by name. Order holds
-            the indices of the epoch's images, key is its stateless key (2,).
-        sampler, seed, num_examples, first_example: as in `training_batches`.
+        labels: Labels of the training images, (n,).
+        sampler: Sampler, as in `training_batches`.
+        seed: Seed, as in `training_batches`.
+        draw: Function (order, key, number) -> the views at each place of an epoch, by name. `order`
+            holds the indices of the epoch's images, and `key` is its stateless key (2,).
+        num_examples: End of the stream, as in `training_batches`.
+        first_example: Start of the stream, as in `training_batches`.
 
     Returns:
-        A dataset of dicts: `index`, int64, and what `draw` gives.
+        A dataset of dicts with `index`, int64, and the names that `draw` returns.
 
     Raises:
-        ValueError: for an unknown sampler, or `progressively_balanced` within one epoch.
+        ValueError: For an unknown sampler, or `progressively_balanced` within one epoch.
     """
     n = epoch_length(labels, sampler)
     num_epochs = 1 if num_examples is None else -(-num_examples // n)
@@ -123,10 +135,20 @@ def evaluation_batches(
     augmentation: Augmentation = Augmentation(),
     share: Share = Share(),
 ) -> tf.data.Dataset:
-    """Each example once, in order: resized; photographs by 8/7, then centre-cropped.
+    """Returns each example once, in order: a photograph's central square of 7/8, then resized.
 
     Args:
-        batch_size, share: as in `training_batches`.
+        examples: Images and their labels.
+        image_size: Side of the batch's images in pixels.
+        batch_size: Number of images per batch, over all replicas.
+        augmentation: Augmentation of the training, which says whether images are photographs.
+        share: Part of each batch that this process reads.
+
+    Example:
+        >>> examples = ct.data.Examples(tf.zeros((3, 8, 8, 3), tf.uint8), np.array([0, 0, 1]))
+        >>> images, labels = next(iter(ct.data.evaluation_batches(examples, 16, 2)))
+        >>> images.shape
+        TensorShape([2, 16, 16, 3])
     """
 
     def example(place):
@@ -145,7 +167,7 @@ def evaluation_batches(
 
 
 def centre_square(image: tf.Tensor, share: float) -> tf.Tensor:
-    """The central square whose side is `share` of the shorter side."""
+    """Returns the central square whose side is `share` of the shorter side."""
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     side = tf.cast(share * tf.cast(tf.minimum(height, width), tf.float32), tf.int32)
     side = tf.maximum(side, 1)

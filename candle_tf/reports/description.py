@@ -40,6 +40,7 @@ def describe(examples: data.LongTailedData) -> str:
 
 
 def sizes(groups: Mapping[str, np.ndarray], counts: np.ndarray) -> str:
+    """Returns the number of classes and images of each group, as one line."""
     return ", ".join(
         f"{name} {len(members):,} classes ({counts[members].sum():,} images)"
         for name, members in groups.items()

@@ -341,8 +341,10 @@ def shades(number: int) -> np.ndarray:
 
 
 def legend_right(axes: "Axes", reverse: bool = False):
+    """Draws the legend to the right of the axes."""
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=reverse, frameon=False)
 
 
 def legend_below(figure: "Figure", title: str | None = None):
+    """Draws the legend below the figure."""
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, title=title, frameon=False)

@@ -125,6 +125,7 @@ def per_class_table(reports: Mapping[str, dict], class_names: Sequence[str]) -> 
 
 
 def percent(share: float | None) -> str:
+    """Formats a fraction in percent; a dash for None."""
     return "-" if share is None else f"{100 * share:.1f}"
 
 

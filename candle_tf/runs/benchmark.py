@@ -290,16 +290,19 @@ def run_cell(cell: Cell, train: Sequence[str], interval: float) -> Iterator[str]
 
 
 def epochs_done(workdir: Path) -> int:
+    """Counts the epochs in the history of a run."""
     path = workdir / HISTORY_FILE
     return max(0, len(path.read_text(encoding="utf-8").splitlines()) - 1) if path.exists() else 0
 
 
 def last_line(path: Path) -> str:
+    """Returns the last line that a run has printed."""
     lines = re.split("[\n\r\b]", path.read_text(encoding="utf-8", errors="replace"))
     return next((line for line in reversed(lines) if line.strip()), "without a message")
 
 
 def write_results(cells: Sequence[Cell], output: str):
+    """Writes results.csv and results.md."""
     write_text(Path(output) / "results.csv", results_csv(cells))
     write_text(Path(output) / "results.md", results_table(cells) + "\n")
 
@@ -358,6 +361,7 @@ def results_table(cells: Sequence[Cell]) -> str:
 
 
 def dataset_table(cells: Mapping[Cell, dict]) -> str:
+    """Returns the Markdown table of one data set."""
     competing = {cell.method for cell in cells if not cell.reference}
     reports = {cell: results["student"]["test"] for cell, results in cells.items()}
     columns = {}

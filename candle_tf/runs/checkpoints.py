@@ -219,6 +219,7 @@ class Checkpoints(tf.keras.callbacks.Callback):
 
 
 def all_finite(variables: Iterable[tf.Variable]) -> bool:
+    """Returns whether no variable holds NaN or Inf."""
     finite = [tf.reduce_all(tf.math.is_finite(v)) for v in variables if v.dtype.is_floating]
     return bool(tf.reduce_all(finite))
 

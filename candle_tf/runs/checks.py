@@ -48,6 +48,7 @@ Rule = tuple[str, Callable[..., bool]]
 
 
 def needs_teacher(name: str) -> Rule:
+    """Returns the rule for a setting that only methods with a teacher read."""
     return (
         f"`{name}` needs a method with a teacher, and `method={{s.method}}` has none: leave "
         f"`{name}` out, or choose another method.",
@@ -157,12 +158,15 @@ RULES: tuple[Rule, ...] = (
 
 
 def absolute(path: str | None) -> str | None:
+    """Returns the absolute path, with ~ replaced by the home directory."""
     return path and os.path.abspath(os.path.expanduser(path))
 
 
 def real(path: str) -> str:
+    """Returns the absolute path without symbolic links."""
     return os.path.realpath(absolute(path))
 
 
 def within(path: str, directory: str) -> bool:
+    """Returns whether a path is a directory or below it."""
     return os.path.commonpath([real(path), real(directory)]) == real(directory)

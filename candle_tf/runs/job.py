@@ -245,6 +245,7 @@ def measured_teacher(run: Run) -> dict:
 
 
 def null_for_nan(value: float) -> float | None:
+    """Returns None for NaN, which JSON does not have."""
     return None if np.isnan(value) else float(value)
 
 
@@ -407,6 +408,7 @@ def report(run: Run, **compared) -> Path:
 
 @contextlib.contextmanager
 def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Notes the seconds that the code within takes."""
     start = time.monotonic()
     yield
     seconds[phase] = time.monotonic() - start

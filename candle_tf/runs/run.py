@@ -106,7 +106,7 @@ class Run:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the first worker, which alone writes."""
+        """True in the first worker, which alone writes."""
         return self.share.worker == 0
 
     @cached_property

@@ -33,6 +33,7 @@ PATHS = ("cache", "data_dir", "first_stage", "teacher_store", "workdir")
 
 
 def setting(default, help):
+    """Returns a field of `Settings` with its help text."""
     return dataclasses.field(default=default, metadata={"help": help})
 
 
@@ -282,7 +283,7 @@ class Settings:
 
     @property
     def calibrates(self) -> bool:
-        """Whether the run has a teacher: to distill or, without epochs, to measure."""
+        """True for a run with a teacher: to distill or, without epochs, to measure."""
         return lookup("method", self.method, METHODS).distills or not self.epochs
 
     @property

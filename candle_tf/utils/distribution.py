@@ -169,6 +169,7 @@ def stopping_with_the_others(strategy: tf.distribute.Strategy) -> Iterator[None]
 
 
 def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message."""
     return str(error).strip().partition("\n")[0]
 
 
@@ -199,6 +200,8 @@ def add_up(strategy: tf.distribute.Strategy, value: ArrayLike) -> np.ndarray:
 
 @functools.cache
 def summed(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function that sums a number over all replicas."""
+
     def total(number):
         return strategy.reduce("SUM", strategy.run(tf.identity, args=(number,)), axis=None)
 
