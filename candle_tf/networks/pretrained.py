@@ -78,7 +78,7 @@ def load_weights(encoder: tf.keras.Model, path: str, build_with_top):
         ValueError: If the file holds the weights of another network.
     """
     if not os.path.exists(path):
-        raise FileNotFoundError(f"The weights file {path} does not exist: check the path.")
+        raise FileNotFoundError(f"Weights {path} do not exist: check the path.")
     try:
         encoder.load_weights(path)
     except (ValueError, OSError) as without_top:
