@@ -347,8 +347,8 @@ def load(
 
     Example:
         >>> ct.data.load("digits", imbalance_ratio=10)
-        10 classes (3 143, 1 111, 5 86, ..., 8 14), 400 test images
-        10 classes (3 143, 1 111, 5 86, ..., 8 14), 400 test images
+        10 classes (579 images; largest 3 143, 1 110, ..., smallest 2 18, 8 14), 400 test images
+        10 classes (579 images; largest 3 143, 1 110, ..., smallest 2 18, 8 14), 400 test images
         imbalance ratio 10.21
         no notes
     """
@@ -409,8 +409,8 @@ def load(
         if len(missing):
             some = ", ".join(source.class_names[c] for c in missing[:5])
             notes.append(
-                f"{len(missing)} of {len(counts)} classes have no {name} image "
-                f"({some}{', ...' if len(missing) > 5 else ''}): they do not count in that accuracy."
+                f"{len(missing)} of {len(counts)} classes have no {name} image ({some}"
+                f"{', ...' if len(missing) > 5 else ''}): they do not count in that accuracy."
             )
     overlap = overlap_of(train, measured)
     notes += overlap.notes

@@ -58,7 +58,7 @@ class Examples:
         )
 
     def image(self, index: tf.Tensor) -> tf.Tensor:
-        """Returns the image at an index, uint8 (height, width, 3); pixels also take many indices."""
+        """Returns the image at an index, uint8 (height, width, 3); of pixels also several."""
         if self.cache:
             return self.cache.image(index)
         held = tf.gather(self.images, index)

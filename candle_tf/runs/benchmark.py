@@ -59,6 +59,7 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """The data set, the method and the seed, for messages."""
         method = self.method or f"{self.settings.method} (first stage)"
         return f"{self.dataset}, {method}, seed {self.settings.seed}"
 

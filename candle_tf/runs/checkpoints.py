@@ -85,6 +85,7 @@ class Checkpoints(tf.keras.callbacks.Callback):
 
     @property
     def seconds(self) -> float:
+        """The seconds of training, over all restarts."""
         return float(self.counts["seconds"])
 
     def restore(self):
@@ -215,6 +216,7 @@ class Checkpoints(tf.keras.callbacks.Callback):
             raise SystemExit(INTERRUPTED)
 
     def stop(self, *_):
+        """Notes that the process was asked to end, as the handler of SIGTERM."""
         self.asked = True
 
 

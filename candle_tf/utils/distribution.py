@@ -26,6 +26,10 @@ class Share:
         worker: Number of this worker, from 0.
         workers: Number of workers.
         replicas: Number of replicas per worker, which take its batches in turn.
+
+    Example:
+        >>> ct.data.Share(worker=0, workers=2).batch_size(128)
+        64
     """
 
     worker: int = 0
@@ -126,6 +130,7 @@ def on_all_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Cal
     """Returns a function of a batch whose parts all replicas compute at once.
 
     Args:
+        strategy: Strategy with the replicas.
         function: Function from images (batch, height, width, 3), and further tensors, to nested
             tensors (batch, ...).
 
