@@ -14,6 +14,7 @@ from candle_tf.networks.checks import check_student
 from candle_tf.networks.keras_internals import (
     Untracked,
     called_within_fit,
+    create_metrics,
     create_slots,
     iterations,
     log_of_first_replica,
@@ -121,6 +122,7 @@ class StudentModel(tf.keras.Model):
         loss = loss or tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         super().compile(optimizer, loss, metrics, **kwargs)
         create_slots(self.optimizer, self.descending_variables())
+        create_metrics(self, self.student.output_shape[-1])
 
     def get_compile_config(self):
         """Returns the arguments of `compile` as Keras saves them."""

@@ -12,7 +12,7 @@ from candle_tf.runs.settings import Settings
 TINY = Settings(
     dataset="digits",
     imbalance_ratio=10,
-    student="resnet_e:width=0.125",
+    student="resnet_e:width=0.125,blocks=(1,1)",
     image_size=16,
     epochs=2,
     steps_per_epoch=3,

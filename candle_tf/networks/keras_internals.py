@@ -112,6 +112,25 @@ def create_slots(optimizer, variables: list[tf.Variable]):
         optimizer.build(variables)
 
 
+def create_metrics(model: tf.keras.Model, num_classes: int):
+    """Creates the variables of the compiled metrics now, so that the first step is traced once.
+
+    TensorFlow traces a function again whose first call has created variables.
+
+    Args:
+        model: Compiled model from images to logits.
+        num_classes: Number of logits.
+
+    Example:
+        >>> model = tf.keras.Sequential([tf.keras.layers.Dense(3)])
+        >>> model.compile(metrics=["accuracy"])
+        >>> create_metrics(model, 3)
+        >>> [metric.name for metric in model.metrics]
+        ['accuracy']
+    """
+    model.compiled_metrics.build(tf.zeros((1, num_classes)), tf.zeros((1,), tf.int64))
+
+
 def iterations(optimizer) -> tf.Variable:
     """Returns the number of updates so far, as the innermost optimizer counts them.
 

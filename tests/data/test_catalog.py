@@ -53,7 +53,7 @@ def test_validation_split_is_held_out_before_the_set_is_made_long_tailed():
 def test_n_max_is_the_size_of_the_largest_class():
     digits = data.load("digits", imbalance_ratio=10, n_max=60)
     assert sorted(digits.class_counts)[::9] == [6, 60]
-    with pytest.raises(ValueError, match="n_max is of a set that is made long-tailed"):
+    with pytest.raises(ValueError, match="n_max needs a set that is made long-tailed"):
         data.load("digits", n_max=60)
 
 

@@ -8,6 +8,7 @@ import candle_tf
 import numpy as np
 import tensorflow as tf
 from candle_tf import StudentModel
+from candle_tf.metrics import ShotAccuracy
 from candle_tf.networks.keras_internals import (
     Untracked,
     called_within_fit,
@@ -68,6 +69,16 @@ def test_slots_are_there_before_the_first_update():
     model = student_model()
     slots = [v for v in model.optimizer.variables if v.shape.rank]
     assert len(slots) == 2 * len(model.descending_variables())
+
+
+def test_the_first_step_is_traced_once():
+    """Variables that a first step creates would have TensorFlow trace it a second time."""
+    model, traced = student_model(), []
+    step = model.train_step
+    model.train_step = lambda data: traced.append(1) or step(data)
+    model.compile("adam", metrics=["accuracy", ShotAccuracy([2, 1, 1])])
+    model.fit(IMAGES, LABELS, verbose=0)
+    assert len(traced) == 1
 
 
 def test_only_a_scaling_optimizer_is_unwrapped():
