@@ -125,7 +125,9 @@ def test_a_broken_weights_file_is_named(tmp_path):
 
 
 def test_weights_of_a_file_that_keras_would_give_other_inputs_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="EfficientNetB0.*--teacher=FILE --teacher_prepro"):
+    with pytest.raises(
+        ValueError, match="EfficientNetB0.*teacher=FILE.*teacher_preprocessing=none"
+    ):
         Teacher.from_keras("EfficientNetB0", 64, weights=str(tmp_path / "b0.h5"))
 
 

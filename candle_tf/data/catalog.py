@@ -363,7 +363,7 @@ def load(
     except FileNotFoundError as error:
         if not info.where:
             raise
-        where = f"--data_dir={data_dir}" if data_dir else "--data_dir=DIR"
+        where = f"`data_dir={data_dir or 'DIR'}`"
         raise FileNotFoundError(f"{error} {where} is to hold {info.where}.") from error
     if info.classes and len(source.class_names) != info.classes:
         raise ValueError(

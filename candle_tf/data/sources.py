@@ -199,8 +199,8 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
             batches = builder.as_dataset(split=split, decoders=decoders).batch(10_000)
         except AssertionError as error:  # TFDS' way to say that a set is missing
             raise FileNotFoundError(
-                f"{dataset} is not in {builder.data_dir}: pass --data_dir=DIR, the directory that "
-                f"holds {name!r}, or --download to let TFDS fetch and prepare it there."
+                f"{dataset} is not in {builder.data_dir}: pass `data_dir=DIR`, the directory that "
+                f"holds {name!r}, or `download=True` to let TFDS fetch and prepare it there."
             ) from error
         batches = progress(batches, f"Reading labels of {split}", unit="10,000 images")
         labels = np.concatenate([batch[label_key].numpy() for batch in batches])

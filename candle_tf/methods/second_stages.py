@@ -115,8 +115,8 @@ def tau_norm(first: FirstStage) -> Classifier:
     """
     if first.validation is None:
         raise ValueError(
-            "tau_norm chooses tau by accuracy on held-out images: give --validation_split, such "
-            "as --validation_split=0.1."
+            "tau_norm chooses tau by accuracy on held-out images: give a `validation_split`, "
+            "such as `validation_split=0.1`."
         )
     features, labels = first.validation
     kernels = [tau_normalized(first.kernel, tau) for tau in TAUS]

@@ -51,14 +51,14 @@ def build_encoder(
                 raise
             raise OSError(
                 f"ImageNet weights cannot be downloaded ({error}): pass a file of them as weights "
-                "(--teacher_weights=FILE; for a student weights='FILE' after its name)."
+                "(`teacher_weights=FILE`; for a student weights='FILE' after its name)."
             ) from error
     if network.__name__.startswith("EfficientNetB"):
         raise ValueError(
             f"{network.__name__} cannot take its weights from a file, because Keras scales its "
             "inputs correctly only for weights='imagenet': on a machine with internet access, save "
             f"tf.keras.applications.{network.__name__}(include_top=False), and give that file as "
-            "the network (--teacher=FILE --teacher_preprocessing=none)."
+            "the network (`teacher=FILE` with `teacher_preprocessing=none`)."
         )
     encoder = build(None)
     load_weights(encoder, weights, lambda: network(weights=None, include_top=True, **arguments))

@@ -116,7 +116,7 @@ def _architecture(path: Path) -> dict:
         if "model_config" not in file.attrs:
             raise ModelFileError(
                 f"{path} holds weights only, no architecture: build the network by name "
-                "(--teacher=keras:NAME --teacher_weights=PATH)."
+                "(`teacher=keras:NAME` with `teacher_weights=PATH`)."
             )
         return json.loads(file.attrs["model_config"])
 
@@ -127,8 +127,8 @@ def _refuse_keras_3(path: Path, version: str | bytes):
     if version.startswith("3"):
         raise ModelFileError(
             f"{path} was saved by Keras 3: save it with tf-keras (TF_USE_LEGACY_KERAS=1), or load "
-            "its weights into a network of a known name (--teacher=keras:NAME "
-            "--teacher_weights=PATH)."
+            "its weights into a network of a known name (`teacher=keras:NAME` "
+            "with `teacher_weights=PATH`)."
         )
 
 
@@ -164,8 +164,8 @@ def _refuse_strangers(path: Path, config: dict) -> None:
                 if stranger := _stranger(node, known):
                     raise ModelFileError(
                         f"{path}: layer {layer!r} uses the {stranger}, which may run any code or "
-                        "open any file of its author's choice; pass allow_custom_code=True "
-                        "(--allow_custom_code) if you trust its author."
+                        "open any file of its author's choice; pass `allow_custom_code=True` "
+                        "if you trust its author."
                     )
             todo += [(child, layer) for child in reversed(node.values())]
         elif isinstance(node, list):

@@ -67,7 +67,7 @@ def at_policy(network: tf.keras.Model, policy: str) -> tf.keras.Model:
     except (NotImplementedError, TypeError) as error:
         raise ValueError(
             f"The network {network.name!r} cannot be rebuilt in {policy} ({error}): leave "
-            "--precision out."
+            "`precision` out."
         ) from error
 
 

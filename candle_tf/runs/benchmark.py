@@ -91,7 +91,7 @@ def plan(
     """
     given = {"methods": methods, "datasets": datasets, "seeds": seeds, "output": output}
     if missing := [f"`{name}`" for name, value in given.items() if not value]:
-        raise ValueError(f"A benchmark needs {', '.join(missing)}: see --help.")
+        raise ValueError(f"A benchmark needs {', '.join(missing)}: see its --help.")
     if any(not str(seed).strip().isdecimal() for seed in seeds):
         raise ValueError("`seeds` must be whole numbers, such as 0,1,2.")
     seeds = [int(seed) for seed in seeds]

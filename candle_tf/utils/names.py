@@ -62,13 +62,13 @@ def parse_spec(spec: str) -> tuple[str, dict]:
 
 
 @contextlib.contextmanager
-def arguments_of(flag: str, spec: str):
-    """Turns an error about wrong arguments in its block into a sentence that names the flag.
+def arguments_of(setting: str, spec: str):
+    """Turns an error about wrong arguments in its block into a sentence that names the setting.
 
     Raises:
-        ValueError: Names the flag and its value.
+        ValueError: Names the setting and its value.
     """
     try:
         yield
     except (TypeError, ArithmeticError) as error:
-        raise ValueError(f"--{flag}={spec} has arguments that do not fit: {error}.") from error
+        raise ValueError(f"`{setting}={spec}` has arguments that do not fit: {error}.") from error

@@ -85,7 +85,7 @@ def test_what_is_refused_says_why(name, message, cases):
 
 
 def test_a_list_of_another_root(cases, tmp_path):
-    with pytest.raises(ValueError, match=r"None of the 27 train images .*\(--data_dir\)"):
+    with pytest.raises(ValueError, match=r"None of the 27 train images .*\(`data_dir`\)"):
         data.load(spec_of(cases, "list:list_padded"), str(tmp_path))
 
 

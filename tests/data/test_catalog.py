@@ -94,7 +94,7 @@ def test_unknown_set(name, message):
 
 
 def test_set_that_is_not_in_the_directory(tmp_path):
-    with pytest.raises(FileNotFoundError, match="--data_dir=DIR.*--download"):
+    with pytest.raises(FileNotFoundError, match="`data_dir=DIR`.*`download=True`"):
         data.load("tfds:cifar100", str(tmp_path))
 
 
@@ -205,7 +205,7 @@ def test_labels_of_tfds_are_read_once(shared_data, tmp_path, monkeypatch):
     [("imagenet_lt", "train/ and val/ .*145 GB"), ("fruits", "Training/ and Test/")],
 )
 def test_what_is_to_be_placed_by_hand_is_said(name, missing, tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"--data_dir={tmp_path} is to hold .*{missing}"):
+    with pytest.raises(FileNotFoundError, match=f"`data_dir={tmp_path}` is to hold .*{missing}"):
         data.load(name, str(tmp_path))
 
 

@@ -131,7 +131,7 @@ def test_tau_0_keeps_the_kernel_and_tau_1_makes_norms_equal(first):
 
 
 def test_tau_norm_asks_for_a_validation_split(first):
-    with pytest.raises(ValueError, match="give --validation_split"):
+    with pytest.raises(ValueError, match="give a `validation_split`"):
         SECOND_STAGES["tau_norm"](replace(first, validation=None))
 
 

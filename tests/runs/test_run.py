@@ -293,7 +293,7 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"student": "resnet"}, "did you mean 'resnet_e'"),
         ({"student": "resnet_e:widht=1"}, "widht"),
         ({"student": "resnet_e:blocks=()"}, "leave a stage without"),
-        ({"student": "resnet_e:width=1e999"}, "--student=resnet_e:width=1e999 has arguments that"),
+        ({"student": "resnet_e:width=1e999"}, "`student=resnet_e:width=1e999` has arguments that"),
         ({"student_bits": "3"}, "Unknown student_bits '3'"),
         ({"binary_optimizer": "bob"}, "did you mean 'bop'"),
         ({"binary_optimizer": "bop:gama=1"}, "gama"),

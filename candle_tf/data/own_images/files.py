@@ -233,7 +233,7 @@ def check(own: OwnFiles):
         if not any(os.path.exists(as_on_disk(own.root, path)) for path in files.paths):
             raise ValueError(
                 f"None of the {len(files.paths)} {name} images is below {own.root} (the first is "
-                f"{files.paths[0]}): name the directory that the paths start from (--data_dir)."
+                f"{files.paths[0]}): name the directory that the paths start from (`data_dir`)."
             )
 
 
@@ -264,7 +264,7 @@ def look(
             refuse(
                 described,
                 "a fault",
-                "mend or remove them, or skip them (on_bad_image='skip', --on_bad_image=skip)",
+                "mend or remove them, or skip them (`on_bad_image=skip`)",
                 of=f"{name} images below {own.root}",
             )
         elif bad:
@@ -323,7 +323,7 @@ def check_paths(splits: Mapping[str, Files]):
     refuse(
         [f"{where}: {path}" for (path, where, _), out in zip(listed, outside) if out],
         "a path that leaves the image root",
-        "give paths below it, or name the directory that all are below (--data_dir)",
+        "give paths below it, or name the directory that all are below (`data_dir`)",
     )
     seen: dict[str, str] = {}
     twice, two_labels = [], []

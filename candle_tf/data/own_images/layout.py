@@ -309,7 +309,7 @@ class Reader:
         self.refuse(
             f"{len(folder.images)} images are directly in {self.shown(folder)} ({some}, ...), not "
             "in a folder per class",
-            "give each class its folder, or write their names into a CSV file (--dataset=csv:FILE)",
+            "give each class its folder, or write their names into a CSV file (`dataset=csv:FILE`)",
         )
 
     def classes(self, folder: Folder) -> dict[str, list[str]]:

@@ -73,7 +73,7 @@ def list_lines(path: str) -> tuple[list[str], list[str], list[str], list[str]]:
             [where for where, line in lines if re.search(rf"{mark}\s*\S+$", line)],
             f"{name} before the label",
             f"{name} is before the label, but should be a blank: write 'relative/path label', "
-            "or use --dataset=csv: with the header path,label",
+            "or use `dataset=csv:FILE` with the header path,label",
             of="lines",
         )
     split = [(where, line.rsplit(None, 1)) for where, line in lines]
@@ -93,7 +93,7 @@ def list_lines(path: str) -> tuple[list[str], list[str], list[str], list[str]]:
             )
         raise ValueError(
             f"{path}: no line ends in a class number (line 1 ends in {pairs[0][1]!r}): number the "
-            "classes from 0, or use --dataset=csv: with the header path,label for names."
+            "classes from 0, or use `dataset=csv:FILE` with the header path,label for names."
         )
     if pairs and not last[0] and sum(last) == len(last) - 1:
         raise ValueError(f"{places[0]} is a header ({lines[0][1]!r}): delete that line.")

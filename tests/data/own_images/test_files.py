@@ -216,7 +216,7 @@ def test_bad_images_are_all_named_before_anything_is_done(tree):
     text = str(error.value)
     assert text.startswith(f"4 train images below {tree} with a fault (train/cat/001.png ")
     assert "006.png is not in a known format" in text and "007.png is empty; ...)" in text
-    assert "--on_bad_image=skip" in text
+    assert "`on_bad_image=skip`" in text
 
 
 @KINDS

@@ -162,7 +162,7 @@ def test_comments_in_a_list_are_counted(written):
         ("a.jpg,0\nb.jpg,1\n", "a comma is before the label"),
         ("a.jpg;0\n", "a semicolon is before the label"),
         ("0 a.jpg\n1 b.jpg\n", "the label is before the path, as in '0 a.jpg'"),
-        ("a.jpg cat\nb.jpg dog\n", "no line ends in a class number .*csv: with the header"),
+        ("a.jpg cat\nb.jpg dog\n", "no line ends in a class number .*csv:FILE` with the header"),
         ("path label\na.jpg 0\nb.jpg 1\n", "line 1 is a header .'path label'.: delete that line"),
         ("a.jpg\nb.jpg\n", "2 lines or images with no label"),
     ],
