@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf.reports import report
-from candle_tf.runs import job as training
+from candle_tf.runs import job
 from tiny_runs import tiny
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -53,7 +53,7 @@ def cifar10(shared_data):
 def no_report():
     """Every run but `finished` goes without its seconds of drawing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "write_report", lambda *a, **k: "no report")
+        patch.setattr(job, "write_report", lambda *a, **k: "no report")
         yield
 
 
@@ -62,8 +62,8 @@ def finished(tmp_path_factory):
     """A whole run of CANDLE: (its workdir, its results)."""
     workdir = tmp_path_factory.mktemp("runs") / "candle"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "write_report", report.write_report)
-        return workdir, training.run(tiny(workdir, resolutions=(12, 16, 20)))
+        patch.setattr(job, "write_report", report.write_report)
+        return workdir, job.run(tiny(workdir, resolutions=(12, 16, 20)))
 
 
 @pytest.fixture

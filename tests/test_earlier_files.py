@@ -14,7 +14,7 @@ import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.runs import job as training
+from candle_tf.runs import job
 from candle_tf.runs.run import Run
 from tiny_runs import history, tiny, weights
 
@@ -82,7 +82,7 @@ def test_a_weights_file_loads(earlier):
 def test_a_finished_run_is_taken_as_finished(earlier, capsys):
     workdir = earlier / "finished"
     settings = tiny(workdir, **RUN)
-    results = training.run(settings)
+    results = job.run(settings)
     assert "holds this run, finished" in capsys.readouterr().out
     assert results == json.loads((workdir / "metrics.json").read_text())
     run = Run(settings)
@@ -98,7 +98,7 @@ def test_an_interrupted_run_goes_on(earlier, monkeypatch):
     calibrated = []
     monkeypatch.setattr(ct.Teacher, "calibrate", lambda *a, **k: calibrated.append(1))
     first, before = history(workdir)[:2], weights(workdir)
-    training.run(tiny(workdir, **RUN))
+    job.run(tiny(workdir, **RUN))
     assert not calibrated  # its classifier is taken from the file
     assert history(workdir)[:2] == first and len(history(workdir)) == 3
     expected = weights(earlier / "finished")

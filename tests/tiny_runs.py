@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.runs import job as training
+from candle_tf.runs import job
 from candle_tf.runs.checkpoints import Checkpoints
 from candle_tf.runs.settings import Settings
 
@@ -39,7 +39,7 @@ def kill(settings: Settings, monkeypatch, epoch: int, saved: bool = True):
     save = Checkpoints.on_epoch_end
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Checkpoints, "on_epoch_end", interrupt)
-        training.run(settings)
+        job.run(settings)
 
 
 def weights(workdir) -> list[np.ndarray]:

@@ -44,6 +44,8 @@ from candle_tf.utils.run_files import (
     REPORT,
 )
 
+FEW_UPDATES = 500  # below which a run says that a student learns little
+
 
 def train(dataset: str, *, workdir: str, **settings) -> Run:
     """Trains a student on long-tailed images, and returns the finished run.
@@ -140,6 +142,11 @@ def prepare(run: Run) -> tuple[tf.keras.Model, dict[str, float]]:
     with computing_in(settings.precision):
         student = run.build_student(len(examples.class_names))
     StudentModel(student, resolutions=settings.resolutions)  # refuses sizes that cannot work
+    if 0 < run.updates < FEW_UPDATES and settings.steps_per_epoch is None and run.leads:
+        print(
+            f"Only {run.updates} updates in all, {run.steps_per_epoch} per epoch: a student needs "
+            "thousands: give more steps per epoch, such as steps_per_epoch=200."
+        )
     if settings.epochs and run.method.distills and settings.teacher_views is None:
         decide_views(run)
     if settings.epochs and run.settings.teacher_views and run.leads:

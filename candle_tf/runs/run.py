@@ -152,6 +152,12 @@ class Run:
         settings = self.settings
         if not settings.calibrates:
             return None
+        if settings.teacher == "letters" and settings.dataset != "digits":
+            raise ValueError(
+                f"`teacher=letters` knows handwritten digits only, and `dataset={settings.dataset}`"
+                " holds other images: give `teacher=keras:MobileNet` with `teacher_image_size=128`,"
+                " or another network."
+            )
         teacher = named_teacher(
             settings.teacher,
             settings.teacher_image_size,

@@ -13,7 +13,7 @@ import tensorflow as tf
 from absl import flags
 from candle_tf import data
 from candle_tf.cli import run_flags
-from candle_tf.runs import job as training
+from candle_tf.runs import job
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -134,12 +134,12 @@ def test_two_updates(path, photo, tmp_path, no_report):
     info = data.info_of(settings.dataset)
     if settings.dataset in PLACED:
         PLACED[settings.dataset](photo, tmp_path, info)
-        results = training.run(settings)
+        results = job.run(settings)
     else:
         if "," not in settings.dataset:  # the mock knows no splits
             settings = dataclasses.replace(settings, dataset=f"{settings.dataset},train,test")
         with mocked_tfds(photo, int(settings.imbalance_ratio)):
-            results = training.run(settings)
+            results = job.run(settings)
     assert results["updates"] == 2
     assert len(results["class_counts"]) == info.classes
     if settings.imbalance_ratio:

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from candle_tf.reports.report import write_report
-from candle_tf.runs import job as training
+from candle_tf.runs import job
 from candle_tf.runs.run import Run
 from candle_tf.runs.settings import Settings
 from matplotlib.figure import Figure
@@ -45,7 +45,7 @@ def examples():
 def finished(tmp_path_factory):
     """A finished run on the digits: its workdir and metrics."""
     workdir = tmp_path_factory.mktemp("runs") / "candle"
-    return workdir, training.run(dataclasses.replace(SETTINGS, workdir=str(workdir)))
+    return workdir, job.run(dataclasses.replace(SETTINGS, workdir=str(workdir)))
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_second_report_leaves_nothing_of_the_first(copy, examples):
 def test_the_same_command_writes_a_report_that_is_not_there(copy, examples, capsys):
     run = copy("run")
     for _ in range(2):
-        training.run(dataclasses.replace(SETTINGS, workdir=str(run)))
+        job.run(dataclasses.replace(SETTINGS, workdir=str(run)))
     assert (run / "report" / "report.html").exists()
     assert capsys.readouterr().out.count("Wrote") == 1
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.runs import job as training
+from candle_tf.runs import job
 from candle_tf.runs.run import Run
 from tiny_runs import tiny
 
@@ -10,7 +10,7 @@ def compiled(**changes):
     """(model, student) as `run` builds them, not trained."""
     run = Run(tiny("x", **{"method": "cross_entropy", **changes}))
     student = run.build_student(10)
-    return training.build_model(run, student, training.set_up(run)), student
+    return job.build_model(run, student, job.set_up(run)), student
 
 
 def test_warm_up_rises_from_0_and_then_anneals_to_0():
@@ -56,3 +56,18 @@ def test_precision_is_that_of_teacher_and_student(tmp_path):
     assert other.made_of() != teacher.made_of()
     np.testing.assert_allclose(features, exact, atol=0.02 * np.abs(exact).max())
     assert (features.numpy() != exact.numpy()).any()
+
+
+def test_the_teacher_of_the_digits_is_for_no_other_images(tmp_path):
+    run = Run(tiny(tmp_path, dataset="folder:photos"))
+    with pytest.raises(ValueError, match="knows handwritten digits only, .*folder:.*photos"):
+        run.teacher  # noqa: B018
+    assert Run(tiny(tmp_path, dataset="folder:photos", method="focal")).teacher is None
+
+
+def test_few_updates_are_said_before_they_are_made(tmp_path, capsys):
+    few = {"method": "cross_entropy", "steps_per_epoch": None, "epochs": 1}
+    job.prepare(Run(tiny(tmp_path, **few)))
+    assert "Only 18 updates in all, 18 per epoch: a student needs" in capsys.readouterr().out
+    job.prepare(Run(tiny(tmp_path, **few | {"epochs": 40})))
+    assert "updates in all" not in capsys.readouterr().out

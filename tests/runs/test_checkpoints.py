@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.runs import job as training
+from candle_tf.runs import job
 from candle_tf.runs.checkpoints import INTERRUPTED, Checkpoints, NotFinite
 from candle_tf.runs.run import Run
 from tiny_runs import ALONE, assert_same, tiny
@@ -23,7 +23,7 @@ class Killed(Exception):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, no_report):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    training.run(tiny(workdir, **ALONE))
+    job.run(tiny(workdir, **ALONE))
     return workdir
 
 
@@ -57,8 +57,8 @@ def test_a_kill_between_checkpoints_changes_nothing(update, undisturbed, tmp_pat
     settings = tiny(tmp_path, **ALONE, checkpoint_every=2)
     after_update(monkeypatch, update, kill)
     with pytest.raises(Killed):
-        training.run(settings)
-    training.run(settings)
+        job.run(settings)
+    job.run(settings)
     assert_same(tmp_path, undisturbed)
     np.testing.assert_allclose(history(tmp_path), history(undisturbed), rtol=1e-6)
 
@@ -69,12 +69,12 @@ def test_the_logs_of_an_epoch_interrupted_again_and_again_are_those_of_all_of_it
 ):
     """With CANDLE's means, in the last update of the epoch too."""
     runs = [tiny(tmp_path / name, checkpoint_every=1) for name in ("whole", "killed")]
-    training.run(runs[0])
+    job.run(runs[0])
     for update in (1, 2, 4):
         with monkeypatch.context() as patch, pytest.raises(Killed):
             after_update(patch, update, kill)
-            training.run(runs[1])
-    training.run(runs[1])
+            job.run(runs[1])
+    job.run(runs[1])
     whole, killed = (history(tmp_path / name) for name in ("whole", "killed"))
     assert whole.shape[1] > 5 and (whole[0] != whole[1]).any()
     np.testing.assert_allclose(killed, whole, rtol=1e-6)
@@ -85,12 +85,12 @@ def test_sigterm_saves_and_says_so_by_its_code(update, undisturbed, tmp_path, mo
     before = signal.getsignal(signal.SIGTERM)
     after_update(monkeypatch, update, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as ended:
-        training.run(tiny(tmp_path, **ALONE))
+        job.run(tiny(tmp_path, **ALONE))
     assert ended.value.code == INTERRUPTED
     saved = {4: 5, 6: 6}[update]  # the update after the signal, or the epoch's end
     assert f"Stopped after update {saved}: the same command continues" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == before
-    training.run(tiny(tmp_path, **ALONE))
+    job.run(tiny(tmp_path, **ALONE))
     assert_same(tmp_path, undisturbed)
 
 
@@ -98,7 +98,7 @@ def half_trained(workdir, monkeypatch):
     """A run that was killed with two checkpoints, after updates 2 and 3."""
     with monkeypatch.context() as patch, pytest.raises(Killed):
         after_update(patch, 4, kill)
-        training.run(tiny(workdir, **ALONE, checkpoint_every=2))
+        job.run(tiny(workdir, **ALONE, checkpoint_every=2))
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     half_trained(tmp_path, monkeypatch)
     with open(newest(tmp_path), "r+b") as file:
         file.truncate(1000)
-    training.run(tiny(tmp_path, **ALONE))
+    job.run(tiny(tmp_path, **ALONE))
     out = capsys.readouterr().out
     assert f"{newest(tmp_path).parent}/ckpt-3 is damaged" in out and "the one before it" in out
     assert_same(tmp_path, undisturbed)
@@ -118,7 +118,7 @@ def test_where_none_can_be_read_the_remedy_is_named(tmp_path, monkeypatch):
     for path in (tmp_path / "checkpoints").glob("ckpt-*.data*"):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match="No checkpoint in .* can be read: move it away"):
-        training.run(tiny(tmp_path, **ALONE))
+        job.run(tiny(tmp_path, **ALONE))
 
 
 @pytest.mark.parametrize("text", [None, "", "no protocol buffer"])
@@ -132,7 +132,7 @@ def test_a_damaged_list_of_checkpoints_is_no_new_beginning(
     monkeypatch.setattr(
         Checkpoints, "on_train_begin", lambda self, logs=None: first.append(self.updates)
     )
-    training.run(tiny(tmp_path, **ALONE))
+    job.run(tiny(tmp_path, **ALONE))
     assert first[0] == 4
     assert_same(tmp_path, undisturbed)
 
@@ -143,7 +143,7 @@ def test_half_of_a_checkpoint_that_a_slow_disk_left_is_passed_over(
     half_trained(tmp_path, monkeypatch)
     newest(tmp_path).with_name("ckpt-4.data-00000-of-00001").write_bytes(b"half")
     (tmp_path / "checkpoints" / "ckpt-4_temp").mkdir()
-    training.run(tiny(tmp_path, **ALONE))
+    job.run(tiny(tmp_path, **ALONE))
     assert_same(tmp_path, undisturbed)
 
 
@@ -164,7 +164,7 @@ def test_a_checkpoint_of_another_version_is_refused_and_left_alone(tmp_path, mon
         with pytest.raises(
             ValueError, match="comes from another version .* continue with the version"
         ):
-            training.run(settings)
+            job.run(settings)
     assert newest(tmp_path).read_bytes() == before
     Run(settings).restore()
 
@@ -197,16 +197,16 @@ def test_a_full_and_a_read_only_disk_are_named_and_leave_what_is_there(
     with pytest.raises(
         OSError, match="(?s)checkpoint of update 5 .* make room .* continues from .*1"
     ):
-        training.run(settings)
+        job.run(settings)
     fill(disk)  # what the failed write has freed
     with pytest.raises(OSError, match="cannot be written .*No space left.* make room"):
-        training.run(settings)
+        job.run(settings)
     seen = tiny(read_only / "run", **ALONE, checkpoint_every=5)
     with pytest.raises(OSError, match="cannot be written .*Read-only.*: name another directory"):
-        training.run(seen)
+        job.run(seen)
     Run(seen).restore()
     (disk / "filling").unlink()
-    training.run(settings)
+    job.run(settings)
     assert_same(disk / "run", undisturbed)
 
 
@@ -216,7 +216,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
     flags.write_text(flags.read_text().replace("width=0.125", "width=0.25"))
     wider = tiny(tmp_path, **ALONE, student="resnet_e:width=0.25")
     with pytest.raises(ValueError, match="comes from another version or another network"):
-        training.run(wider)
+        job.run(wider)
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
@@ -230,7 +230,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     ours = Checkpoints.on_epoch_end
     monkeypatch.setattr(Checkpoints, "on_epoch_end", spoil)
     with pytest.raises(NotFinite, match="Weights became NaN or Inf in update 6.*ckpt-1"):
-        training.run(settings)
+        job.run(settings)
     assert [p.name for p in (tmp_path / "checkpoints").glob("*.index")] == ["ckpt-1.index"]
 
 
@@ -244,19 +244,19 @@ def test_sigterm_in_the_last_save_is_heard(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Checkpoints, "save", save)
     with pytest.raises(SystemExit) as ended:
-        training.run(tiny(tmp_path, **ALONE))
+        job.run(tiny(tmp_path, **ALONE))
     assert ended.value.code == INTERRUPTED
     assert not (tmp_path / "metrics.json").exists()
     monkeypatch.undo()
-    assert training.run(tiny(tmp_path, **ALONE))["updates"] == 9
+    assert job.run(tiny(tmp_path, **ALONE))["updates"] == 9
 
 
 def test_a_finished_run_with_a_damaged_checkpoint_says_so(tmp_path):
     settings = tiny(tmp_path, **ALONE)
-    training.run(settings)
+    job.run(settings)
     newest(tmp_path).write_bytes(b"")
     with pytest.raises(ValueError, match="ckpt-3 is damaged.*delete metrics.json"):
         Run(settings).restore()
     (tmp_path / "metrics.json").unlink()
-    training.run(settings)
+    job.run(settings)
     Run(settings).restore()

@@ -11,7 +11,7 @@ import tensorflow as tf
 from candle_tf import data
 from candle_tf.data.entrance import Entrance
 from candle_tf.runs import fit as fitting
-from candle_tf.runs import job as training
+from candle_tf.runs import job
 from candle_tf.runs.checkpoints import NotFinite
 from candle_tf.runs.run import Run
 from tiny_runs import ALONE, assert_same, history, kill, tiny, weights
@@ -35,7 +35,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(finished, tmp_path, monke
     kill(settings, monkeypatch, 1, saved=False)
     assert [row.split(",")[0] for row in history(tmp_path)] == ["epoch", "0", "1"]
     kill(settings, monkeypatch, 1)  # which is trained again, and stands once in the history
-    training.run(settings)
+    job.run(settings)
     assert_same(finished[0], tmp_path)
     assert history(tmp_path) == history(finished[0])
 
@@ -46,17 +46,17 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(finished, tmp_path, monke
 )
 def test_so_does_one_with(practice, tmp_path, monkeypatch):
     practice = {"method": "cross_entropy", "resolutions": (12, 16, 20), **practice}
-    training.run(tiny(tmp_path / "whole", **practice))
+    job.run(tiny(tmp_path / "whole", **practice))
     parts = tiny(tmp_path / "parts", **practice)
     for epoch in range(parts.epochs):
         kill(parts, monkeypatch, epoch)
-    training.run(parts)
+    job.run(parts)
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_nan_in_training_names_the_remedy(tmp_path):
     with pytest.raises(ValueError, match="NaN or Inf in update .*Lower `learning_rate`"):
-        training.run(tiny(tmp_path, method="cross_entropy", learning_rate=1e38))
+        job.run(tiny(tmp_path, method="cross_entropy", learning_rate=1e38))
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) is None
 
 
@@ -65,7 +65,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     script = f"""
 import resource, sys
 sys.path.insert(0, {str(pathlib.Path(__file__).parents[1])!r})
-from candle_tf.runs import job as training
+from candle_tf.runs import job
 from candle_tf.runs.checkpoints import Checkpoints
 from tiny_runs import tiny
 save = Checkpoints.on_epoch_end
@@ -74,13 +74,13 @@ def limited(self, epoch, logs=None):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     save(self, epoch, logs)
 Checkpoints.on_epoch_end = limited
-training.run(tiny({str(tmp_path)!r}, method="cross_entropy"))
+job.run(tiny({str(tmp_path)!r}, method="cross_entropy"))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode != 0
     assert "The checkpoint of epoch 2 cannot be written" in done.stderr
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("ckpt-1")
-    training.run(tiny(tmp_path, method="cross_entropy"))
+    job.run(tiny(tmp_path, method="cross_entropy"))
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("ckpt-2")
 
 
@@ -108,7 +108,7 @@ def test_a_batch_with_nan_is_noted_and_left_out_on_demand(tmp_path, monkeypatch,
     with_nan(monkeypatch, [4, 5])
     settings = tiny(tmp_path / "run", **ALONE)
     with pytest.raises(NotFinite, match=r"in update 5\. .* `on_nan=skip`") as raised:
-        training.run(settings)
+        job.run(settings)
     assert str(tmp_path / "run" / "checkpoints" / "ckpt-1") in str(raised.value)
     noted = tmp_path / "run" / "not_finite" / "batch_4"
     assert str(noted) in str(raised.value)
@@ -119,12 +119,12 @@ def test_a_batch_with_nan_is_noted_and_left_out_on_demand(tmp_path, monkeypatch,
     state = dict(tf.train.list_variables(str(noted / "state")))
     assert any("student" in name for name in state) and any("optimizer" in n for n in state)
 
-    training.run(tiny(tmp_path / "run", **ALONE, on_nan="skip"))
+    job.run(tiny(tmp_path / "run", **ALONE, on_nan="skip"))
     out = capsys.readouterr().out
     assert "it is left out.\nGoing on from update 3." in out
     skipped = json.loads((tmp_path / "run" / "skipped_batches.json").read_text())
     assert skipped == [4, 5]
-    training.run(tiny(tmp_path / "at_once", **ALONE, on_nan="skip", checkpoint_every=2))
+    job.run(tiny(tmp_path / "at_once", **ALONE, on_nan="skip", checkpoint_every=2))
     assert_same(tmp_path / "at_once", tmp_path / "run")
     assert all(np.isfinite(value).all() for value in weights(tmp_path / "run"))
 
@@ -146,5 +146,5 @@ def test_skipping_has_an_end(tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "MOST_SKIPPED", 2)
     with_nan(monkeypatch, [0, 1, 2])
     with pytest.raises(NotFinite, match="in update 1.*2 batches are left out already"):
-        training.run(tiny(tmp_path, **ALONE, on_nan="skip"))
+        job.run(tiny(tmp_path, **ALONE, on_nan="skip"))
     assert json.loads((tmp_path / "skipped_batches.json").read_text()) == [0, 1]

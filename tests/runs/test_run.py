@@ -9,7 +9,7 @@ from candle_tf.calibration import CrossValidation
 from candle_tf.classifiers import linear
 from candle_tf.methods import METHODS
 from candle_tf.runs import evaluate as evaluation
-from candle_tf.runs import job as training
+from candle_tf.runs import job
 from candle_tf.runs.run import Run
 from candle_tf.runs.workdir import claimed_workdir
 from candle_tf.teacher import Teacher
@@ -50,7 +50,7 @@ def own_images(directory, numbers) -> dict:
 def test_cached_images_give_the_same_run(tmp_path):
     own = own_images(tmp_path / "images", range(24))
     for name, cache in (("read", None), ("cached", str(tmp_path / "cache"))):
-        training.run(tiny(tmp_path / name, **own, cache=cache, method="cross_entropy"))
+        job.run(tiny(tmp_path / name, **own, cache=cache, method="cross_entropy"))
     assert list((tmp_path / "cache").glob("pixels_*/pixels.bin"))
     assert_same(tmp_path / "read", tmp_path / "cached")
 
@@ -63,7 +63,7 @@ def with_views(tmp_path_factory, no_report):
     """A run whose teacher store lies outside of it."""
     root = tmp_path_factory.mktemp("views")
     settings = tiny(root / "run", teacher_store=str(root / "store"), **VIEWS)
-    return settings, training.run(settings)
+    return settings, job.run(settings)
 
 
 def counted(take, calls: list):
@@ -79,7 +79,7 @@ def test_a_run_from_a_teacher_store_shows_each_view_once(with_views, tmp_path, m
     assert results["seconds"]["teacher_views"] > 0 and 0 < results["student"]["test"]["overall"]
     shown = []
     monkeypatch.setattr(TeacherStore, "take", counted(TeacherStore.take, shown))
-    training.run(dataclasses.replace(settings, workdir=str(tmp_path)))  # takes up the store
+    job.run(dataclasses.replace(settings, workdir=str(tmp_path)))  # takes up the store
     assert_same(settings.workdir, tmp_path)
     (store,) = shown  # to read its batches, not to show the teacher any
     assert store.records().shape == (len(store),) == (8 * len(store.examples),)
@@ -89,7 +89,7 @@ def test_an_interrupted_run_from_a_teacher_store_ends_the_same(with_views, tmp_p
     settings = tiny(tmp_path, **VIEWS)
     for epoch in range(settings.epochs):
         kill(settings, monkeypatch, epoch)
-    training.run(settings)
+    job.run(settings)
     assert_same(with_views[0].workdir, tmp_path)
     assert {"teacher_store", "teacher_classifier.keras"} <= {p.name for p in tmp_path.iterdir()}
     assert not (tmp_path / "calibration").exists()  # the features have served
@@ -109,16 +109,16 @@ def test_the_store_of_another_run_is_refused_before_the_calibration(
     monkeypatch.setattr(tf.keras.Model, "fit", lambda *a, **k: pytest.fail("it trained"))
     settings = dataclasses.replace(with_views[0], workdir=str(tmp_path / "run"), **change)
     with pytest.raises(ValueError, match=f"was made of another {named}"):
-        training.run(settings)
+        job.run(settings)
     assert not (tmp_path / "run").exists()
 
 
 def test_the_report_is_told_the_sizes_that_were_drawn(finished, monkeypatch):
     workdir, _ = finished
     told = []
-    monkeypatch.setattr(training, "write_report", lambda workdir, data, drawn: told.append(drawn))
+    monkeypatch.setattr(job, "write_report", lambda workdir, data, drawn: told.append(drawn))
     settings = tiny(workdir, resolutions=(12, 16, 20))
-    training.report(Run(settings))
+    job.report(Run(settings))
     header, *rows = (line.split(",") for line in history(workdir))
     means = [float(row[header.index("resolution")]) for row in rows]
     np.testing.assert_allclose(np.reshape(told, (2, 3)).mean(axis=1), means, rtol=1e-6)
@@ -129,26 +129,26 @@ def test_a_run_does_not_fail_for_want_of_a_report(finished, monkeypatch, capsys)
     def fail(*args):
         raise ImportError("matplotlib is not installed: here is how.")
 
-    monkeypatch.setattr(training, "write_report", fail)
+    monkeypatch.setattr(job, "write_report", fail)
     workdir, results = finished
     (workdir / "metrics.json").unlink()
-    again = training.run(tiny(workdir, resolutions=(12, 16, 20)))
+    again = job.run(tiny(workdir, resolutions=(12, 16, 20)))
     assert again["student"] == results["student"]
     assert "No report was written: matplotlib is not installed" in capsys.readouterr().out
 
 
 def test_two_step_training_begins_with_real_weights(tmp_path, monkeypatch):
     quantizers = []
-    build = training.build_model
+    build = job.build_model
 
     def watched(run, student, *args, **given):
         layer = next(x for x in student.layers if "quant_conv2d" in x.name)
         quantizers.append((layer.input_quantizer is None, layer.kernel_quantizer is None))
         return build(run, student, *args, **given)
 
-    monkeypatch.setattr(training, "build_model", watched)
+    monkeypatch.setattr(job, "build_model", watched)
     settings = tiny(tmp_path, two_step=True, binary_optimizer="bop", epochs=2)
-    results = training.run(settings)
+    results = job.run(settings)
     assert quantizers == [(False, False), (False, True)]
     assert [row.split(",")[0] for row in history(tmp_path)] == ["epoch", "0", "1"]
     assert {"first_step", "train"} <= set(results["seconds"])
@@ -156,18 +156,18 @@ def test_two_step_training_begins_with_real_weights(tmp_path, monkeypatch):
 
 def test_each_step_turns_to_the_second_branch(monkeypatch):
     models = []
-    monkeypatch.setattr(training, "fit", lambda run, model, *args: models.append(model) or 0.0)
+    monkeypatch.setattr(job, "fit", lambda run, model, *args: models.append(model) or 0.0)
     run = Run(tiny("x", method="bbn", two_step=True, epochs=3))
-    training.train_student(run, run.build_student(10), training.set_up(run), {})
+    job.train_student(run, run.build_student(10), job.set_up(run), {})
     assert [model.total_steps for model in models] == [3, 6]
 
 
 def test_the_second_step_goes_on_from_all_that_the_first_learned(tmp_path, monkeypatch):
     models = []
-    monkeypatch.setattr(training, "fit", lambda run, model, *args: models.append(model) or 0.0)
+    monkeypatch.setattr(job, "fit", lambda run, model, *args: models.append(model) or 0.0)
     run = Run(tiny(tmp_path, two_step=True, epochs=2))
-    training.calibrate(run)
-    second = training.train_student(run, run.build_student(10), training.set_up(run), {})
+    job.calibrate(run)
+    second = job.train_student(run, run.build_student(10), job.set_up(run), {})
     first, last = models
     assert last is second and first.adapter is not second.adapter
     for part in ("student", "adapter", "balancer"):
@@ -183,11 +183,11 @@ def test_factors_of_label_aware_smoothing(given, expected, finished, tmp_path, m
         told.append(first.label_smoothing)
         return first.kernel, first.bias
 
-    monkeypatch.setitem(training.SECOND_STAGES, "mislas", second_stage)
+    monkeypatch.setitem(job.SECOND_STAGES, "mislas", second_stage)
     run = Run(tiny(tmp_path, method="mislas", label_smoothing=given))
     run.method = dataclasses.replace(run.method, batch_norm_shift=False)
     run.first_stage = Run(tiny(finished[0], resolutions=(12, 16, 20)))
-    training.retrain_classifier(run)
+    job.retrain_classifier(run)
     assert told == [expected]
 
 
@@ -202,14 +202,14 @@ def test_a_teacher_is_calibrated_by_the_same_factors(tmp_path, monkeypatch):
     smoothing = {"calibration": "label_aware_smoothing", "label_smoothing": (0.3, 0.0)}
     run = Run(tiny(tmp_path, **smoothing))
     run.teacher.classifier = linear(run.teacher.width, 10)
-    training.calibrate(run)
+    job.calibrate(run)
     assert told[0]["label_smoothing"] == (0.3, 0.0)
 
 
 def test_a_finished_run_is_not_made_again(finished):
     metrics_file = finished[0] / "metrics.json"
     before, time = json.loads(metrics_file.read_text()), metrics_file.stat().st_mtime_ns
-    assert training.run(tiny(finished[0], resolutions=(12, 16, 20))) == before
+    assert job.run(tiny(finished[0], resolutions=(12, 16, 20))) == before
     assert metrics_file.stat().st_mtime_ns == time
 
 
@@ -217,7 +217,7 @@ def test_a_workdir_in_use_is_refused(tmp_path):
     settings = tiny(tmp_path)
     with claimed_workdir(tmp_path, settings.to_flags(), Run(settings).examples):
         with pytest.raises(ValueError, match=f"Another process is at work.*pid {os.getpid()} on"):
-            training.run(settings)
+            job.run(settings)
 
 
 def test_a_run_does_not_go_on_with_other_images(tmp_path):
@@ -239,17 +239,17 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
 def test_a_first_stage_of_other_images_is_refused(tmp_path):
     own = own_images(tmp_path / "images", range(24))
     first = tiny(tmp_path / "first", method="cross_entropy", epochs=1, **own)
-    training.run(first)
+    job.run(first)
     own_images(tmp_path / "images", [24])
     second = {"workdir": str(tmp_path / "run"), "first_stage": first.workdir}
     with pytest.raises(ValueError, match="other images or classes than when the run in .*/first "):
-        training.run(dataclasses.replace(first, method="crt", **second))
+        job.run(dataclasses.replace(first, method="crt", **second))
     assert not (tmp_path / "run").exists()
 
 
 def test_another_runs_workdir_is_refused(finished):
     with pytest.raises(ValueError, match="holds another run.*--seed=0 there.*--seed=1 here"):
-        training.run(tiny(finished[0], resolutions=(12, 16, 20), seed=1))
+        job.run(tiny(finished[0], resolutions=(12, 16, 20), seed=1))
 
 
 def test_restore(finished):
@@ -270,14 +270,14 @@ ONE_A_KIND = ("candle", "ldam_drw", "mislas", "bbn", "paco", "oltr")
 def test_every_method_runs_and_is_restored(method, tmp_path):
     half = {"precision": "mixed_bfloat16"}  # in which layers of another precision show
     settings = tiny(tmp_path, method=method, epochs=1, validation_split=0.2, **half)
-    results = training.run(settings)
+    results = job.run(settings)
     assert ("teacher" in results) == METHODS[method].distills
     assert Run(settings).evaluate()["test"] == results["student"]["test"]
 
 
 def test_no_epochs_measures_the_teacher_alone(tmp_path):
     settings = tiny(tmp_path, epochs=0, validation_split=0.2)
-    results = training.run(settings)
+    results = job.run(settings)
     assert "student" not in results
     kept = {"validation", "test", "kilobytes", "classifier_norms", "cross_validation"}
     assert set(results["teacher"]) == kept
@@ -356,19 +356,19 @@ def test_bad_settings_are_refused_before_training(changes, message, tmp_path, mo
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "flags.cfg").write_text("")
     with pytest.raises((ValueError, OSError), match=message):
-        training.run(dataclasses.replace(tiny(tmp_path / "run"), **changes))
+        job.run(dataclasses.replace(tiny(tmp_path / "run"), **changes))
     assert not (tmp_path / "run").exists()
 
 
 def test_unwritable_workdir(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="name another directory"):
-        training.run(tiny(tmp_path / "file" / "run"))
+        job.run(tiny(tmp_path / "file" / "run"))
 
 
 def test_a_run_in_bfloat16_is_evaluated_and_taken_up_in_float32(tmp_path):
     settings = tiny(tmp_path, precision="mixed_bfloat16", mixup=1.0, two_step=True)
-    results = training.run(settings)
+    results = job.run(settings)
     assert tf.keras.mixed_precision.global_policy().name == "float32"
     run = Run(settings)
     assert {layer.compute_dtype for layer in run.student.student.layers} == {"float32"}

@@ -17,7 +17,7 @@ import tensorflow as tf
 from candle_tf import CandleModel, Teacher, TeacherStore, data
 from candle_tf.classifiers import feature_record, linear
 from candle_tf.networks.surgery import synchronizes, with_synchronized_batch_norm
-from candle_tf.runs import job as training
+from candle_tf.runs import job
 from candle_tf.runs.build import calibrate_for_all, named_teacher
 from candle_tf.runs.checkpoints import INTERRUPTED
 from candle_tf.runs.evaluate import evaluate
@@ -217,8 +217,8 @@ def train_on_two_cpus(workdir: str):
     given = {"dataset": "digits", "imbalance_ratio": 10, "student": "resnet_e:width=0.125"}
     given |= {"image_size": 16, "epochs": 2, "steps_per_epoch": 5, "calibration_epochs": 2}
     settings = Settings(workdir=workdir, strategy="mirrored", two_step=True, **given)
-    training.write_report = lambda *a, **k: "no report"
-    assert training.run(settings)["updates"] == 10
+    job.write_report = lambda *a, **k: "no report"
+    assert job.run(settings)["updates"] == 10
     assert share_of(build_strategy("mirrored")) == data.Share(replicas=2)
 
 
@@ -331,10 +331,8 @@ def train_with_nan(workdir: str):
         return ours(*examples, share=share, **stream).enumerate(first).map(spoil)
 
     data.training_batches = batches
-    training.write_report = lambda *a, **k: "no report"
-    training.run(
-        tiny(workdir, method="cross_entropy", epochs=3, on_nan="skip", strategy="multiworker")
-    )
+    job.write_report = lambda *a, **k: "no report"
+    job.run(tiny(workdir, method="cross_entropy", epochs=3, on_nan="skip", strategy="multiworker"))
 
 
 @pytest.mark.slow
