@@ -1,13 +1,14 @@
 """The calibration: from frozen features to a classifier that treats all classes alike.
 
 The features x of each image are standardised to u = (x - mean) / std. The loss of a calibration
-gives each image a weight w_i, a target q_i and the log prior pi. Kernel K and bias b minimise
+gives each image a weight w_i and a target q_i, and all images one log prior pi. Kernel K and bias b
+minimise
 
     sum_i w_i CE(q_i, K u_i + b + pi) + ||K||^2 / (2 C)
 
 by L-BFGS (`scipy.optimize`). Cross-validation chooses C: the smallest of `STRENGTHS` whose
 class-mean accuracy is within one standard error of the best. Mean and std are folded into K and b,
-so the result is a linear classifier of x.
+so the result is a linear classifier of x. C is not the number of classes here.
 """
 
 from collections.abc import Sequence
@@ -21,16 +22,16 @@ from scipy.optimize import minimize
 CALIBRATIONS = ("balanced_softmax", "label_aware_smoothing", "cross_entropy")
 STRENGTHS = (0.03, 0.3, 3.0)
 FOLDS = 3
-MOST_CROSS_VALIDATED = 5_000  # images; those of the largest classes are left out first
-MOST_ROWS = 100_000  # views beyond the first of each image are left out above this
+MOST_CROSS_VALIDATED = 5_000  # images; above this, the largest classes lose images first
+MOST_ROWS = 100_000  # above this, views after the first view of each image are left out
 
 
 @dataclass(frozen=True)
 class CrossValidation:
     """A calibration's accuracy on training images that it did not see.
 
-    Each fold of the images is classified by a fit to one view of the others. A class of one image
-    cannot be held out: its accuracy is NaN and left out of the means.
+    The images are split into folds. A classifier fitted to one view of the other folds classifies
+    each fold. A class of one image cannot be held out: its accuracy is NaN, and means leave it out.
 
     Attributes:
         strength: Inverse C of the penalty on the kernel.
@@ -132,10 +133,10 @@ def fit_classifier(
             "that hold it once, and views to read them more than once."
         )
     how = (loss, label_smoothing, iterations)
-    # Half the iterations tell which strength is best, and how good it is.
+    # For the cross-validation, half of the iterations are enough.
     quick = (loss, label_smoothing, iterations // 2)
     checked = cross_validate(x[:n], y[:n], len(counts), *quick, seed)
-    strength = checked.strength * n / rows  # views share the weight of their image
+    strength = checked.strength * n / rows  # the views of an image share its weight
     kernel, bias = fit_standardized(x, y, len(counts), strength, *how)
     kernel /= std[:, None]
     return kernel, bias - mean @ kernel, checked
@@ -159,7 +160,7 @@ def standardize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             "The teacher's features hold NaN or Inf: give images in [0, 255] and a teacher with "
             "the preprocessing that it was trained with."
         )
-    std[std == 0] = 1.0  # a feature that never changes says nothing
+    std[std == 0] = 1.0  # a constant feature becomes 0
     x -= mean.astype(np.float32)
     x /= std.astype(np.float32)
     return mean.astype(np.float32), std.astype(np.float32)
@@ -174,7 +175,7 @@ def cross_validate(
     iterations: int,
     seed: int,
 ) -> CrossValidation:
-    """Returns the strength that is best on held-out images, and its accuracy on them.
+    """Returns the strength chosen on held-out images, and the accuracy on these images.
 
     Args:
         x: Standardised features of each training image, float32 (n, width).
@@ -231,7 +232,7 @@ def standard_error(per_class: np.ndarray, images: np.ndarray) -> float:
 
 
 def most_balanced(y: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Returns the places of at most `count` images, sorted; large classes keep an equal number.
+    """Returns the sorted places of at most `count` images; large classes keep equally many images.
 
     Args:
         y: Class of each image, (n,).
@@ -296,11 +297,11 @@ def fit_standardized(
     label_smoothing: tuple[float, float],
     iterations: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the kernel and bias that minimise the module's sum over standardised features.
+    """Returns the kernel K and bias b that minimise the sum in the docstring of this module.
 
-    Balanced softmax has all rows at equal weight and the log prior inside; label-aware smoothing
-    has classes at equal weight and smoothed targets. The kernel is free, so it includes
-    MiSLAS' learned factor per class.
+    Balanced softmax gives all rows equal weight and adds the log prior. Label-aware smoothing gives
+    all classes equal weight and smooths the targets. MiSLAS learns one factor per class; here the
+    whole kernel is learned, so it includes that factor.
 
     Args:
         x: Standardised features, float32 (n, width).

@@ -3,6 +3,8 @@
 L_KL = T^2 KL(softmax(z_T / T) || softmax(z_S / T))
 L_FS = 2 - 2 cos(a(f(x)), g(x))
 min over student, max over balancer   E[lambda L_KL + (1 - lambda) L_FS + w L_label]
+
+`CandleModel.train_step` computes these terms in this order.
 """
 
 import numbers
@@ -36,23 +38,25 @@ class CandleModel(StudentModel):
         L_FS = 2 - 2 cos(a(f(x)), g(x))
         L    = lambda L_KL + (1 - lambda) L_FS + w loss(z_S, y)
 
-    In one step the student and its adapter a descend on L, and the balancer ascends on L. `loss`
-    is the label term: the loss given to `compile`, such as `losses.BalancedSoftmax(class_counts)`.
+    The teacher gives features g(x) and logits z_T, the student f(x) and z_S, and the balancer gives
+    lambda. In one step the student and its adapter a descend on L, and the balancer ascends on L.
+    `loss` is L_label: the loss given to `compile`, such as `losses.BalancedSoftmax(class_counts)`.
     Without a loss there is no label term, as published, and `evaluate` reports the cross-entropy.
 
     With mixup, x, softmax(z_T / T), g(x) and the label term are mixed alike. Each image of a batch
-    meets another with a weight ~ Beta(mixup, mixup) (Zhang et al., ICLR 2018, arXiv 1710.09412).
+    is mixed with another one, and its own weight is drawn from Beta(mixup, mixup) (Zhang et al.,
+    ICLR 2018, arXiv 1710.09412).
 
     Args:
         teacher: Calibrated `Teacher`; the model freezes it.
         student: Keras model as in `StudentModel`; `evaluate`, `predict` and `export` use it alone.
-        resolutions: Student input sizes to draw from; the teacher's scale in proportion.
+        resolutions: Student input sizes to draw from; the teacher's sizes change in proportion.
         balancer: `AdversarialBalancer` (one lambda per batch by default), or a fixed lambda. At
             1.0 only the KL term trains. At 0.0 only the feature term trains the encoder. The
             classifier, which that term cannot reach, then follows L_KL on detached features.
         temperature: Temperature T of both softmaxes.
         prior_adjusted: Whether the log prior of the teacher's class counts is added to both sides
-            of the KL. The student's own logits then stay balanced.
+            of the KL divergence. The student's own logits then stay balanced.
         label_weight: Weight w of the loss given to `compile`. None takes `Teacher.label_weight`,
             which follows from the calibration's cross-validation.
         mixup: Parameter alpha of mixup; 0 mixes nothing.
@@ -121,7 +125,8 @@ class CandleModel(StudentModel):
     ):
         """Compiles as Keras does, with an optimizer for the balancer (Adam at 1e-3 by default).
 
-        Where Keras has the optimizer scale the loss, as under mixed_float16, both optimizers do.
+        If the student's optimizer scales the loss, as under mixed_float16, the balancer's optimizer
+        scales it too.
         """
         super().compile(optimizer, loss, metrics, **kwargs)
         self.has_label_term = loss is not None
@@ -139,32 +144,37 @@ class CandleModel(StudentModel):
         return {**super().get_compile_config(), "balancer_optimizer": own}
 
     def train_step(self, data):
-        """Makes one update: the student descends on L, the balancer ascends on L."""
+        """Makes one update: the student descends on L, the balancer ascends on L.
+
+        The comments name the symbols of the equations in the docstring of the class.
+        """
         x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
-        images, size, g, z_teacher = self.teacher_outputs(x)
-        target = losses.soften(z_teacher, self.temperature, self.log_prior)
+        images, size, g, z_teacher = self.teacher_outputs(x)  # x, its drawn size, g(x), z_T
+        target = losses.soften(z_teacher, self.temperature, self.log_prior)  # softmax(z_T / T)
         pairs = self.draw_pairs(images)
         images, g, target, weight = map(pairs.mix, (images, g, target, sample_weight))
         with tf.GradientTape(persistent=True) as tape:
-            f = self.halves.embed(resize(images, size), training=True)
-            z = self.halves.classify(self.seen_by_classifier(f), training=True)
+            f = self.halves.embed(resize(images, size), training=True)  # f(x)
+            z = self.halves.classify(self.seen_by_classifier(f), training=True)  # z_S
+            # L_KL, L_FS and lambda, with the (mixed) teacher's softmax(z_T / T) and g(x)
             kl = losses.kl_from_target(target, z, self.temperature, self.log_prior)
             feature = losses.feature_similarity(self.adapter(f, training=True), g)
             lambda_ = self.lambda_of(kl, feature)
+            # L = lambda L_KL + (1 - lambda) L_FS + w loss(z_S, y), averaged over the batch
             distillation = self.weight_of_kl(lambda_) * kl + (1.0 - lambda_) * feature
             loss = self.part_of_replica(distillation, weight)
             loss += self.label_term(pairs, y, z, sample_weight)
         descent = gradients(tape, loss, self.descending_variables(), self.optimizer)
         ascent = gradients(tape, loss, self.ascending_variables(), self.balancer_optimizer)
-        self.descend(descent)
-        self.ascend(ascent, descent)
+        self.descend(descent)  # min over student
+        self.ascend(ascent, descent)  # max over balancer
         self.note(loss, tf.shape(images)[0], kl, feature, lambda_, size)
         return self.logs(self.compute_metrics(images, y, z, sample_weight))
 
     def teacher_outputs(self, x: tf.Tensor | Mapping[str, tf.Tensor]):
         """Returns a batch as (images, the student's size, the teacher's features, its logits).
 
-        For a batch of images a size is drawn and the teacher sees them. A batch of a
+        For a batch of images, this method draws the size and calls the teacher. A batch of a
         `TeacherStore` already holds all four.
         """
         if isinstance(x, Mapping):
@@ -182,7 +192,7 @@ class CandleModel(StudentModel):
         return draw_pairs(step, batch_size, self.mixup, self.resolution.seed, per_image=True)
 
     def seen_by_classifier(self, features: tf.Tensor) -> tf.Tensor:
-        """Returns the features; detached at lambda 0, where only L_FS trains the encoder."""
+        """Returns the features; detached if lambda is fixed at 0: only L_FS trains the encoder."""
         return tf.stop_gradient(features) if self.fixed_lambda == 0.0 else features
 
     def lambda_of(self, kl: tf.Tensor, feature: tf.Tensor) -> tf.Tensor | float:
@@ -190,13 +200,14 @@ class CandleModel(StudentModel):
         return self.balancer((kl, feature)) if self.fixed_lambda is None else self.fixed_lambda
 
     def weight_of_kl(self, lambda_: tf.Tensor | float) -> tf.Tensor | float:
-        """Returns lambda; 1 where it is fixed at 0, so that the classifier still learns."""
+        """Returns lambda; 1 if lambda is fixed at 0, so that the classifier still learns."""
         return 1.0 if self.fixed_lambda == 0.0 else lambda_
 
     def part_of_replica(self, values: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
         """Returns this replica's part of the mean over the batch, with the student's regularizers.
 
-        Gradients are summed over replicas. Keras divides its own loss already.
+        The gradients of all replicas are summed, so each loss is divided by their number. Keras has
+        already divided compile's loss.
         """
         loss = batch_mean(values, weight) + sum(self.student.losses)
         return loss / self.distribute_strategy.num_replicas_in_sync
@@ -216,10 +227,10 @@ class CandleModel(StudentModel):
         self.optimizer.apply_gradients(zip(descent, self.descending_variables()))
 
     def ascend(self, ascent: list[tf.Tensor], descent: list[tf.Tensor]):
-        """Updates the balancer against the gradients of the loss.
+        """Updates the balancer in the direction of the gradients, so that the loss rises.
 
-        Where the student's scaled gradients overflow, and it skips the update, the balancer skips
-        the update too.
+        If the scaled gradients of the student overflow, its optimizer skips the update. Then the
+        balancer skips the update too.
         """
         if self.fixed_lambda is None:
             reversed_ = skipped_with([-gradient for gradient in ascent], descent, self.optimizer)
@@ -241,7 +252,7 @@ class CandleModel(StudentModel):
     def compute_metrics(self, x, y, y_pred, sample_weight):
         """Returns the student's metrics, without the means of training steps.
 
-        These means say nothing in `evaluate`.
+        The means are empty in `evaluate`.
         """
         logs = super().compute_metrics(x, y, y_pred, sample_weight)
         return {name: value for name, value in logs.items() if name not in self.means}
@@ -251,7 +262,7 @@ class CandleModel(StudentModel):
         return super().descending_variables() + self.adapter.trainable_variables
 
     def ascending_variables(self) -> list[tf.Variable]:
-        """Returns the balancer's variables, which ascend on the loss; none for a fixed lambda."""
+        """Returns the balancer's variables, which ascend on the loss; [] for a fixed lambda."""
         return self.balancer.trainable_variables if self.fixed_lambda is None else []
 
     def trained_parts(self):
@@ -283,7 +294,7 @@ class CandleModel(StudentModel):
 
 
 def build_adapter(student: tf.keras.Model, width: int, seed: int) -> tf.keras.Sequential:
-    """Builds a, from the student's features to the teacher's width: LeakyReLU(norm(W f + b)).
+    """Builds the adapter a, from f(x) to the teacher's width: LeakyReLU(norm(W f(x) + b)).
 
     Args:
         student: Student with a layer named `features`.

@@ -1,4 +1,4 @@
-"""A student trained by the loss given to `compile`: the model that every method builds on."""
+"""A student trained with the loss given to `compile`: the base class of every method's model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,9 +61,9 @@ class Halves:
         return self.encoder(images, training=training)
 
     def classify(self, features: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns h(features), the logits (batch, classes); in float32 whatever the layers' policy.
+        """Returns h(features), the logits (batch, classes); always in float32.
 
-        The losses are computed in float32 too.
+        The losses are computed in float32 too, even if the layers use mixed precision.
         """
         return tf.cast(self.classifier(features, training=training), tf.float32)
 
@@ -135,7 +135,7 @@ class StudentModel(tf.keras.Model):
         self.compile(**{key: deserialize(value) for key, value in config.items()})
 
     def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
-        """Trains as Keras does, on images in [0, 255] and class numbers, which are checked."""
+        """Trains as Keras does, after checks: images are in [0, 255], labels are class numbers."""
         entrance = self.entrance("fit")
         if isinstance(validation_data, (tuple, list)):
             self.entrance("validation_data").checked(*validation_data[:2])
@@ -146,15 +146,15 @@ class StudentModel(tf.keras.Model):
             return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
-        """Evaluates as Keras does, on images in [0, 255] and class numbers, which are checked."""
+        """Evaluates as Keras does, after the checks of `fit`."""
         entrance = self.entrance("evaluate")
-        if not called_within_fit(kwargs):  # `fit` has checked them
+        if not called_within_fit(kwargs):  # `fit` has checked the data
             x = entrance.checked(x, y)
         with entrance.in_a_sentence():
             return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
-        """Predicts as Keras does, from images in [0, 255], which are checked."""
+        """Predicts as Keras does, after a check: images are in [0, 255]."""
         entrance = self.entrance("predict")
         x = entrance.checked(x)
         with entrance.in_a_sentence():
@@ -208,7 +208,7 @@ class StudentModel(tf.keras.Model):
 
     @property
     def trainable_weights(self):
-        """The descending variables alone: Keras has the optimizer finish these after `fit`."""
+        """The descending variables: Keras passes them to the optimizer once more after `fit`."""
         return self.descending_variables() if self.built else super().trainable_weights
 
     def trained_parts(self) -> dict:
@@ -231,14 +231,14 @@ class StudentModel(tf.keras.Model):
             class_names: Names in class order; the class numbers by default.
             format: "saved_model", a TensorFlow SavedModel. "lce", a flatbuffer with 1-bit weights;
                 "lce_int8", the same with the other layers in 8 bits. "tflite", a flatbuffer with
-                real values; "int8", the same in 8 bits. "c", a directory of C source. Each has
-                its function `candle_tf.export.export_...`.
+                real values; "int8", the same in 8 bits. "c", a directory of C source. Each format
+                has a function `candle_tf.export.export_...`.
             centre_square: Side of the central square that is cut out of a photograph, as a fraction
                 of its shorter side. The export tells this to the program that predicts.
-            options: Further arguments of that function, such as `images` for "int8".
+            options: Further arguments of the format's function, such as `images` for "int8".
 
         Raises:
-            ValueError: For an unknown format, or names that are not as many as the classes.
+            ValueError: For an unknown format, or more or fewer names than classes.
             OSError: If the export cannot be written.
         """
         write = lookup("format", format, FORMATS)

@@ -67,7 +67,7 @@ class Teacher(tf.keras.Model):
 
     Args:
         encoder: Keras model from preprocessed images to a feature map or an embedding. The teacher
-            keeps a faster copy that computes the same, its batch norm inside its convolutions.
+            keeps a faster copy that computes the same: batch norm is folded into convolutions.
         image_size: Side in pixels to which images are resized by default.
         preprocessing: Scaling that the encoder expects: "tf" ([-1, 1]), "torch", "caffe" or "none"
             (see `tf.keras.applications.imagenet_utils.preprocess_input`). None takes "none" for an
@@ -100,7 +100,7 @@ class Teacher(tf.keras.Model):
                 "pixels."
             )
         preprocessing = check_encoder(encoder, preprocessing)
-        # Images keep their pixels' precision whatever the policy: the encoder has its own.
+        # Images keep their pixels' precision under every policy: the encoder has its own.
         super().__init__(**{"dtype": "float32", **kwargs})
         self.preprocessing = Preprocessing(preprocessing, dtype="float32")
         encoder = fold_batch_norm(encoder)
@@ -163,7 +163,7 @@ class Teacher(tf.keras.Model):
             weights: Weights as in `from_keras`.
             preprocessing: Scaling of the images as in `Teacher`; None takes "torch".
             bits: Width of its weights and activations, a name of `candle_tf.students.BITS`; "32"
-                for weights that were trained so.
+                for weights that were trained at 32 bits.
 
         Raises:
             ValueError: For an unknown name, or weights that do not fit the network.
@@ -189,7 +189,7 @@ class Teacher(tf.keras.Model):
         A classifier at the end of the model is cut off.
 
         Args:
-            path: File to read; nothing from it is executed.
+            path: File to read. Code in the file is refused, not executed.
             image_size: Side in pixels of the images that the encoder sees.
             preprocessing: Scaling of the images as in `Teacher`.
             allow_custom_code: Whether Lambda layers, and classes that Keras and Larq do not know,
@@ -257,7 +257,7 @@ class Teacher(tf.keras.Model):
         """Trains a new classifier on the frozen encoder's features, computed once.
 
         The classifier is linear in standardised features. Cross-validation on the training images
-        chooses how small its weights are kept (see `candle_tf.calibration`).
+        chooses the penalty on the weights (see `candle_tf.calibration`).
 
         Args:
             train: Batches of (images, labels), each training image once (or the same number of
@@ -268,7 +268,7 @@ class Teacher(tf.keras.Model):
                 "label_aware_smoothing" (MiSLAS, stage 2) with classes at equal weight; or
                 "cross_entropy" for an ablation: not calibrated.
             label_smoothing: Factors of head and tail, for "label_aware_smoothing".
-            views: Number of readings of the batches; more than 1 helps if they are augmented.
+            views: Number of readings of the batches; more than 1 helps with augmented batches.
             seed: Seed of the folds of the cross-validation.
             verbose: 0 for silence.
 
@@ -318,7 +318,7 @@ class Teacher(tf.keras.Model):
         Args:
             kernel: Weights, float32 (width, classes).
             bias: Bias, float32 (classes,).
-            checked: Cross-validation of that classifier.
+            checked: Cross-validated accuracy and class counts of that classifier.
 
         Example:
             >>> encoder = tf.keras.Sequential([tf.keras.layers.Conv2D(4, 3, 2)])
@@ -336,11 +336,12 @@ class Teacher(tf.keras.Model):
         self.cross_validation = checked
 
     def label_weight(self) -> float:
-        """Returns w = (1 - a) / (a - 1 / C), the weight of a label beside the teacher's word.
+        """Returns w = (1 - acc) / (acc - 1 / C), the weight of the label term.
 
-        The cross-validated class-mean accuracy is a, and 1 / C is that of chance. So w is 0 for a
-        teacher that is always right, and about 1 for one that is right every other time. A teacher
-        that guesses has `MOST_LABEL_WEIGHT`.
+        The mean of the cross-validated accuracies of the C classes is acc, and guessing has the
+        accuracy 1 / C. So w is 0 for a teacher that is always right. With many classes, w is about
+        1 for a teacher that is right half of the time. For a teacher that guesses, w is
+        `MOST_LABEL_WEIGHT`.
 
         Raises:
             ValueError: If the teacher was calibrated without a cross-validation.
@@ -359,7 +360,7 @@ class Teacher(tf.keras.Model):
         return min(wrong / max(checked.class_mean - chance, 1e-6), MOST_LABEL_WEIGHT)
 
     def made_of(self) -> dict:
-        """Returns everything that the features follow from, by name, in values that JSON keeps."""
+        """Returns everything that determines the features, by name, for JSON."""
         layers = [(type(layer).__name__, nameless(layer)) for layer in self.encoder.layers]
         text = json.dumps(layers, default=lambda value: type(value).__name__)
         return {
@@ -369,7 +370,7 @@ class Teacher(tf.keras.Model):
         }
 
     def check_calibrated(self, num_classes: int):
-        """Refuses a teacher without a classifier, or with one for other classes than the student's.
+        """Refuses a teacher without a classifier, or with a classifier for more or fewer classes.
 
         Args:
             num_classes: Number of the student's classes.
@@ -418,7 +419,7 @@ class Teacher(tf.keras.Model):
 def nameless(layer: tf.keras.layers.Layer):
     """Returns a layer's config without the names that Keras counts up within a process.
 
-    The wiring of layers, which is told by these names, is left out too.
+    The connections between layers are left out too, because the config writes them by these names.
 
     Example:
         >>> "name" in nameless(tf.keras.layers.Dense(2))

@@ -27,9 +27,9 @@ from candle_tf.utils.distribution import (
 )
 from candle_tf.utils.files import Rows, fingerprint, locked
 
-ENOUGH = 20  # views per image: more gave no accuracy on CIFAR-10-LT (docs/results.md)
-FEWEST = 4
-MOST_SECONDS = 1800.0  # that the teacher may take before the training
+ENOUGH = 20  # views per image: more did not help on CIFAR-10-LT (docs/results.md)
+FEWEST = 4  # views per image
+MOST_SECONDS = 1800.0  # for the teacher before the training
 
 
 class TeacherStore:
@@ -37,11 +37,11 @@ class TeacherStore:
 
     The store follows FKD (Shen & Xing, ECCV 2022, arXiv 2112.01528), which keeps soft labels. The
     views are drawn once, and the teacher sees each view once. Training takes the views of an image
-    in turn, and after the last the first. The model mixes each batch by itself, so a few views per
-    image serve a training of any length and any sampler.
+    in turn, and starts again after the last view. The model applies mixup to each batch, so a few
+    views per image are enough for a training of any length and any sampler.
 
-    With several resolutions each view has one of them, as often as the model draws it. A batch
-    takes views of one resolution.
+    With several resolutions, each view has one of them, each as often as the model draws it. All
+    views of a batch have the same resolution.
 
     Args:
         directory: Directory of the records, made if it is missing. See `records`.
@@ -54,7 +54,7 @@ class TeacherStore:
 
     Raises:
         ValueError: If the directory holds another teacher's outputs, or outputs for other images,
-            views or sizes; if there are fewer views than resolutions.
+            views or sizes. If a resolution gets no view.
 
     Example:
         >>> examples = ct.data.Examples(tf.zeros((10, 16, 16, 3), tf.uint8), np.arange(10) % 2)
@@ -129,7 +129,7 @@ class TeacherStore:
         verbose="auto",
         strategy: tf.distribute.Strategy = ALONE,
     ):
-        """Has the teacher see the views that are not in the store yet.
+        """Shows the teacher the views that are not in the store yet, and stores its outputs.
 
         Args:
             batch_size: Number of views per replica that the teacher sees at once.
@@ -138,7 +138,7 @@ class TeacherStore:
                 writes.
 
         Raises:
-            ValueError: If another process completes the store, or the features exceed half
+            ValueError: If another process is completing the store, or the features exceed half
                 precision.
             OSError: If there is no room for the records.
         """
@@ -191,7 +191,7 @@ class TeacherStore:
         return seen.map(lambda _, images: images).prefetch(tf.data.AUTOTUNE)
 
     def places(self, first: int) -> Iterator[tuple[tf.data.Dataset, int]]:
-        """Yields places and size of the records from `first` on, one view of each image a time."""
+        """Yields (places, size) of the records from `first` on, for one view of all images each."""
         n = len(self.examples)
         for view in range(first // n, len(self.sizes)):
             key = tf.random.fold_in([self.seed, 5], view)
@@ -243,15 +243,15 @@ class TeacherStore:
             `logits` of the teacher, and `size`, the resolution, int32 (batch,).
 
         Raises:
-            ValueError: If records are missing or damaged, or the start is not at a batch's: a
-                batch has one size.
+            ValueError: If records are missing or damaged, or `first_example` is inside a
+                batch, which has one size.
         """
         if first_example % batch_size:
             raise ValueError(
                 f"first_example is {first_example} but must be a multiple of the batch size, "
                 f"{batch_size}."
             )
-        if not self.verified:  # once: they may be many
+        if not self.verified:  # only once: there may be many records
             self.rows.verify()
             self.verified = True
         labels, records = self.examples.labels, self.records()
@@ -284,10 +284,11 @@ class TeacherStore:
 
 @dataclass(frozen=True)
 class ViewTurns:
-    """The record of a store at each place of an epoch: the views of an image come in turn.
+    """The record of a store at each place of an epoch, with the views of an image in turn.
 
     Every place of a batch has a view of the size that the model draws for the batch's update. Among
-    the views of that size, an image's turn is the number of times that it came before.
+    the views of that size, an image's turn is the number of the epoch plus the number of times that
+    this epoch had the image before.
 
     Attributes:
         sizes: Size of each view, int32 (views,).
@@ -366,7 +367,7 @@ def store_made_of(
     resolution: RandomResolution,
     seed: int,
 ) -> dict:
-    """Returns everything that a store follows from, except the teacher's classifier.
+    """Returns everything that determines a store, except the teacher's classifier.
 
     A run knows the classifier only after the calibration.
 
@@ -425,7 +426,7 @@ def view_sizes(resolution: RandomResolution, views: int) -> np.ndarray:
         views: Number of views per image.
 
     Raises:
-        ValueError: For no view, or if a size gets no view.
+        ValueError: If `views` is below 1, or a size gets no view.
 
     Example:
         >>> view_sizes(ct.RandomResolution((24, 32, 40), 32), 4)
@@ -467,8 +468,9 @@ def plan_views(
 ) -> tuple[int, str]:
     """Returns the number of views that the teacher should see beforehand, and the reason in words.
 
-    The number is `ENOUGH`, or fewer if the teacher would need more than half an hour, but at least
-    `FEWEST`. It is 0, for a live teacher, if the training shows each image no more often than that.
+    The number is `ENOUGH`, or less if the teacher would need more than `MOST_SECONDS`, but at least
+    `FEWEST`. If the training shows each image no more often than this, the number is 0: the
+    teacher sees each batch.
 
     Args:
         images: Number of training images.
@@ -513,7 +515,7 @@ def nth_view(sizes: np.ndarray, wanted: tf.Tensor, turn: tf.Tensor) -> tf.Tensor
     Args:
         sizes: Size of each view, int32 (views,).
         wanted: Index of each place's size among the sizes in ascending order, int64 (n,).
-        turn: Number of times that the place's image came before, int64 (n,).
+        turn: Turn of each place's image, from 0, int64 (n,); see `ViewTurns`.
 
     Example:
         >>> sizes, wanted = np.int32([24, 32, 24]), tf.constant([0, 0, 0, 1], tf.int64)
@@ -548,7 +550,7 @@ def drawn_sizes(resolution: RandomResolution, steps: tf.Tensor) -> tf.Tensor:
 
 
 def occurrence(order: tf.Tensor) -> tf.Tensor:
-    """Returns how many times each index of (n,) came before its place, int64 (n,).
+    """Returns the number of times that each index of (n,) came before its place, int64 (n,).
 
     Example:
         >>> occurrence(tf.constant([7, 3, 7, 7])).numpy()

@@ -1,7 +1,7 @@
 """Checks of a run's settings before any work starts: tables of choices, least values and rules.
 
-A sentence writes the name of a setting between backticks, as in "`epochs` is -1"; the command line
-shows it as a flag.
+The sentence of an error writes the name of a setting between backticks, as in "`epochs` is -1". The
+command line shows this name as a flag.
 """
 
 import os
@@ -43,7 +43,8 @@ LEAST = {
     ),
 }
 
-# A sentence on settings `s` and their method `m`, and when it is raised.
+# The sentence of an error about settings `s`, and a function of `s` and their method `m`: whether
+# they break the rule.
 Rule = tuple[str, Callable[..., bool]]
 
 
@@ -60,12 +61,12 @@ RULES: tuple[Rule, ...] = (
     *map(needs_teacher, OF_DISTILLATION),
     (
         "`lambda_per_sample` changes the adversarial lambda, but `method={s.method}` has a fixed "
-        "one: leave it out.",
+        "one: leave `lambda_per_sample` out.",
         lambda s, m: s.lambda_per_sample and m.fixed_lambda is not None,
     ),
     (
         "`teacher_weights` is for networks by name, and `teacher={s.teacher}` has its own weights: "
-        "leave it out.",
+        "leave `teacher_weights` out.",
         lambda s, m: (
             s.calibrates
             and s.teacher_weights != "imagenet"
@@ -91,13 +92,13 @@ RULES: tuple[Rule, ...] = (
         lambda s, m: bool(s.teacher_store) and s.teacher_views == 0,
     ),
     (
-        "`teacher_store` is the `workdir` or inside it: give it a directory of its own, or leave "
-        "it out.",
+        "`teacher_store` is the `workdir` or inside it: give the store a directory of its own, "
+        "or leave `teacher_store` out.",
         lambda s, m: bool(s.teacher_store) and within(s.teacher_store, s.workdir),
     ),
     (
-        "`first_stage` is for methods of two stages, and `method={s.method}` has one: leave it "
-        "out.",
+        "`first_stage` is for methods of two stages, and `method={s.method}` has one: leave "
+        "`first_stage` out.",
         lambda s, m: bool(s.first_stage) and m.starts_from is None,
     ),
     (
@@ -106,7 +107,7 @@ RULES: tuple[Rule, ...] = (
     ),
     (
         "`mixup` works with a teacher or with a loss alone, and `method={s.method}` trains "
-        "otherwise: leave it out.",
+        "otherwise: leave `mixup` out.",
         lambda s, m: bool(m.mixup) and not m.mixes,
     ),
     ("`seed` is {s.seed} but must be below 2^32.", lambda s, m: s.seed >= 2**32),

@@ -1,4 +1,4 @@
-"""One run in one workdir: its settings, and once each what they name."""
+"""One run in one workdir: its settings, and the objects that the settings name."""
 
 import dataclasses
 import os
@@ -42,21 +42,21 @@ from candle_tf.utils.run_files import (
     read_results,
 )
 
-INT8_IMAGES = 200  # training images that an 8-bit export measures its ranges on
+INT8_IMAGES = 200  # training images on which an 8-bit export measures its ranges
 
 
 class Run:
-    """One run in one workdir: it resolves what its settings name, each once.
+    """One run in one workdir: it builds the objects that its settings name, each once.
 
     Args:
-        settings: Settings of the run. Where a run has begun in the workdir, it decides what the
-            settings leave open.
+        settings: Settings of the run. If a run has begun in the workdir, its values replace the
+            method's defaults for settings that are not given.
 
     Attributes:
         settings: The settings with the method's own values and absolute paths.
 
     Raises:
-        ValueError: If the settings cannot be run; one sentence with cause and remedy.
+        ValueError: If a setting is wrong, or settings contradict each other.
 
     Example:
         >>> run = Run(Settings(workdir="runs/digits", method="focal", resolutions=(24, 32, 40)))
@@ -78,11 +78,11 @@ class Run:
         )
 
     def decide(self, **values):
-        """Sets what the settings left open, such as a planned number of views."""
+        """Sets values that the settings left open, such as a planned number of views."""
         self.settings = dataclasses.replace(self.settings, **values)
         self.__dict__.pop("method", None)
 
-    # What the settings name.
+    # The objects that the settings name.
 
     @cached_property
     def method(self) -> Method:
@@ -117,7 +117,7 @@ class Run:
 
     @cached_property
     def examples(self) -> data.LongTailedData:
-        """The images of the run."""
+        """The training, validation and test images of the run."""
         settings = self.settings
         return data.load(
             settings.dataset,
@@ -165,7 +165,7 @@ class Run:
             settings.teacher_preprocessing,
             settings.allow_custom_code,
         )
-        if settings.resolutions:  # the size of its own has been checked
+        if settings.resolutions:  # the teacher's own size has been checked
             smallest = self.teacher_size(self.resolution.sizes[0])
             check_size(teacher.encoder, teacher.image_size, smallest, "teacher")
         if settings.precision != "float32":
@@ -222,12 +222,12 @@ class Run:
         return RandomResolution(sizes, settings.image_size, settings.seed)
 
     def teacher_size(self, size: int) -> int:
-        """Returns the side of the teacher's images where the student's is `size`."""
+        """Returns the side of the teacher's images if that of the student's images is `size`."""
         return round(self.settings.teacher_image_size / self.settings.image_size * size)
 
     @cached_property
     def view_size(self) -> int:
-        """The largest size that student or teacher needs, never above that of the images."""
+        """The largest size that student or teacher needs, never above the images' own size."""
         largest = max(self.resolution.sizes)
         needed = max(largest, self.settings.image_size, self.teacher_size(largest))
         return min(needed, self.examples.image_size or needed)
@@ -253,7 +253,7 @@ class Run:
     def drawn_sizes(self) -> np.ndarray:
         """The size of the student's images at each update, int32 (updates,)."""
         settings = self.settings
-        # A live teacher's two steps both draw from the beginning; a store's stream continues.
+        # With a live teacher, both steps draw from update 0; with a store, the second continues.
         half = settings.epochs // 2 if settings.two_step and not settings.teacher_views else 0
         steps = [epochs * self.steps_per_epoch for epochs in (half, settings.epochs - half)]
         return np.concatenate([self.resolution.draws(count) for count in steps])
@@ -370,7 +370,7 @@ class Run:
         """The directory of the teacher's outputs on `teacher_views`."""
         return Path(self.settings.teacher_store or self.workdir / TEACHER_STORE)
 
-    # What a finished run holds.
+    # The results of a finished run.
 
     @property
     def results(self) -> dict | None:
@@ -382,7 +382,7 @@ class Run:
         """The path of the page that shows the finished run.
 
         Raises:
-            FileNotFoundError: If there is none.
+            FileNotFoundError: If there is no such page.
         """
         path = self.workdir / REPORT / "report.html"
         if not path.exists():

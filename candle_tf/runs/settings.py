@@ -62,8 +62,8 @@ class Settings:
     )
     data_dir: str | None = setting(
         None,
-        "Directory in which TFDS keeps its sets, TFDS' own if not given; for lists and CSV files "
-        "the directory of the images, that of the list if not given.",
+        "Directory in which TFDS keeps its sets; if not given, the default of TFDS. For lists and "
+        "CSV files, the directory of the images; if not given, the directory of the list or file.",
     )
     on_bad_image: str = setting(
         "error",
@@ -82,7 +82,7 @@ class Settings:
     imbalance_ratio: float | None = setting(
         None,
         "Largest class count divided by the smallest, to which the training set is cut; if not "
-        "given, the set is used as published.",
+        "given, the set is not cut.",
     )
     profile: str = setting(
         "exponential",
@@ -90,8 +90,8 @@ class Settings:
     )
     n_max: int | None = setting(
         None,
-        "Number of images of the largest class; if not given, the most that every class can "
-        "follow.",
+        "Number of images of the largest class, with `imbalance_ratio`; if not given, the largest "
+        "number for which every class has enough images.",
     )
     validation_split: float = setting(
         0.0,
@@ -153,13 +153,13 @@ class Settings:
     teacher_store: str | None = setting(
         None,
         "Directory for the teacher's outputs on `teacher_views`, which runs of the same images, "
-        "seed and calibration share; teacher_store in `workdir` if not given.",
+        "seed and calibration share; the directory teacher_store in `workdir` if not given.",
     )
     teacher: str = setting(
         "letters",
         "'keras:NAME' of tf.keras.applications or 'larq_zoo:NAME', both with arguments as in "
         "'keras:MobileNet:alpha=0.25'; the path of a saved Keras model; or 'letters', the small "
-        "network that comes with this package.",
+        "network of this package, for dataset 'digits' only.",
     )
     teacher_weights: str = setting(
         "imagenet",
@@ -248,13 +248,14 @@ class Settings:
     )
     first_stage: str | None = setting(
         None,
-        "Workdir of the first stage, for a method of two stages; the run makes it where it is "
-        "missing; first_stage in `workdir` if not given.",
+        "Workdir of the first stage, for a method of two stages; the run trains the stage "
+        "if it is missing; the directory first_stage in `workdir` if not given.",
     )
     strategy: str | None = setting(
         None,
-        f"Train on several devices: {', '.join(STRATEGIES)} (docs/scaling.md); on one if not "
-        "given. `batch_size` counts the images of all devices, `learning_rate` is used as given.",
+        f"Train on several devices: {', '.join(STRATEGIES)} (docs/scaling.md); on one "
+        "device if not given. `batch_size` counts the images of all devices, `learning_rate` is "
+        "used as given.",
     )
     sync_batch_norm: bool = setting(
         False,
