@@ -62,7 +62,9 @@ def train(dataset: str, *, workdir: str, **settings) -> Run:
         ValueError, OSError: One sentence with cause and remedy.
 
     Example:
-        >>> run = ct.train("folder:photos", workdir="runs/photos")  # doctest: +SKIP
+        >>> run = ct.train(  # doctest: +SKIP
+        ...     "folder:photos", workdir="runs/photos", teacher="keras:MobileNet"
+        ... )
         >>> print(run.summary())  # doctest: +SKIP
         >>> run.export("photos.tflite", format="lce")  # doctest: +SKIP
     """
@@ -139,6 +141,7 @@ def prepare(run: Run) -> tuple[tf.keras.Model, dict[str, float]]:
     seconds: dict[str, float] = {}
     with timed(seconds, "data"):
         examples = run.examples
+    run.check_teacher()
     with computing_in(settings.precision):
         student = run.build_student(len(examples.class_names))
     StudentModel(student, resolutions=settings.resolutions)  # refuses sizes that cannot work

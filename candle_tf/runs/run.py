@@ -152,12 +152,6 @@ class Run:
         settings = self.settings
         if not settings.calibrates:
             return None
-        if settings.teacher == "letters" and settings.dataset != "digits":
-            raise ValueError(
-                f"`teacher=letters` knows handwritten digits only, and `dataset={settings.dataset}`"
-                " holds other images: give `teacher=keras:MobileNet` with `teacher_image_size=128`,"
-                " or another network."
-            )
         teacher = named_teacher(
             settings.teacher,
             settings.teacher_image_size,
@@ -357,6 +351,16 @@ class Run:
             )
             indices += [int(at["index"]) for at in places.take(batch_size)]
         return indices
+
+    def check_teacher(self):
+        """Refuses the small teacher of the digits for other images."""
+        settings = self.settings
+        if settings.calibrates and settings.teacher == "letters" and settings.dataset != "digits":
+            raise ValueError(
+                f"`teacher=letters` knows handwritten digits only, and `dataset={settings.dataset}`"
+                " holds other images: give `teacher=keras:MobileNet` with `teacher_image_size=128`,"
+                " or another network."
+            )
 
     def check_sampler(self):
         """Refuses a progressive sampler that would see the images only once."""

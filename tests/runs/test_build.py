@@ -61,8 +61,9 @@ def test_precision_is_that_of_teacher_and_student(tmp_path):
 def test_the_teacher_of_the_digits_is_for_no_other_images(tmp_path):
     run = Run(tiny(tmp_path, dataset="folder:photos"))
     with pytest.raises(ValueError, match="knows handwritten digits only, .*folder:.*photos"):
-        run.teacher  # noqa: B018
-    assert Run(tiny(tmp_path, dataset="folder:photos", method="focal")).teacher is None
+        run.check_teacher()
+    Run(tiny(tmp_path, dataset="folder:photos", method="focal")).check_teacher()
+    Run(tiny(tmp_path)).check_teacher()
 
 
 def test_few_updates_are_said_before_they_are_made(tmp_path, capsys):
