@@ -274,8 +274,8 @@ def test_the_names_are_numbers_by_default(tmp_path):
     "file, names, problem",
     [
         ("student.tflite", ["one", "two"], "class_names has 2 names but the student has 3 classes"),
-        ("student.lite", None, r"ends in .tflite, not 'student.lite'"),
-        ("student", None, r"ends in .tflite, not 'student'"),
+        ("student.lite", None, r"end in .tflite, not 'student.lite'"),
+        ("student", None, r"end in .tflite, not 'student'"),
     ],
 )
 def test_wrong_arguments_write_nothing(file, names, problem, binary, tmp_path):
