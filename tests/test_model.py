@@ -395,7 +395,12 @@ SAVED = {
 }
 
 
-@pytest.mark.parametrize("name", SAVED)
+IN_SHORT = {"label term", "per sample", "resolutions", "balanced softmax"}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in IN_SHORT else pytest.param(n, marks=pytest.mark.slow) for n in SAVED]
+)
 def test_a_saved_model_goes_on_as_if_never_saved(name, tmp_path):
     make, compiled = SAVED[name]
     model = make()

@@ -71,7 +71,7 @@ def tiny_data(labels, images=None, batch=4):
     return tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch)
 
 
-@pytest.mark.parametrize("kind", ["top", "no top"])
+@pytest.mark.parametrize("kind", ["top", pytest.param("no top", marks=pytest.mark.slow)])
 def test_weights_with_and_without_a_top_are_the_same_encoder(kind, weights, mobilenet, noise):
     teacher = Teacher.from_keras("MobileNet", 64, weights=weights[kind], alpha=0.25)
     expected = mobilenet.predict(applications.mobilenet.preprocess_input(noise.copy()), verbose=0)
@@ -197,6 +197,7 @@ def test_the_teacher_prepares_images_as_keras_does(mode, noise):
     np.testing.assert_allclose(teacher.embed(noise), pixels.mean((1, 2)), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_larq_zoo_network_works_at_other_sizes(noise):
     teacher = Teacher.from_larq_zoo("QuickNetSmall", 64, weights=None)
     features = [teacher.embed(noise, size).numpy() for size in (64, 96)]
@@ -214,7 +215,10 @@ def test_images_keep_their_precision_under_a_mixed_policy(noise):
         np.testing.assert_array_equal(mine, expected)
 
 
-@pytest.fixture(scope="module", params=LOSSES)
+@pytest.fixture(
+    scope="module",
+    params=[LOSSES[0], *(pytest.param(x, marks=pytest.mark.slow) for x in LOSSES[1:])],
+)
 def calibrated(request, weights, cifar):
     """(loss, teacher, the encoder's weights before, cross-validation)."""
     teacher = Teacher.from_keras("MobileNet", 64, weights=weights["no top"], alpha=0.25)

@@ -209,7 +209,7 @@ def test_sizes_of_steps_are_those_that_the_model_draws():
     np.testing.assert_array_equal(drawn, resolution.draws(30)[5:].repeat(3))
 
 
-@pytest.mark.parametrize("sizes", [None, SIZES])
+@pytest.mark.parametrize("sizes", [pytest.param(None, marks=pytest.mark.slow), SIZES])
 def test_the_step_is_that_of_a_live_teacher_on_the_same_images(tmp_path, examples, sizes):
     stored, live = (model(resolutions=sizes, mixup=1.0) for _ in range(2))
     store = store_of(tmp_path, examples, stored, 6)
@@ -244,7 +244,15 @@ def of_three_sizes(tmp_path_factory, examples):
     return store
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+RESUMED = [  # one that draws at random, and one that changes from epoch to epoch
+    s
+    if s in ("class_balanced", "progressively_balanced")
+    else pytest.param(s, marks=pytest.mark.slow)
+    for s in SAMPLERS
+]
+
+
+@pytest.mark.parametrize("sampler", RESUMED)
 def test_a_resumed_stream_goes_on_as_the_first_would(of_three_sizes, sampler):
     store = of_three_sizes
     whole = list(store.training_batches(8, num_examples=80, sampler=sampler))[4:]

@@ -57,7 +57,9 @@ def test_n_max_is_the_size_of_the_largest_class():
         data.load("digits", n_max=60)
 
 
-@pytest.mark.parametrize("ratio, total", [(100, 12406), (10, 20431)])
+@pytest.mark.parametrize(
+    "ratio, total", [(100, 12406), pytest.param(10, 20431, marks=pytest.mark.slow)]
+)
 def test_cifar10_lt(shared_data, ratio, total):
     cifar = data.load("tfds:cifar10", str(shared_data / "tfds"), ratio)
     assert len(cifar.train) == total and len(cifar.test) == 10_000

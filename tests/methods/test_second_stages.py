@@ -73,7 +73,7 @@ def test_every_stage_fits_the_last_layer_and_helps_the_tail(name, first, stages)
     assert after > before + 0.03, f"{before:.3f} before, {after:.3f} after"
 
 
-@pytest.mark.parametrize("name", ["crt", "fslwf"])
+@pytest.mark.parametrize("name", ["crt", pytest.param("fslwf", marks=pytest.mark.slow)])
 def test_what_is_trained_is_a_function_of_the_seed(name, first, stages):
     np.testing.assert_array_equal(SECOND_STAGES[name](first)[0], stages[name][0])
     assert not np.allclose(SECOND_STAGES[name](replace(first, seed=1))[0], stages[name][0])

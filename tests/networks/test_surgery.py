@@ -202,7 +202,14 @@ def test_a_convolution_that_others_see_keeps_its_batch_norm():
 
 
 @pytest.mark.parametrize(
-    "name, left", [("MobileNet", 0), ("MobileNetV3Small", 0), ("EfficientNetV2B0", 0)]
+    "name, left",
+    [
+        ("MobileNet", 0),
+        *(
+            pytest.param(n, 0, marks=pytest.mark.slow)
+            for n in ("MobileNetV3Small", "EfficientNetV2B0")
+        ),
+    ],
 )
 def test_applications_fold(name, left):
     network = getattr(tf.keras.applications, name)

@@ -94,6 +94,7 @@ def test_a_set_of_ones_own_is_made_long_tailed_as_any(tree, kind):
     assert loaded.class_counts.tolist() == [4, 2, 1]
 
 
+@pytest.mark.slow
 def test_cifar10_as_files_gives_the_batches_of_tfds(shared_data, tmp_path):
     cifar = data.load("tfds:cifar10", str(shared_data / "tfds"))
     some = {"train": cifar.train.take(np.arange(120)), "test": cifar.test.take(np.arange(40))}
