@@ -52,7 +52,7 @@ def history(workdir) -> np.ndarray:
     return np.genfromtxt(workdir / "history.csv", delimiter=",", skip_header=1)
 
 
-@pytest.mark.parametrize("update", [pytest.param(1, marks=SLOW), 4, pytest.param(5, marks=SLOW), 6])
+@pytest.mark.parametrize("update", [4, *(pytest.param(n, marks=SLOW) for n in (1, 5, 6))])
 def test_a_kill_between_checkpoints_changes_nothing(update, undisturbed, tmp_path, monkeypatch):
     settings = tiny(tmp_path, **ALONE, checkpoint_every=2)
     after_update(monkeypatch, update, kill)
@@ -80,7 +80,7 @@ def test_the_logs_of_an_epoch_interrupted_again_and_again_are_those_of_all_of_it
     np.testing.assert_allclose(killed, whole, rtol=1e-6)
 
 
-@pytest.mark.parametrize("update", [4, 6])
+@pytest.mark.parametrize("update", [4, pytest.param(6, marks=SLOW)])
 def test_sigterm_saves_and_says_so_by_its_code(update, undisturbed, tmp_path, monkeypatch, capsys):
     before = signal.getsignal(signal.SIGTERM)
     after_update(monkeypatch, update, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -121,7 +121,9 @@ def test_where_none_can_be_read_the_remedy_is_named(tmp_path, monkeypatch):
         job.run(tiny(tmp_path, **ALONE))
 
 
-@pytest.mark.parametrize("text", [None, "", "no protocol buffer"])
+@pytest.mark.parametrize(
+    "text", ["no protocol buffer", *(pytest.param(x, marks=SLOW) for x in (None, ""))]
+)
 def test_a_damaged_list_of_checkpoints_is_no_new_beginning(
     text, undisturbed, tmp_path, monkeypatch
 ):
