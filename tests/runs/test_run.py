@@ -319,7 +319,10 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"color_jitter": 1.5}, "color_jitter is 1.5"),
         ({"imbalance_ratio": 0.5}, "`imbalance_ratio` is 0.5"),
         ({"profile": "exp"}, "exponential"),
-        ({"resolutions": (4, 16, 20)}, "smaller than the student can downsample"),
+        (
+            {"resolutions": (4, 16, 20), "student": "resnet_e:width=0.125"},
+            "smaller than the student can downsample",
+        ),
         (
             {"teacher": "keras:MobileNet", "teacher_weights": "", "resolutions": (12, 16, 20)},
             "Resolution 24 is smaller than the teacher can downsample .32-fold",
