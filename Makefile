@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach python,$(CANDIDATES),$(shell $(python) -c '$(USA
 RUN = .venv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-long lint clean
 
 demo: .venv/done
 	rm -rf runs/demo
@@ -15,6 +15,9 @@ demo: .venv/done
 
 test: .venv/done
 	$(RUN) -m pytest
+
+test-long: .venv/done
+	$(RUN) -m pytest -m "long and not slow"
 
 lint: .venv/done
 	$(RUN) -m ruff check .

@@ -121,6 +121,7 @@ def class_mean(kernel, bias, x, y):
     return np.nanmean(ct.metrics.per_class_accuracy(y, predictions, len(bias)))
 
 
+@pytest.mark.long
 def test_few_digits_and_features_of_any_scale():
     """An encoder of one's own, 330 images: a fixed number of Adam's steps once learned nothing."""
     digits = load_digits()

@@ -50,6 +50,7 @@ def test_a_teacher_file_loads(earlier):
         np.testing.assert_allclose(value, NUMBERS["teacher"][name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_model_file_loads_and_trains_on(earlier):
     model = tf.keras.models.load_model(earlier / "candle_model.keras")
     assert_gives_the_same(model)
@@ -93,6 +94,7 @@ def test_a_finished_run_is_taken_as_finished(earlier, capsys):
         np.testing.assert_allclose(old["confidence"], new["confidence"], atol=1e-3)
 
 
+@pytest.mark.long
 def test_an_interrupted_run_goes_on(earlier, monkeypatch):
     workdir = earlier / "interrupted"
     calibrated = []

@@ -24,6 +24,7 @@ def run(code, **switch):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "imports, switch",
     [
@@ -39,6 +40,7 @@ def test_keras_2_and_larq_work(imports, switch):
     assert done.stdout.split("\n")[:2] == ["tf_keras tf_keras", "[0.0]"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "imports",
     [
@@ -56,6 +58,7 @@ def test_tensorflow_first_is_refused_in_one_sentence(imports):
     assert message.count(". ") == 0 and message.endswith(".")
 
 
+@pytest.mark.long
 def test_a_switch_turned_off_is_named():
     done = run("import candle_tf", TF_USE_LEGACY_KERAS="0")
     message = done.stderr.strip().splitlines()[-1]
@@ -63,6 +66,7 @@ def test_a_switch_turned_off_is_named():
     assert "TF_USE_LEGACY_KERAS=1" in message
 
 
+@pytest.mark.long
 def test_the_import_leaves_the_devices_to_the_user():
     """Logical devices and strategies of several machines come before anything is computed."""
     code = "import candle_tf\nfrom tensorflow.python.eager import context\n"

@@ -292,6 +292,7 @@ def test_resolutions_neither_retrace_nor_touch_the_teacher():
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [{"steps_per_execution": 4}, {"run_eagerly": True}])
 def test_every_way_to_run_gives_the_same_losses(how, graph_history):
     model = make_candle(resolutions=(12, 16, 20))
@@ -309,6 +310,7 @@ def graph_history():
     return model.fit(batches(20, 8), epochs=2, verbose=0).history
 
 
+@pytest.mark.long
 def test_fit_with_validation_metrics_and_callbacks(tmp_path):
     model = make_candle()
     model.compile("adam", metrics=["accuracy", ShotAccuracy(COUNTS)])
@@ -358,6 +360,7 @@ def test_predict_is_the_student_at_its_base_size():
     np.testing.assert_allclose(model.predict(images, verbose=0), expected, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", [".weights.h5", ".h5", ""])
 def test_weights_in_every_format(suffix, tmp_path):
     trained = make_candle()
@@ -398,6 +401,7 @@ SAVED = {
 IN_SHORT = {"label term", "per sample", "resolutions", "balanced softmax"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [n if n in IN_SHORT else pytest.param(n, marks=pytest.mark.slow) for n in SAVED]
 )
@@ -488,6 +492,7 @@ def replicated(tmp_path_factory):
     return directory
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", REPLICATED)
 def test_two_replicas_step_like_one(name, replicated):
     one, two = (np.load(replicated / f"{name} {replicas}.npz") for replicas in (1, 2))
@@ -535,6 +540,7 @@ def test_a_student_of_any_size_takes_its_base_from_image_size():
     np.testing.assert_allclose(model(images), expected, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [make_candle, lambda: StudentModel(smooth_student())])
 def test_keras_habits(make, tmp_path):
     """Positional metrics, a loss without a config, averaged weights, a summary before any call."""
@@ -555,6 +561,7 @@ def candle_at(policy: str) -> CandleModel:
         tf.keras.mixed_precision.set_global_policy("float32")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("half", ["bfloat16", "float16"])
 def test_a_step_in_half_precision_is_that_in_float32_but_for_rounding(half):
     logs = []
@@ -572,6 +579,7 @@ def test_a_step_in_half_precision_is_that_in_float32_but_for_rounding(half):
     assert logs[0]["kl"] != logs[1]["kl"]
 
 
+@pytest.mark.long
 def test_updates_are_counted_where_the_innermost_optimizer_does():
     scaled = tf.keras.mixed_precision.LossScaleOptimizer
     for optimizer in (build_optimizer("adam", 0.1), build_optimizer("bop", 0.1)):
@@ -581,6 +589,7 @@ def test_updates_are_counted_where_the_innermost_optimizer_does():
         assert int(iterations(model.optimizer)) == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scale, steps", [(2.0**8, True), (2.0**100, False)])
 def test_where_the_scaled_loss_overflows_neither_side_steps(scale, steps):
     model = candle_at("mixed_float16")

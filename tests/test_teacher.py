@@ -71,6 +71,7 @@ def tiny_data(labels, images=None, batch=4):
     return tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["top", pytest.param("no top", marks=pytest.mark.slow)])
 def test_weights_with_and_without_a_top_are_the_same_encoder(kind, weights, mobilenet, noise):
     teacher = Teacher.from_keras("MobileNet", 64, weights=weights[kind], alpha=0.25)
@@ -80,6 +81,7 @@ def test_weights_with_and_without_a_top_are_the_same_encoder(kind, weights, mobi
     np.testing.assert_allclose(features, expected.mean((1, 2)), atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_whole_model_file(weights, noise):
     teacher = Teacher.from_file(weights["file"], 64)
     model = tf.keras.models.load_model(weights["file"], compile=False)
@@ -109,6 +111,7 @@ def test_a_file_with_several_outputs_is_refused(tmp_path):
         Teacher.from_file(tmp_path / "two.keras", 8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name, kind, alpha",
     [("MobileNet", "no top", 0.5), ("MobileNet", "file", 1.0), ("MobileNetV2", "top", 0.35)],
@@ -241,6 +244,7 @@ def test_calibration_learns_and_leaves_the_encoder(calibrated, cifar):
     assert teacher.class_counts == COUNTS and not teacher.trainable_variables
 
 
+@pytest.mark.long
 def test_a_calibrated_teacher_saves_and_reloads(calibrated, cifar, tmp_path):
     _, teacher, _, _ = calibrated
     teacher.save(tmp_path / "teacher.keras")

@@ -63,6 +63,7 @@ HOW = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", HOW)
 def test_a_batch_brings_what_the_teacher_says_of_its_images(tmp_path, examples, how):
     distilled = model(resolutions=SIZES)
@@ -104,6 +105,7 @@ def test_an_image_that_comes_again_in_an_epoch_comes_in_its_next_view(tmp_path, 
         assert len(came) > 1 and came == [i % 5 for i in range(len(came))]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampler", ["class_balanced", "instance_balanced"])
 def test_every_view_has_its_turn(of_three_sizes, sampler):
     store, shown = of_three_sizes, set()
@@ -209,6 +211,7 @@ def test_sizes_of_steps_are_those_that_the_model_draws():
     np.testing.assert_array_equal(drawn, resolution.draws(30)[5:].repeat(3))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sizes", [pytest.param(None, marks=pytest.mark.slow), SIZES])
 def test_the_step_is_that_of_a_live_teacher_on_the_same_images(tmp_path, examples, sizes):
     stored, live = (model(resolutions=sizes, mixup=1.0) for _ in range(2))
@@ -252,6 +255,7 @@ RESUMED = [  # one that draws at random, and one that changes from epoch to epoc
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampler", RESUMED)
 def test_a_resumed_stream_goes_on_as_the_first_would(of_three_sizes, sampler):
     store = of_three_sizes
@@ -305,6 +309,7 @@ def test_a_complete_store_is_left_alone(tmp_path, examples):
             more.complete(verbose=0)
 
 
+@pytest.mark.long
 def test_fit_with_plain_images_to_validate_on(tmp_path, examples):
     distilled = model()
     files = tf.constant([tf.io.encode_png(image).numpy() for image in examples.images.numpy()])
@@ -317,6 +322,7 @@ def test_fit_with_plain_images_to_validate_on(tmp_path, examples):
     assert len(logs["val_accuracy"]) == 2 and np.isfinite(logs["loss"]).all()
 
 
+@pytest.mark.long
 def test_a_killed_process_leaves_a_store_that_is_completed(tmp_path):
     code = f"""
 import sys; sys.path.insert(0, {str(__file__.rsplit("/", 1)[0])!r})
@@ -348,6 +354,7 @@ this.store_of({str(tmp_path)!r}, this.Examples(tf.constant(pixels), this.LABELS)
     np.testing.assert_allclose(store.records()["logits"], fresh.records()["logits"], atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "other, named",
     [

@@ -57,6 +57,7 @@ def test_n_max_is_the_size_of_the_largest_class():
         data.load("digits", n_max=60)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "ratio, total", [(100, 12406), pytest.param(10, 20431, marks=pytest.mark.slow)]
 )
@@ -70,6 +71,7 @@ def test_cifar10_lt(shared_data, ratio, total):
     assert cifar.label_smoothing == {100: (0.05, 0.1), 10: (0.07, 0.07)}[ratio]
 
 
+@pytest.mark.long
 def test_cifar10_is_read_as_tfds_reads_it(shared_data):
     root = str(shared_data / "tfds")
     cifar = data.load("tfds:cifar10", root)
@@ -127,6 +129,7 @@ def test_what_is_declared_fits_together(name):
     assert data.info_of(f"{name},train,test") is info
 
 
+@pytest.mark.long
 def test_splits_of_tfds(shared_data):
     root = str(shared_data / "tfds")
     some = data.load("tfds:cifar10,train[:1%],test[50%:]", root)
@@ -138,6 +141,7 @@ def test_splits_of_tfds(shared_data):
         data.load("tfds:cifar10,train", root)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "splits, shared", [("train,train", "50,000"), ("train[:60%],train[50%:]", "5,000")]
 )

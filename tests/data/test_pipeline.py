@@ -26,6 +26,7 @@ def test_every_example_once_an_epoch(examples):
     assert (labels[:50] != labels[50:100]).any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_resumed_stream_goes_on_as_the_first_would(examples, sampler):
     images, labels = stream(examples, 136, sampler=sampler)

@@ -76,6 +76,7 @@ def here(source, images, tmp_path_factory):
     return logits_of([built(source, tmp_path_factory.mktemp("here"), "cc", "-O3")], images)
 
 
+@pytest.mark.long
 def test_the_source_gives_the_students_classes_and_logits(here, student, images):
     expected = student(images.astype(np.float32)).numpy()
     assert np.ptp(expected.argmax(-1)) > 0, "all images alike: this test proves nothing"
@@ -93,6 +94,7 @@ def test_every_set_of_instructions_gives_the_same_bits(
     np.testing.assert_array_equal(logits_of([program], images[:20]), here[:20])
 
 
+@pytest.mark.long
 def test_the_sanitizers_find_nothing(source, here, images, tmp_path):
     flags = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     program = built(source, tmp_path, "cc", *flags)

@@ -135,6 +135,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
         export_c(model, tmp_path / "student", 12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [resnet_e, reactnet_a])
 def test_every_binary_layer_of_our_students_is_packed(make):
     student = make(10, 32, width=0.25)

@@ -85,6 +85,7 @@ def test_a_binary_file_gives_the_students_classes(lce_file, trained, images):
     assert_agree(run_lce(lce_file, images), trained.student, images, atol=0.02)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_plain_file_runs_on_tflite_at_any_width(width, plain_files, images):
     student, path = plain_files[width]
@@ -103,6 +104,7 @@ def test_a_binary_file_is_smaller(lce_file, plain_files):
     assert lce_file.stat().st_size < plain.stat().st_size / 2
 
 
+@pytest.mark.long
 def test_the_default_student_is_a_twentieth_of_its_real_valued_twin():
     student = resnet_e(10)
     plain = to_tflite(at_bits(student, "32"), 32)
@@ -206,6 +208,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_layer_that_would_stay_real_valued_is_named(case, tmp_path):
     make, problem = REFUSED[case]
@@ -223,6 +226,7 @@ def at_once(x):
     return RPReLU()(quantized(input_quantizer=RSign())(x))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unit", [behind_batch_norm, at_once])
 def test_reactnets_layers_compute_the_same(unit, tmp_path):
     student = student_of(unit, unit)

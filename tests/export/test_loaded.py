@@ -44,6 +44,7 @@ def loaded(exports):
     return {format: Exported(path) for format, path in exports.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("format", FILES)
 @pytest.mark.parametrize("height, width", [(32, 32), (20, 20), (48, 40)])
 def test_images_of_any_size_get_the_students_probabilities(height, width, format, loaded, model):

@@ -43,6 +43,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("format", ["saved_model", "tflite"])
 def test_photographs_are_cut_as_evaluation_cuts_them(format, exports, photos):
     model = exports[format]

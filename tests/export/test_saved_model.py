@@ -141,6 +141,7 @@ def exported(tmp_path):
     return tmp_path / "export"
 
 
+@pytest.mark.long
 def test_the_names_are_numbers_by_default_and_a_new_export_replaces_the_old(exported):
     export_saved_model(small_student(2), exported, 32)
     assert names_at(exported) == ["0", "1"]
@@ -162,6 +163,7 @@ def half_written(module, path, **_):
     fail()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "place, broken, names, error",
     [

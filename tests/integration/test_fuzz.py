@@ -44,6 +44,7 @@ def refused_in_a_sentence(read, *errors):
         assert str(error).strip(), repr(error)
 
 
+@pytest.mark.long
 @often
 @given(train=CONTENT, test=CONTENT)
 @example(train=b"a.jpg 0\r\n\r\nb.jpg 1", test=b"\xef\xbb\xbfa.jpg 0")

@@ -64,6 +64,7 @@ def test_other_flags_are_the_commands(run):
     assert "TensorFlow was imported" in done.stderr
 
 
+@pytest.mark.long
 def test_what_the_commands_take_is_written_down():
     """`python scripts/maintainers/write_flags.py` writes it anew."""
     code = "import write_flags; print(write_flags.FILE.read_text() == write_flags.text())"

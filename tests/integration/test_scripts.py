@@ -36,6 +36,7 @@ def run(tmp_path_factory):
     return workdir, done.stdout
 
 
+@pytest.mark.long
 def test_describe(tmp_path):
     done = script("describe", "--dataset=digits", "--imbalance_ratio=20", f"--output={tmp_path}")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -46,6 +47,7 @@ def test_describe(tmp_path):
     assert unknown.stderr.splitlines()[-1].endswith("give the path of the directory.")
 
 
+@pytest.mark.long
 def test_train_ends_with_the_table(run):
     workdir, printed = run
     overall = json.loads((workdir / "metrics.json").read_text())["student"]["test"]["overall"]
@@ -53,6 +55,7 @@ def test_train_ends_with_the_table(run):
     assert "| calibrated teacher |" in printed
 
 
+@pytest.mark.long
 def test_evaluate_prints_the_same_accuracy(run):
     workdir, _ = run
     student = json.loads((workdir / "metrics.json").read_text())["student"]
@@ -62,6 +65,7 @@ def test_evaluate_prints_the_same_accuracy(run):
         assert f"| candle | {100 * student[split]['overall']:.1f} |" in done.stdout
 
 
+@pytest.mark.long
 def test_export_writes_the_same_student(run, tmp_path):
     workdir, _ = run
     done = script("export", f"--workdir={workdir}", f"--output={tmp_path}/student")
@@ -74,6 +78,7 @@ def test_export_writes_the_same_student(run, tmp_path):
     tf.debugging.assert_near(mine["probabilities"], theirs["probabilities"], atol=1e-6)
 
 
+@pytest.mark.long
 def test_an_export_lies_in_the_run_that_a_home_directory_names(run, monkeypatch):
     workdir, _ = run
     monkeypatch.setenv("HOME", str(workdir.parent))
@@ -82,6 +87,7 @@ def test_an_export_lies_in_the_run_that_a_home_directory_names(run, monkeypatch)
     assert (workdir / "tflite.tflite").exists()
 
 
+@pytest.mark.long
 def test_predict_prints_the_same_from_every_export(run, tmp_path):
     workdir, _ = run
     tf.io.write_file(f"{tmp_path}/a.png", tf.io.encode_png(tf.cast(DIGIT, tf.uint8)))
@@ -109,11 +115,13 @@ def test_predict_prints_the_same_from_every_export(run, tmp_path):
     assert "LCE's optimised kernels are for 64-bit ARM" in report and "quant_conv2d" in report
 
 
+@pytest.mark.long
 def test_compare(run):
     done = script("compare", run[0], "--split=validation")
     assert done.stdout.count("| candle (candle) |") == 1, done.stderr[-3000:]
 
 
+@pytest.mark.long
 def test_report_is_written_again(run):
     page = run[0] / "report" / "report.html"
     first = page.read_text()
@@ -153,6 +161,7 @@ def test_a_killed_benchmark_goes_on(end, tmp_path):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name, arguments, message",
     [

@@ -34,6 +34,7 @@ def binary_student():
     return resnet_e(CLASSES, SIZE, width=0.25, blocks=(1, 1))
 
 
+@pytest.mark.long
 @EACH_TERM
 def test_a_step_descends_on_the_cross_entropy_and_the_weighted_term(term, assert_descends):
     model = AuxiliaryModel(smooth_student(), term, weight=0.3)
@@ -64,6 +65,7 @@ def test_with_weight_zero_it_is_the_student_alone(term):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.long
 @EACH_TERM
 def test_the_term_draws_classes_together_and_apart(term):
     """The spread within the classes shrinks against that of the whole batch."""
@@ -80,6 +82,7 @@ def test_the_term_draws_classes_together_and_apart(term):
     assert spread(1.0) < 0.9 * spread(0.0)
 
 
+@pytest.mark.long
 def test_training_lowers_the_loss_and_a_file_keeps_the_model(tmp_path):
     model = AuxiliaryModel(binary_student(), "range", weight=0.1, resolutions=(12, 16, 20), seed=5)
     model.compile(tf.keras.optimizers.Adam(1e-2), metrics=["accuracy"])

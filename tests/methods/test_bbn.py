@@ -43,6 +43,7 @@ def test_the_loss_follows_the_formula(step, alpha, smooth_student, images, label
     assert logs["accuracy"] == pytest.approx(np.mean(hits))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step, ignored", [(0, 1), (T, 0)])
 def test_each_end_ignores_the_other_batch(step, ignored, smooth_student, images, labels):
     """At first the re-balancing batch counts for nothing, at last the conventional one."""
@@ -64,6 +65,7 @@ def test_each_end_ignores_the_other_batch(step, ignored, smooth_student, images,
     assert max(np.abs(ours - theirs).max() for ours, theirs in zip(plain, other)) > 0.01
 
 
+@pytest.mark.long
 def test_a_branch_s_batch_norm_sees_its_own_batch_alone(images, labels):
     tf.keras.utils.set_random_seed(0)
     student = resnet_e(4, 12, width=0.125, blocks=(1,))

@@ -48,6 +48,7 @@ def test_the_logits_are_the_mean_of_the_experts():
     np.testing.assert_allclose(experts(features), expected.mean(1), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_branched_student_is_a_student(original, branched, batch):
     assert branched.input_shape == original.input_shape
     assert branched.get_layer("features").output_shape == (None, 3 * 64)
@@ -137,6 +138,7 @@ def test_a_saved_student_gives_the_same_logits(branched, batch, tmp_path):
     assert isinstance(loaded.get_layer("logits"), Experts)
 
 
+@pytest.mark.long
 def test_exports_give_the_same_probabilities_and_every_copy_is_packed(branched, batch, tmp_path):
     model = StudentModel(branched)
     model.export(tmp_path / "saved")

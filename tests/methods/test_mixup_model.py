@@ -48,6 +48,7 @@ def test_lambda_is_uniform_unless_told(smooth_student):
     assert MixupModel(smooth_student()).alpha == 1.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_lambda_is_beta_distributed(alpha, smooth_student):
     """Mean 1/2 and variance 1 / (4 (2 alpha + 1))."""

@@ -104,6 +104,7 @@ def test_stage_2_starts_from_stage_1():
     assert second.layers[-1].name == "logits"
 
 
+@pytest.mark.long
 def test_training_lowers_the_loss_of_its_formula():
     model = OltrModel(oltr_student(), weight=0.5)
     model.compile(tf.keras.optimizers.Adam(1e-2), metrics=["accuracy"])
@@ -130,6 +131,7 @@ def trained():
     return model
 
 
+@pytest.mark.long
 def test_what_is_saved_or_checkpointed_has_the_same_logits(trained, tmp_path):
     trained.save(tmp_path / "model.keras")
     path = tf.train.Checkpoint(**trained.trained_parts()).save(str(tmp_path / "checkpoint"))
@@ -143,6 +145,7 @@ def test_what_is_saved_or_checkpointed_has_the_same_logits(trained, tmp_path):
         assert int(other.optimizer.iterations) == int(trained.optimizer.iterations) == 3
 
 
+@pytest.mark.long
 def test_exports_give_the_students_probabilities(trained, tmp_path):
     expected = tf.nn.softmax(trained.predict(IMAGES, verbose=0)).numpy()
     trained.export(tmp_path / "saved_model")

@@ -164,6 +164,7 @@ def test_the_key_encoder_is_the_moving_average_of_the_query_encoder():
         np.testing.assert_allclose(new, 0.75 * key + 0.25 * query, atol=1e-6)
 
 
+@pytest.mark.long
 def test_training_lowers_the_loss_and_evaluates_single_images(tmp_path):
     model = make_model(binary_student, resolutions=(12, 16, 20))
     model.compile(tf.keras.optimizers.Adam(1e-2), metrics=["accuracy"])
@@ -207,6 +208,7 @@ def test_config_rebuilds_the_model():
     np.testing.assert_allclose(rebuilt.log_prior, np.log(np.array(COUNTS) / 75), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_distribution_strategy_steps_as_none_does():
     losses = []
     for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0"])):

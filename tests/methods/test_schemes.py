@@ -38,6 +38,7 @@ def make(name, eagerly=True, **kwargs):
     return model
 
 
+@pytest.mark.long
 def test_training_lowers_the_loss_at_random_resolutions(name):
     model = make(name, eagerly=False, resolutions=(8, 12, 16))
     data = tf.data.Dataset.from_tensors(batch(name)).repeat(30)
@@ -50,6 +51,7 @@ def test_training_lowers_the_loss_at_random_resolutions(name):
     assert np.mean(after) < 0.7 * before
 
 
+@pytest.mark.long
 def test_a_saved_model_goes_on_as_if_never_saved(name, tmp_path):
     model = make(name, resolutions=(8, 12, 16))
     model.train_on_batch(*batch(name))

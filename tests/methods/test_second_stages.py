@@ -64,6 +64,7 @@ def norms(kernel):
     return np.linalg.norm(kernel, axis=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SECOND_STAGES)
 def test_every_stage_fits_the_last_layer_and_helps_the_tail(name, first, stages):
     kernel, bias = stages[name]
@@ -73,6 +74,7 @@ def test_every_stage_fits_the_last_layer_and_helps_the_tail(name, first, stages)
     assert after > before + 0.03, f"{before:.3f} before, {after:.3f} after"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["crt", pytest.param("fslwf", marks=pytest.mark.slow)])
 def test_what_is_trained_is_a_function_of_the_seed(name, first, stages):
     np.testing.assert_array_equal(SECOND_STAGES[name](first)[0], stages[name][0])

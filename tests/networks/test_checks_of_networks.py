@@ -89,6 +89,7 @@ def arithmetic():
     return tf.keras.Model(images, L.Conv2D(6, 3)(images / 127.5 - 1.0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "build, scales",
     [

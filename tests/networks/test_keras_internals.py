@@ -6,6 +6,7 @@ from pathlib import Path
 
 import candle_tf
 import numpy as np
+import pytest
 import tensorflow as tf
 from candle_tf import StudentModel
 from candle_tf.metrics import ShotAccuracy
@@ -44,6 +45,7 @@ def test_a_dataclass_hides_its_layers_from_keras():
     assert model.layers == [layer] and len(model.weights) == 2
 
 
+@pytest.mark.long
 def test_fit_says_so_to_evaluate(monkeypatch):
     told = []
     evaluate = StudentModel.evaluate

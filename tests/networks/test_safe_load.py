@@ -100,6 +100,7 @@ def functional_model():
     return model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_functional_model_loads_as_saved(suffix, tmp_path):
     model = functional_model()

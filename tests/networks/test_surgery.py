@@ -201,6 +201,7 @@ def test_a_convolution_that_others_see_keeps_its_batch_norm():
     assert norms(fold_batch_norm(model)) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name, left",
     [

@@ -37,6 +37,7 @@ def test_pixels_against_numpy():
     assert sides.tolist() == [[8, 8], [8, 8]]
 
 
+@pytest.mark.long
 def test_measured_moments_are_those_that_the_catalog_declares(shared_data):
     cifar = data.load("tfds:cifar10", str(shared_data / "tfds"))
     mean, _, _ = pixels(cifar.train)

@@ -50,6 +50,7 @@ def rows(report):
     return {first: others for first, *others in table}
 
 
+@pytest.mark.long
 def test_sizes_are_those_of_the_files(report, student, path, tmp_path):
     student.save_weights(tmp_path / "student.weights.h5")
     sizes = {

@@ -69,6 +69,7 @@ def figures_of(path):
     return {png.name for png in path.parent.glob("*.png")}
 
 
+@pytest.mark.long
 def test_a_run_ends_with_a_page_that_needs_nothing_beside_it(finished):
     workdir, metrics = finished
     page = (workdir / "report" / "report.html").read_text()

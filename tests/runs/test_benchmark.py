@@ -97,6 +97,7 @@ def test_a_cells_directory_is_that_of_what_it_runs():
     assert Path(first).parent == Path("out")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change, problem",
     [
@@ -117,6 +118,7 @@ def test_what_cannot_be_made_is_named_before_anything_runs(change, problem, tmp_
         benchmark.check_parts([good, bad])
 
 
+@pytest.mark.long
 def test_a_store_beside_the_cells_serves_those_of_one_calibration(tmp_path):
     base = dataclasses.replace(BASE, teacher_views=2, teacher_store=str(tmp_path / "store"))
     candle, kl, other = benchmark.plan(

@@ -35,6 +35,7 @@ def test_bop_flips_the_binary_weights_and_adam_moves_the_others():
         assert not np.array_equal(after, before[variable.name]), variable.name
 
 
+@pytest.mark.long
 def test_a_student_for_a_checkpoint_needs_no_pretrained_weights():
     """Though it is the network that they are for: QuickNet has another stem below 50 pixels."""
     run = Run(tiny("x", student="larq_zoo:QuickNetSmall:weights='gone.h5'", image_size=32))

@@ -52,6 +52,7 @@ def history(workdir) -> np.ndarray:
     return np.genfromtxt(workdir / "history.csv", delimiter=",", skip_header=1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("update", [4, *(pytest.param(n, marks=SLOW) for n in (1, 5, 6))])
 def test_a_kill_between_checkpoints_changes_nothing(update, undisturbed, tmp_path, monkeypatch):
     settings = tiny(tmp_path, **ALONE, checkpoint_every=2)
@@ -80,6 +81,7 @@ def test_the_logs_of_an_epoch_interrupted_again_and_again_are_those_of_all_of_it
     np.testing.assert_allclose(killed, whole, rtol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("update", [4, pytest.param(6, marks=SLOW)])
 def test_sigterm_saves_and_says_so_by_its_code(update, undisturbed, tmp_path, monkeypatch, capsys):
     before = signal.getsignal(signal.SIGTERM)
@@ -101,6 +103,7 @@ def half_trained(workdir, monkeypatch):
         job.run(tiny(workdir, **ALONE, checkpoint_every=2))
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     undisturbed, tmp_path, monkeypatch, capsys
 ):
@@ -113,6 +116,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     assert_same(tmp_path, undisturbed)
 
 
+@pytest.mark.long
 def test_where_none_can_be_read_the_remedy_is_named(tmp_path, monkeypatch):
     half_trained(tmp_path, monkeypatch)
     for path in (tmp_path / "checkpoints").glob("ckpt-*.data*"):
@@ -121,6 +125,7 @@ def test_where_none_can_be_read_the_remedy_is_named(tmp_path, monkeypatch):
         job.run(tiny(tmp_path, **ALONE))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "text", ["no protocol buffer", *(pytest.param(x, marks=SLOW) for x in (None, ""))]
 )
@@ -139,6 +144,7 @@ def test_a_damaged_list_of_checkpoints_is_no_new_beginning(
     assert_same(tmp_path, undisturbed)
 
 
+@pytest.mark.long
 def test_half_of_a_checkpoint_that_a_slow_disk_left_is_passed_over(
     undisturbed, tmp_path, monkeypatch
 ):
@@ -149,6 +155,7 @@ def test_half_of_a_checkpoint_that_a_slow_disk_left_is_passed_over(
     assert_same(tmp_path, undisturbed)
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_another_version_is_refused_and_left_alone(tmp_path, monkeypatch):
     settings = tiny(tmp_path, **ALONE)
     half_trained(tmp_path, monkeypatch)
@@ -190,6 +197,7 @@ def fill(directory):
             file.write(bytes(4096))
 
 
+@pytest.mark.long
 def test_a_full_and_a_read_only_disk_are_named_and_leave_what_is_there(
     small_disk, undisturbed, monkeypatch
 ):
@@ -212,6 +220,7 @@ def test_a_full_and_a_read_only_disk_are_named_and_leave_what_is_there(
     assert_same(disk / "run", undisturbed)
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
     half_trained(tmp_path, monkeypatch)
     flags = tmp_path / "flags.cfg"
@@ -221,6 +230,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
         job.run(wider)
 
 
+@pytest.mark.long
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     settings = tiny(tmp_path, **ALONE)
 

@@ -19,6 +19,7 @@ from tiny_runs import ALONE, assert_same, history, kill, tiny, weights
 pytestmark = pytest.mark.usefixtures("no_report")
 
 
+@pytest.mark.long
 def test_tensorboard_events(finished):
     workdir, _ = finished
     events = next((workdir / "tensorboard" / "train").glob("events*"))
@@ -29,6 +30,7 @@ def test_tensorboard_events(finished):
     assert tags >= {f"epoch_{name}" for name in wanted}
 
 
+@pytest.mark.long
 def test_an_interrupted_run_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatch):
     settings = tiny(tmp_path, resolutions=(12, 16, 20))
     kill(settings, monkeypatch, 0)
@@ -60,6 +62,7 @@ def test_nan_in_training_names_the_remedy(tmp_path):
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) is None
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     """A file-size limit stands for the full disk: the second checkpoint cannot be written."""
     script = f"""
@@ -104,6 +107,7 @@ def with_nan(monkeypatch, bad):
     monkeypatch.setattr(Entrance, "checked", lambda self, x, y=None: x)
 
 
+@pytest.mark.long
 def test_a_batch_with_nan_is_noted_and_left_out_on_demand(tmp_path, monkeypatch, capsys):
     with_nan(monkeypatch, [4, 5])
     settings = tiny(tmp_path / "run", **ALONE)
@@ -129,6 +133,7 @@ def test_a_batch_with_nan_is_noted_and_left_out_on_demand(tmp_path, monkeypatch,
     assert all(np.isfinite(value).all() for value in weights(tmp_path / "run"))
 
 
+@pytest.mark.long
 def test_left_out_batches_are_those_and_no_others():
     run = Run(tiny("unused", **ALONE, sampler="class_balanced"))
     every = [labels.numpy() for _, labels in run.training_stream()]
@@ -142,6 +147,7 @@ def test_left_out_batches_are_those_and_no_others():
             np.testing.assert_array_equal(labels, run.examples.train.labels[indices])
 
 
+@pytest.mark.long
 def test_skipping_has_an_end(tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "MOST_SKIPPED", 2)
     with_nan(monkeypatch, [0, 1, 2])

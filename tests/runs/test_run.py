@@ -75,6 +75,7 @@ def counted(take, calls: list):
     return wrapped
 
 
+@pytest.mark.long
 def test_a_run_from_a_teacher_store_shows_each_view_once(with_views, tmp_path, monkeypatch):
     settings, results = with_views
     assert results["seconds"]["teacher_views"] > 0 and 0 < results["student"]["test"]["overall"]
@@ -86,6 +87,7 @@ def test_a_run_from_a_teacher_store_shows_each_view_once(with_views, tmp_path, m
     assert store.records().shape == (len(store),) == (4 * len(store.examples),)
 
 
+@pytest.mark.long
 def test_an_interrupted_run_from_a_teacher_store_ends_the_same(with_views, tmp_path, monkeypatch):
     settings = tiny(tmp_path, **VIEWS)
     kill(settings, monkeypatch, 0)
@@ -95,6 +97,7 @@ def test_an_interrupted_run_from_a_teacher_store_ends_the_same(with_views, tmp_p
     assert not (tmp_path / "calibration").exists()  # the features have served
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change, named",
     [
@@ -125,6 +128,7 @@ def test_the_report_is_told_the_sizes_that_were_drawn(finished, monkeypatch):
     assert len(set(np.ravel(told))) > 1
 
 
+@pytest.mark.long
 def test_a_run_does_not_fail_for_want_of_a_report(finished, monkeypatch, capsys):
     def fail(*args):
         raise ImportError("matplotlib is not installed: here is how.")
@@ -163,6 +167,7 @@ def test_each_step_turns_to_the_second_branch(monkeypatch):
     assert [model.total_steps for model in models] == [3, 6]
 
 
+@pytest.mark.long
 def test_the_second_step_goes_on_from_all_that_the_first_learned(tmp_path, monkeypatch):
     models = []
     monkeypatch.setattr(job, "fit", lambda run, model, *args: models.append(model) or 0.0)
@@ -176,6 +181,7 @@ def test_the_second_step_goes_on_from_all_that_the_first_learned(tmp_path, monke
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("given, expected", [((), (0.05, 0.1)), ((0.3, 0.0), (0.3, 0.0))])
 def test_factors_of_label_aware_smoothing(given, expected, finished, tmp_path, monkeypatch):
     told = []
@@ -237,6 +243,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
                 pass
 
 
+@pytest.mark.long
 def test_a_first_stage_of_other_images_is_refused(tmp_path):
     own = own_images(tmp_path / "images", range(24))
     first = tiny(tmp_path / "first", method="cross_entropy", epochs=1, **own)
@@ -264,6 +271,7 @@ def test_restore(finished):
 ONE_A_KIND = ("mislas", "bbn")  # a second stage, and a scheme with a model of its own
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "method",
     [m if m in ONE_A_KIND else pytest.param(m, marks=pytest.mark.slow) for m in METHODS],
@@ -276,6 +284,7 @@ def test_every_method_runs_and_is_restored(method, tmp_path):
     assert Run(settings).evaluate()["test"] == results["student"]["test"]
 
 
+@pytest.mark.long
 def test_no_epochs_measures_the_teacher_alone(tmp_path):
     settings = tiny(tmp_path, epochs=0, validation_split=0.2)
     results = job.run(settings)

@@ -73,6 +73,7 @@ def test_every_width_is_tested():
     assert set(BITS) == {"1", *CHANGED} == {*LEVELS, "32"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bits", LEVELS)
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_and_inputs_take_the_values_of_the_width(name, bits):
@@ -248,6 +249,7 @@ def test_a_requantized_student_is_saved_and_safely_reloaded(bits, tmp_path):
     assert lq.models.ModelProfile(again).memory == lq.models.ModelProfile(student).memory
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:The `keras.initializers.serialize")
 def test_a_zoo_student_at_32_bits_has_no_binary_operations():
     student = create("larq_zoo:QuickNetSmall", num_classes=5, image_size=32)

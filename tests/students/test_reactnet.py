@@ -189,6 +189,7 @@ def test_the_layers_are_those_of_mobilenet_v1(full_size):
     assert full_size.output_shape == (None, 1000)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("network, stem", [("at_63_pixels", 4), ("at_64_pixels", 3)])
 def test_width_scales_every_channel(network, stem, full_size, request):
     network = request.getfixturevalue(network)
@@ -221,6 +222,7 @@ def test_every_weight_learns(student):
         assert np.abs(gradient).max() > 0, variable.name
 
 
+@pytest.mark.long
 def test_the_weights_work_at_other_sizes(student):
     network = any_size(student)
     np.testing.assert_allclose(network(IMAGES), student(IMAGES), rtol=1e-4, atol=1e-4)

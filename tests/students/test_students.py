@@ -58,6 +58,7 @@ def fit_until_sure(student: tf.keras.Model, images, labels):
             return
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["resnet_e", *SLOW])
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 def test_every_student_trains_saves_and_exports(name, cifar10, tmp_path):
@@ -153,6 +154,7 @@ def test_a_zoo_student_works_at_other_sizes(quicknet):
     assert any_size(quicknet)(tf.zeros((1, 96, 80, 3))).shape == (1, 7)
 
 
+@pytest.mark.long
 def test_a_zoo_student_starts_from_a_weights_file(quicknet, tmp_path):
     network = zoo_networks()["QuickNetSmall"](weights=None, include_top=False)
     network.save_weights(tmp_path / "weights.h5")

@@ -88,6 +88,7 @@ def test_a_damaged_record_is_named(tmp_path):
         rows.verify()
 
 
+@pytest.mark.long
 def test_a_full_disk_says_how_to_go_on(tmp_path):
     """A file-size limit stands for the full disk."""
     code = f"""
@@ -139,6 +140,7 @@ def test_a_fingerprint_tells_values_shapes_and_order():
     assert fingerprint([a.copy(), files.copy()]) == fingerprint([a, files])
 
 
+@pytest.mark.long
 def test_a_locked_directory_keeps_other_processes_out(tmp_path):
     code = f"from candle_tf.utils.files import locked\nwith locked({str(tmp_path)!r}): pass"
     with locked(tmp_path):

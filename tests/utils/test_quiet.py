@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from candle_tf.utils.quiet import without_noise
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,7 @@ def test_errors_pass_with_what_was_written_before(capfd):
     assert "why it failed" in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_an_import_is_quiet():
     code = "import candle_tf, tensorflow; print(tensorflow.keras.Model.__module__)"
     env = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
