@@ -9,21 +9,11 @@ import pytest
 from candle_tf.reports.report import write_report
 from candle_tf.runs import job
 from candle_tf.runs.run import Run
-from candle_tf.runs.settings import Settings
 from matplotlib.figure import Figure
+from tiny_runs import TINY
 
-SETTINGS = Settings(
-    dataset="digits",
-    imbalance_ratio=10,
-    student="resnet_e:width=0.125",
-    image_size=16,
-    resolutions=(12, 16, 20),
-    epochs=2,
-    steps_per_epoch=3,
-    batch_size=32,
-    calibration_epochs=2,
-    calibration_views=1,
-)
+pytestmark = pytest.mark.long
+SETTINGS = dataclasses.replace(TINY, resolutions=(12, 16, 20))
 FIGURES = {
     "training_distribution.png",
     "accuracy_by_training_images.png",

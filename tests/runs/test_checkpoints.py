@@ -246,6 +246,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "checkpoints").glob("*.index")] == ["ckpt-1.index"]
 
 
+@pytest.mark.long
 def test_sigterm_in_the_last_save_is_heard(tmp_path, monkeypatch):
     ours = Checkpoints.save
 
@@ -263,6 +264,7 @@ def test_sigterm_in_the_last_save_is_heard(tmp_path, monkeypatch):
     assert job.run(tiny(tmp_path, **ALONE))["updates"] == 9
 
 
+@pytest.mark.long
 def test_a_finished_run_with_a_damaged_checkpoint_says_so(tmp_path):
     settings = tiny(tmp_path, **ALONE)
     job.run(settings)

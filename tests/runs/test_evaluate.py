@@ -5,6 +5,7 @@ from candle_tf.runs.run import Run
 from tiny_runs import tiny
 
 
+@pytest.mark.long
 def test_predictions_are_those_of_the_metrics(finished):
     workdir, results = finished
     kept = np.load(workdir / "predictions.npz")

@@ -168,6 +168,7 @@ def test_workers_at_parts_of_the_batch_train_as_one_at_the_whole(workers, traine
         np.testing.assert_allclose(several[name], one[name], rtol=0, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.long
 def test_a_binary_students_first_step_is_that_of_one_worker(trained):
     """But for rounding, which may flip a sign: 1e-4 of losses, 1 % of the gradient's length."""
     one, two = trained("binary", 1), trained("binary", 2)
@@ -194,6 +195,7 @@ def flags(workdir, **others):
     return [*TRAIN, *(f"--{name}={value}" for name, value in given.items())]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("slurm", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_two_workers_run_the_main_job_and_the_first_writes(slurm, tmp_path):
     first, second = finish(start(2, flags(tmp_path / "run", sync_batch_norm=True), slurm=slurm))
@@ -223,6 +225,7 @@ def train_on_two_cpus(workdir: str):
     assert share_of(build_strategy("mirrored")) == data.Share(replicas=2)
 
 
+@pytest.mark.long
 def test_all_devices_of_a_machine_run_the_main_job(tmp_path):
     finish(start(1, call("train_on_two_cpus", str(tmp_path / "run"))))
     assert (tmp_path / "run" / "saved_model").exists()
@@ -293,6 +296,7 @@ def shown(tmp_path_factory):
     return directory
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "strategy, workers",
     [pytest.param("mirrored", 1, marks=pytest.mark.slow), ("multiworker", 2)],
