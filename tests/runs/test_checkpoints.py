@@ -225,7 +225,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
     half_trained(tmp_path, monkeypatch)
     flags = tmp_path / "flags.cfg"
     flags.write_text(flags.read_text().replace("width=0.125", "width=0.25"))
-    wider = tiny(tmp_path, **ALONE, student="resnet_e:width=0.25")
+    wider = tiny(tmp_path, **ALONE, student="resnet_e:width=0.25,blocks=(1,1)")
     with pytest.raises(ValueError, match="comes from another version or another network"):
         job.run(wider)
 
