@@ -23,7 +23,7 @@ from candle_tf.networks.keras_internals import (
     skipped_with,
 )
 from candle_tf.networks.surgery import check_size, synchronizes
-from candle_tf.resolution import resize
+from candle_tf.resolution import in_proportion, resize
 from candle_tf.student_model import StudentModel, batch_mean
 from candle_tf.teacher import Teacher
 
@@ -274,10 +274,7 @@ class CandleModel(StudentModel):
 
     def teacher_size(self, size: tf.Tensor | int) -> tf.Tensor | int:
         """Returns the teacher's input size, in proportion to the student's."""
-        ratio = self.teacher.image_size / self.resolution.base
-        if isinstance(size, int):
-            return round(ratio * size)
-        return tf.cast(tf.round(ratio * tf.cast(size, tf.float32)), tf.int32)
+        return in_proportion(size, self.resolution.base, self.teacher.image_size)
 
     def get_config(self):
         """Returns the arguments of the constructor as Keras saves them."""

@@ -136,3 +136,21 @@ def resize(images: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
     if not isinstance(size, int):
         return tf.cond(size >= max(height, width), lambda: to_size(False), lambda: to_size(True))
     return images if height == width == size else to_size(size < max(height, width))
+
+
+def in_proportion(size: tf.Tensor | int, base: int, other: int) -> tf.Tensor | int:
+    """Returns the size that is to `other` as `size` is to `base`, rounded; int32 for a tensor.
+
+    Args:
+        size: Side in pixels, such as the student's in a batch.
+        base: Base size of the same network.
+        other: Base size of the other network, such as the teacher's.
+
+    Example:
+        >>> in_proportion(24, base=32, other=128)
+        96
+    """
+    ratio = other / base
+    if isinstance(size, int):
+        return round(ratio * size)
+    return tf.cast(tf.round(ratio * tf.cast(size, tf.float32)), tf.int32)

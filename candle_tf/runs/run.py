@@ -13,7 +13,7 @@ from candle_tf.data.pipeline import training_places
 from candle_tf.methods import Method
 from candle_tf.networks.surgery import at_policy, check_size
 from candle_tf.reports.tables import summary_table
-from candle_tf.resolution import RandomResolution, resize
+from candle_tf.resolution import RandomResolution, in_proportion, resize
 from candle_tf.runs.build import named_teacher
 from candle_tf.runs.checkpoints import restored
 from candle_tf.runs.evaluate import logits_of, save_predictions
@@ -217,7 +217,8 @@ class Run:
 
     def teacher_size(self, size: int) -> int:
         """Returns the side of the teacher's images if that of the student's images is `size`."""
-        return round(self.settings.teacher_image_size / self.settings.image_size * size)
+        settings = self.settings
+        return in_proportion(size, settings.image_size, settings.teacher_image_size)
 
     @cached_property
     def view_size(self) -> int:
