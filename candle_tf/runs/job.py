@@ -71,9 +71,8 @@ def train(dataset: str, *, workdir: str, **settings) -> Run:
     names = {field.name: field for field in dataclasses.fields(Settings)}
     for name in settings:
         lookup("setting", name, names)
-    given = Settings(dataset=dataset, workdir=str(workdir), **settings)
-    run(given)
-    return Run(given)
+    finished, _ = run_to_the_end(Settings(dataset=dataset, workdir=str(workdir), **settings))
+    return finished
 
 
 def run(settings: Settings) -> dict:
@@ -86,11 +85,18 @@ def run(settings: Settings) -> dict:
         ValueError, OSError: One sentence with cause and remedy.
         SystemExit: `checkpoints.INTERRUPTED` or `distribution.WORKER_LOST`.
     """
+    _, results = run_to_the_end(settings)
+    return results
+
+
+def run_to_the_end(settings: Settings) -> tuple[Run, dict]:
+    """Completes a run, of all workers, and returns it with the images that it read."""
     strategy = build_strategy(settings.strategy)  # before TensorFlow runs anything
     with stopping_with_the_others(strategy):
-        results = complete(Run(settings))
+        finished = Run(settings)
+        results = complete(finished)
         meet(strategy)
-    return results
+    return finished, results
 
 
 def complete(run: Run) -> dict:
