@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.data.own_images.images import MARK, decode, read_image, stamp_of
+from candle_tf.data.own_images.images import MARK, decode, look_at_files, read_image, stamp_of
 from candle_tf.data.pixel_file import PixelFile
 from candle_tf.utils.files import fingerprint
 
@@ -64,28 +64,35 @@ class Examples:
         held = tf.gather(self.images, index)
         return read_image(held) if self.on_disk else decode(held)
 
-    def files(self) -> list[np.ndarray]:
-        """Returns the names of images on disk, bytes (n,), and their sizes and times, (n, 2).
+    def paths(self) -> list[str]:
+        """Returns the paths of images on disk."""
+        return [os.fsdecode(path) for path in self.images.numpy()]
 
-        Directories are left out, so that a set may be moved.
+    def files(self) -> list[np.ndarray]:
+        """Returns the names of images on disk, bytes (n,), and their sizes in bytes, (n,).
+
+        Directories are left out, so that a set may be moved; times of change, so that it may be
+        copied.
         """
-        paths = [os.fsdecode(path) for path in self.images.numpy()]
+        paths = self.paths()
         names = np.array([os.path.basename(path).encode() for path in paths], object)
-        return [names, stamp_of(paths)[:, :2]]
+        return [names, stamp_of(paths)[:, 0]]
 
     def fingerprint(self) -> str:
-        """Returns a digest of images and labels; for files on disk, of what `files` returns."""
-        if self.on_disk:
-            parts = self.files()
+        """Returns a digest of images and labels; for files on disk, of their pixels."""
+        if self.on_disk:  # a copied file keeps its pixels, but not its times
+            parts = [self.recognised_by()["content"]]
         else:
             starts = range(0, len(self), 1024)  # not all of them twice in memory
             parts = (self.images[i : i + 1024].numpy() for i in starts)
         return fingerprint(itertools.chain(parts, [self.labels]))
 
     def recognised_by(self) -> np.ndarray:
-        """Returns the marks of the images; for images in memory, digests of their pixels."""
+        """Returns the marks of the images; for images in memory, digests of what is held."""
         if self.marks is not None:
             return self.marks
+        if self.on_disk:
+            return look_at_files(self.paths()).marks
         marks = np.zeros(len(self), MARK)
         for start in range(0, len(self), 1024):  # not all of them twice in memory
             for i, held in enumerate(self.images[start : start + 1024].numpy(), start):

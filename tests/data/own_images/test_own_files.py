@@ -2,6 +2,7 @@ import csv
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -378,9 +379,14 @@ def test_a_fingerprint_is_of_the_files_wherever_they_lie(tree):
     first = data.load(spec).fingerprint()
     moved = tree.parent / "moved"
     shutil.copytree(tree, moved, copy_function=shutil.copyfile)  # with times of its own
-    assert data.load(f"folder:{moved}").fingerprint() == first
+    copy = data.load(f"folder:{moved}")
+    assert copy.fingerprint() == first
+    assert copy.train.fingerprint() == data.load(spec).train.fingerprint()
+    assert replace(copy.train, marks=None).fingerprint() == copy.train.fingerprint()
     save(moved / "train" / "cat" / "000.png", (200, 100, 50))
-    assert data.load(f"folder:{moved}").fingerprint() != first
+    changed = data.load(f"folder:{moved}")
+    assert changed.fingerprint() != first
+    assert changed.train.fingerprint() != copy.train.fingerprint()
     os.rename(tree / "train" / "cat", tree / "train" / "zebra")
     os.rename(tree / "test" / "cat", tree / "test" / "zebra")
     assert data.load(spec).fingerprint() != first
