@@ -155,6 +155,7 @@ def trained():
     return model, images, history
 
 
+@pytest.mark.long
 def test_a_student_with_a_cosine_classifier_trains_by_ldam(trained, tmp_path):
     model, images, history = trained
     assert history[-1] < 0.5 * history[0]
@@ -166,6 +167,7 @@ def test_a_student_with_a_cosine_classifier_trains_by_ldam(trained, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_a_cosine_classifier_exports(trained, tmp_path):
     model, images, _ = trained
     expected = tf.nn.softmax(model(images)).numpy()
@@ -175,6 +177,7 @@ def test_a_cosine_classifier_exports(trained, tmp_path):
     np.testing.assert_allclose(serve(images=images)["probabilities"], expected, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings(r"ignore:\s*Warning. tf.lite.Interpreter is deprecated:UserWarning")
 def test_a_cosine_classifier_converts_for_devices(trained):
     from larq_compute_engine.tflite.python.interpreter import Interpreter

@@ -59,6 +59,7 @@ def test_a_model_file_loads_and_trains_on(earlier):
     assert updates == 4 and int(model.optimizer.iterations) == 6
 
 
+@pytest.mark.long
 def test_a_weights_file_loads(earlier):
     inputs = tf.keras.Input((None, None, 3))
     x = layers.Rescaling(1 / 127.5, -1.0)(inputs)
@@ -80,6 +81,7 @@ def test_a_weights_file_loads(earlier):
     assert_gives_the_same(model)
 
 
+@pytest.mark.long
 def test_a_finished_run_is_taken_as_finished(earlier, capsys):
     workdir = earlier / "finished"
     settings = tiny(workdir, **RUN)

@@ -85,7 +85,12 @@ def test_the_source_gives_the_students_classes_and_logits(here, student, images)
 
 
 @pytest.mark.parametrize(
-    "level, flags", [("-O0", ["-DSTUDENT_PORTABLE"]), ("-Os", []), ("-O2", ["-DSTUDENT_NO_AVX512"])]
+    "level, flags",
+    [
+        pytest.param("-O0", ["-DSTUDENT_PORTABLE"], marks=pytest.mark.long),
+        ("-Os", []),
+        ("-O2", ["-DSTUDENT_NO_AVX512"]),
+    ],
 )
 def test_every_set_of_instructions_gives_the_same_bits(
     flags, level, source, here, images, tmp_path

@@ -81,12 +81,14 @@ def served(trained, images, tmp_path_factory):
     return report, np.load(directory / "answers.npz"), path
 
 
+@pytest.mark.long
 def test_it_needs_no_larq_and_no_library(served):
     report, _, _ = served
     assert not {"larq", "candle_tf"} & set(report["modules"])
     assert report["signatures"] == ["serving_default", "serving_uint8"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["float", "uint8", "other"])
 def test_probabilities_are_the_students(name, served, trained, images):
     _, answers, _ = served
@@ -101,18 +103,21 @@ def test_probabilities_are_the_students(name, served, trained, images):
     np.testing.assert_array_equal(classes, probabilities.argmax(-1))
 
 
+@pytest.mark.long
 def test_bytes_and_floats_are_served_alike(served):
     _, answers, _ = served
     for key in ("probabilities", "classes"):
         np.testing.assert_array_equal(answers[f"uint8 {key}"], answers[f"float {key}"])
 
 
+@pytest.mark.long
 def test_class_names_are_an_asset(served):
     report, _, path = served
     assert report["asset"] == str(path / "assets" / "class_names.txt")
     assert report["class_names"].splitlines() == NAMES
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name, dtype", [("serving_default", "float32"), ("serving_uint8", "uint8")]
 )

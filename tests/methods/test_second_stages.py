@@ -81,6 +81,7 @@ def test_what_is_trained_is_a_function_of_the_seed(name, first, stages):
     assert not np.allclose(SECOND_STAGES[name](replace(first, seed=1))[0], stages[name][0])
 
 
+@pytest.mark.long
 def test_crt_starts_afresh_and_mislas_from_the_first_classifier(first):
     still = replace(first, learning_rate=1e-9, epochs=1)
     turned = replace(still, kernel=-first.kernel)
@@ -89,6 +90,7 @@ def test_crt_starts_afresh_and_mislas_from_the_first_classifier(first):
     np.testing.assert_allclose(mislas(turned)[0], -first.kernel, atol=1e-5)
 
 
+@pytest.mark.long
 def test_lws_scales_each_class_and_keeps_its_direction(first, stages):
     kernel, bias = stages["lws"]
     factors = norms(kernel) / norms(first.kernel)
@@ -197,6 +199,7 @@ def test_weight_balancing_keeps_the_norms_in_its_ball(first, stages):
     assert before.max() > radius and (after <= radius * (1 + 1e-5)).all()
 
 
+@pytest.mark.long
 def test_weight_balancing_weighs_a_class_as_its_effective_number_says(first):
     # Without information in the features, the optimum is softmax(b)_c ~ n_c * weight_c.
     flat = replace(

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import tensorflow as tf
 from candle_tf.methods.weight_generator import WeightGenerator, learn_to_generate
 
@@ -41,6 +42,7 @@ def test_generated_weights_are_the_papers_formula():
     np.testing.assert_allclose(made, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 def test_episodes_teach_every_part_and_finite_values_only():
     labels = np.repeat(np.arange(4), [30, 20, 10, 3])
     features = RNG.normal(size=(4, 6))[labels] * 2 + RNG.normal(size=(63, 6))
@@ -53,6 +55,7 @@ def test_episodes_teach_every_part_and_finite_values_only():
         assert np.abs(after - before).max() > 1e-2, after.name
 
 
+@pytest.mark.long
 def test_learning_improves_the_weights_of_classes_it_never_met():
     """Noise in half of the dimensions: phi_avg learns to leave them out."""
     signal = np.repeat([1.0, 0.0], 8)

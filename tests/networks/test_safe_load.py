@@ -133,6 +133,7 @@ def test_a_larq_model_loads_as_saved(suffix, tmp_path):
     assert loaded.layers[2].input_quantizer.get_config()["clip_value"] == 1.25
 
 
+@pytest.mark.long
 def test_a_real_teacher_loads(shared_data):
     path = shared_data / "weights" / "mobilenet_1_0_conv_pw_12.h5"
     model, images = load_model(path), np.zeros((1, 128, 128, 3), "float32")

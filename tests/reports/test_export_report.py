@@ -67,18 +67,21 @@ def test_sizes_are_those_of_the_files(report, student, path, tmp_path):
     assert sizes["LCE"] < sizes["TFLite, float32"] / 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bits", [1, 32])
 def test_operations_are_those_that_larq_counts(bits, report, student):
     (macs,) = rows(report)[f"{bits}-bit"]
     assert int(macs.replace(",", "")) == lq.models.ModelProfile(student).op_count("mac", bits) > 0
 
 
+@pytest.mark.long
 def test_every_layer_has_a_row(report, student):
     table = report[report.index("stats-") : report.index("summary-")]
     layers = [layer.name for layer in student.layers]
     assert re.findall(r"^\| (\w+) ", table, re.MULTILINE) == ["Layer", *layers, "Total"]
 
 
+@pytest.mark.long
 def test_latencies_and_their_ratio(report, measured):
     tables = report[report.index("| ms an image |") :]
     assert min(measured.values()) > 0 and list(measured) == ["LCE", "TFLite, float32"]
@@ -89,5 +92,6 @@ def test_latencies_and_their_ratio(report, measured):
     assert f"LCE takes {ratio:.2f} times as long as TFLite" in report
 
 
+@pytest.mark.long
 def test_it_is_about_this_student_at_this_size(report):
     assert report.startswith("# resnet_e at 32 pixels\n")

@@ -22,6 +22,7 @@ def test_warm_up_rises_from_0_and_then_anneals_to_0():
     np.testing.assert_allclose([rate(step) for step in steps], expected, atol=1e-7)
 
 
+@pytest.mark.long
 def test_bop_flips_the_binary_weights_and_adam_moves_the_others():
     model, student = compiled(binary_optimizer="bop:gamma=1.0,threshold=0.0")
     before = {v.name: v.numpy() for v in student.trainable_variables}
@@ -46,6 +47,7 @@ def test_a_student_for_a_checkpoint_needs_no_pretrained_weights():
     assert [w.shape for w in student.weights] == [w.shape for w in large.weights]
 
 
+@pytest.mark.long
 def test_precision_is_that_of_teacher_and_student(tmp_path):
     teacher = Run(tiny(tmp_path, precision="mixed_bfloat16")).teacher
     assert teacher.encoder.layers[-2].compute_dtype == "bfloat16"
@@ -67,6 +69,7 @@ def test_the_teacher_of_the_digits_is_for_no_other_images(tmp_path):
     Run(tiny(tmp_path)).check_teacher()
 
 
+@pytest.mark.long
 def test_few_updates_are_said_before_they_are_made(tmp_path, capsys):
     few = {"method": "cross_entropy", "steps_per_epoch": None, "epochs": 1}
     job.prepare(Run(tiny(tmp_path, **few)))

@@ -56,6 +56,7 @@ def test_so_does_one_with(practice, tmp_path, monkeypatch):
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.long
 def test_nan_in_training_names_the_remedy(tmp_path):
     with pytest.raises(ValueError, match="NaN or Inf in update .*Lower `learning_rate`"):
         job.run(tiny(tmp_path, method="cross_entropy", learning_rate=1e38))

@@ -319,7 +319,11 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"teacher": "kears:MobileNet"}, "did you mean 'keras:MobileNet'"),
         ({"teacher": "Letters"}, "did you mean 'letters'"),
         ({"teacher_preprocessing": "tensorflow"}, "Unknown teacher_preprocessing"),
-        ({"teacher": "keras:InceptionV3", "teacher_weights": ""}, "teacher can downsample"),
+        pytest.param(
+            {"teacher": "keras:InceptionV3", "teacher_weights": ""},
+            "teacher can downsample",
+            marks=pytest.mark.long,
+        ),
         ({"sampler": "class_balance"}, "did you mean 'class_balanced'"),
         ({"sampler": "progressively_balanced"}, "train for more updates"),
         ({"method": "crt", "sampler": "progressively_balanced"}, "train for more updates"),

@@ -10,7 +10,7 @@ from candle_tf.students.bits import dorefa, is_binary
 
 layers = tf.keras.layers
 IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
-NAMES = ["resnet_e", "reactnet_a"]
+NAMES = ["resnet_e", pytest.param("reactnet_a", marks=pytest.mark.long)]
 CHANGED = ["ternary", "2", "4", "32"]
 
 # By bits: the precision, and every value of the kernels and the inputs.

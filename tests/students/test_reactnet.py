@@ -158,6 +158,7 @@ def test_a_saved_model_keeps_both_layers(load, name, tmp_path):
     assert convolution.input_quantizer.precision == 3
 
 
+@pytest.mark.long
 def test_the_operations_are_the_published_ones(full_size):
     profile = lq.models.ModelProfile(full_size)
     binary, real = profile.op_count("mac", 1), profile.op_count("mac", 32)
@@ -206,6 +207,7 @@ def test_a_width_without_channels_is_refused(width):
         reactnet_a(5, width=width)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("network, side", [("at_63_pixels", 63), ("at_64_pixels", 32)])
 def test_below_64_pixels_the_stem_does_not_stride(network, side, request):
     convolutions = of_type(request.getfixturevalue(network), layers.Conv2D)

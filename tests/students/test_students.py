@@ -133,6 +133,7 @@ def test_a_zoo_student_is_flat_and_scales_raw_pixels_as_larq_zoo_does(quicknet):
     np.testing.assert_allclose(scaled, expected, atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_zoo_student_computes_what_larq_zoo_does(quicknet):
     """With its own classifier, on the network that larq-zoo builds with its top."""
     original = zoo_networks()["QuickNetSmall"](weights=None, input_shape=(64, 64, 3), num_classes=7)
@@ -142,6 +143,7 @@ def test_a_zoo_student_computes_what_larq_zoo_does(quicknet):
     np.testing.assert_allclose(tf.nn.softmax(quicknet(x)), original(scaled), atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_zoo_student_takes_pixels_and_gives_logits_in_float32_at_any_precision():
     with computing_in("mixed_bfloat16"):
         student = students.create("larq_zoo:QuickNetSmall", num_classes=7, image_size=64)
@@ -150,6 +152,7 @@ def test_a_zoo_student_takes_pixels_and_gives_logits_in_float32_at_any_precision
     assert {layer.compute_dtype for layer in student.layers} == {"float32", "bfloat16"}
 
 
+@pytest.mark.long
 def test_a_zoo_student_works_at_other_sizes(quicknet):
     assert any_size(quicknet)(tf.zeros((1, 96, 80, 3))).shape == (1, 7)
 

@@ -159,6 +159,7 @@ def trained(tmp_path_factory):
     return of
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_workers_at_parts_of_the_batch_train_as_one_at_the_whole(workers, trained):
     one, several = trained("float64", 1), trained("float64", workers)
