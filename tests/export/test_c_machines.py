@@ -88,7 +88,7 @@ def test_the_source_gives_the_students_classes_and_logits(here, student, images)
     "level, flags",
     [
         pytest.param("-O0", ["-DSTUDENT_PORTABLE"], marks=pytest.mark.long),
-        ("-Os", []),
+        pytest.param("-Os", [], marks=pytest.mark.long),
         ("-O2", ["-DSTUDENT_NO_AVX512"]),
     ],
 )

@@ -61,6 +61,7 @@ def test_photographs_are_cut_as_evaluation_cuts_them(format, exports, photos):
     assert whole != lines
 
 
+@pytest.mark.long
 def test_a_bad_file_is_named_and_the_others_go_on(exports, photos):
     lines = []
     model = exports["saved_model"]

@@ -56,6 +56,7 @@ def test_a_branched_student_is_a_student(original, branched, batch):
     assert StudentModel(branched, resolutions=(12, 16, 20))(batch).shape == (6, 5)
 
 
+@pytest.mark.long
 def test_the_last_residual_block_stands_in_copies_and_the_trunk_once(original, branched):
     names = [layer.name for layer in convolutions(original)]
     copies = [f"branch_{i}_{names[-1]}" for i in range(3)]
@@ -91,6 +92,7 @@ def without_names(config):
     return {key: value for key, value in config.items() if key != "name"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bits", ["1", "4"])
 def test_every_larq_layer_keeps_its_quantizers_and_constraints(bits):
     student = at_bits(resnet_e(3, SIZE, width=0.125), bits)
@@ -102,6 +104,7 @@ def test_every_larq_layer_keeps_its_quantizers_and_constraints(bits):
         assert without_names(copy.get_config()) == without_names(last)
 
 
+@pytest.mark.long
 def test_a_branched_student_takes_other_quantizers():
     student = at_bits(branch(resnet_e(3, SIZE, width=0.125), 2), "32")
     assert len(convolutions(student)) == 2 + 2

@@ -99,10 +99,12 @@ def test_lws_scales_each_class_and_keeps_its_direction(first, stages):
     assert np.ptp(factors) > 0.05, "the factors did not learn"
 
 
+@pytest.mark.long
 def test_mislas_leaves_the_directions_of_the_first_stage(first, stages):
     assert not np.allclose(directions(stages["mislas"][0]), directions(first.kernel), atol=1e-2)
 
 
+@pytest.mark.long
 def test_mislas_smooths_as_much_as_it_is_told_to(first, stages):
     def confidence(kernel, bias):
         p = np.exp(first.features @ kernel + bias)

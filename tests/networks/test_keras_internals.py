@@ -73,6 +73,7 @@ def test_slots_are_there_before_the_first_update():
     assert len(slots) == 2 * len(model.descending_variables())
 
 
+@pytest.mark.long
 def test_the_first_step_is_traced_once():
     """Variables that a first step creates would have TensorFlow trace it a second time."""
     model, traced = student_model(), []

@@ -190,6 +190,7 @@ def test_a_convolution_works_on_dorefa_inputs_and_weights(name, bits):
     np.testing.assert_allclose(layer(x), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bits", CHANGED)
 def test_rsign_keeps_its_shift_around_another_quantizer(bits):
     inner = lq.quantizers.get(BITS[bits]["input_quantizer"])

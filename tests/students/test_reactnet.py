@@ -168,6 +168,7 @@ def test_the_operations_are_the_published_ones(full_size):
     assert profile.op_count("mac") == binary + real
 
 
+@pytest.mark.long
 def test_the_layers_are_those_of_mobilenet_v1(full_size):
     (stem,) = [c for c in of_type(full_size, layers.Conv2D) if not hasattr(c, "kernel_quantizer")]
     assert stem.output_shape == (None, 112, 112, 32) and stem.strides == (2, 2)
@@ -215,6 +216,7 @@ def test_below_64_pixels_the_stem_does_not_stride(network, side, request):
         assert convolution.get_output_shape_at(0)[1] == expected
 
 
+@pytest.mark.long
 def test_every_weight_learns(student):
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(student(IMAGES, training=True)[:, 0] * [1.0, -2.0])
@@ -233,6 +235,7 @@ def test_the_weights_work_at_other_sizes(student):
         assert logits.shape == (2, 5) and np.isfinite(logits).all()
 
 
+@pytest.mark.long
 def test_shortcuts_alone_carry_the_stem_to_the_features(at_64_pixels):
     student = randomize(at_64_pixels)
     for _, norm, activation in units(student):
