@@ -464,11 +464,15 @@ def sizes_in_turn(resolution: RandomResolution, views: int) -> np.ndarray:
 
 
 def plan_views(
-    images: int, draws: float, speed: Callable[[], float], resolution: RandomResolution
+    images: int,
+    draws: float,
+    speed: Callable[[], float],
+    resolution: RandomResolution,
+    most_seconds: float = MOST_SECONDS,
 ) -> tuple[int, str]:
     """Returns the number of views that the teacher should see beforehand, and the reason in words.
 
-    The number is `ENOUGH`, or less if the teacher would need more than `MOST_SECONDS`, but at least
+    The number is `ENOUGH`, or less if the teacher would need more than `most_seconds`, but at least
     `FEWEST`. If the training shows each image no more often than this, the number is 0: the
     teacher sees each batch.
 
@@ -477,6 +481,7 @@ def plan_views(
         draws: Number of times that the training shows an image, on average.
         speed: Function that measures how many images per second the teacher sees.
         resolution: Resolutions, each of which needs a view.
+        most_seconds: Seconds that the teacher may take, if `FEWEST` views allow it.
 
     Example:
         >>> plan_views(200, 12.5, lambda: 50.0, ct.RandomResolution((32,), 32))[0]
@@ -487,7 +492,7 @@ def plan_views(
         return live
     images_per_second = speed()
     seconds = images / images_per_second
-    views = int(min(ENOUGH, max(FEWEST, MOST_SECONDS // seconds)))
+    views = int(min(ENOUGH, max(FEWEST, most_seconds // seconds)))
     while len(resolution.sizes) > len(set(sizes_in_turn(resolution, views))):
         views += 1
     if draws <= views:

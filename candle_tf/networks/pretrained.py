@@ -50,8 +50,9 @@ def build_encoder(
             if "fetch" not in str(error):  # Keras raises a bare Exception when it cannot download
                 raise
             raise OSError(
-                f"ImageNet weights cannot be downloaded ({error}): pass a file of them as weights "
-                "(`teacher_weights=FILE`; for a student weights='FILE' after its name)."
+                f"ImageNet weights cannot be downloaded ({error}): fetch this file on a machine "
+                "with internet access, and pass it as weights (`teacher_weights=FILE`; for a "
+                "student weights='FILE' after its name)."
             ) from error
     if network.__name__.startswith("EfficientNetB"):
         raise ValueError(

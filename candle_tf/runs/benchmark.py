@@ -17,9 +17,9 @@ import numpy as np
 from candle_tf.methods import METHODS
 from candle_tf.reports.tables import markdown, shares
 from candle_tf.runs.build import computing_in
+from candle_tf.runs.plan import check_store
 from candle_tf.runs.run import Run
 from candle_tf.runs.settings import OF_FEATURES, OF_TEACHER, Settings, canonical, first_stage_of
-from candle_tf.runs.store import check_store
 from candle_tf.runs.workdir import identity
 from candle_tf.student_model import StudentModel
 from candle_tf.utils.files import locked, write_text
@@ -131,7 +131,7 @@ def placed(name: str, settings: Settings, output: str) -> Settings:
         digest = hashlib.sha1("\n".join(identity(made.to_flags())).encode()).hexdigest()[:8]
         workdir = str(Path(output, f"{made.method}_{digest}"))
         dataclasses.replace(settings, workdir=workdir).check()
-        if not settings.epochs:
+        if settings.epochs == 0:
             raise ValueError("A benchmark compares students: `epochs` must be at least 1.")
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
@@ -277,7 +277,8 @@ def run_cell(cell: Cell, train: Sequence[str], interval: float) -> Iterator[str]
         process = subprocess.Popen([*train, *flags], stdout=log, stderr=subprocess.STDOUT)
     try:
         while process.poll() is None:
-            done = f"epoch {epochs_done(workdir)} of {cell.settings.epochs}"
+            planned = cell.settings.epochs or "those planned"
+            done = f"epoch {epochs_done(workdir)} of {planned}"
             yield "at work" if METHODS[cell.settings.method].second_stage else done
             time.sleep(interval)
     finally:

@@ -35,7 +35,9 @@ CHOICES = {
 }
 
 LEAST = {
-    **dict.fromkeys("epochs label_weight mixup seed teacher_views warmup_epochs".split(), 0),
+    **dict.fromkeys(
+        "epochs label_weight minutes mixup seed teacher_views warmup_epochs".split(), 0
+    ),
     **dict.fromkeys(
         "batch_size calibration_epochs calibration_views checkpoint_every image_size "
         "imbalance_ratio n_max steps_per_epoch teacher_image_size".split(),
@@ -70,6 +72,7 @@ RULES: tuple[Rule, ...] = (
         lambda s, m: (
             s.calibrates
             and s.teacher_weights != "imagenet"
+            and s.teacher is not None
             and not s.teacher.startswith(("keras:", "larq_zoo:"))
         ),
     ),
@@ -132,6 +135,19 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     (
+        "`minutes` plans the number of updates: leave `epochs` out, or `minutes`.",
+        lambda s, m: s.minutes is not None and s.epochs is not None,
+    ),
+    (
+        "`minutes` is {s.minutes} but must be above 0.",
+        lambda s, m: s.minutes == 0,
+    ),
+    (
+        "`minutes` plans a training of one stage on one device: give `epochs` for "
+        "`method={s.method}` or `strategy`.",
+        lambda s, m: s.minutes is not None and (m.starts_from is not None or bool(s.strategy)),
+    ),
+    (
         "`two_step` needs at least 2 `epochs`, one for each step.",
         lambda s, m: s.two_step and s.epochs == 1,
     ),
@@ -153,7 +169,7 @@ RULES: tuple[Rule, ...] = (
     (
         "`warmup_epochs` is {s.warmup_epochs} but must be below the {s.shortest_step} epochs in "
         "which the learning rate is annealed.",
-        lambda s, m: s.epochs > 0 and s.warmup_epochs >= s.shortest_step,
+        lambda s, m: bool(s.epochs) and s.warmup_epochs >= s.shortest_step,
     ),
 )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tensorflow as tf
 from candle_tf.methods import Setup, training_loss
+from candle_tf.model import CandleModel
 from candle_tf.networks.surgery import renewed, with_synchronized_batch_norm
 from candle_tf.runs.build import computing_in, mirrored_teacher
 from candle_tf.runs.checkpoints import Checkpoints, NotFinite
@@ -65,6 +66,21 @@ def mirrored_setup(setup: Setup) -> Setup:
         teacher=teacher and mirrored_teacher(teacher),
         first_model=first and StudentModel(renewed(first.student)),
     )
+
+
+def complete_store(run: Run, model: CandleModel) -> TeacherStore:
+    """Returns the store of a run, after the model's teacher has seen the views still missing."""
+    store = TeacherStore(
+        run.store_directory,
+        model,
+        run.examples.train,
+        image_size=run.view_size,
+        views=run.settings.teacher_views,
+        augmentation=run.augmentation,
+        seed=run.settings.seed,
+    )
+    store.complete(verbose=int(run.leads), strategy=run.strategy)
+    return store
 
 
 def fit(

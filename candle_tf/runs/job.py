@@ -17,10 +17,10 @@ from candle_tf.networks.safe_load import load_model
 from candle_tf.reports.report import write_report
 from candle_tf.runs.build import calibrate_for_all, computing_in
 from candle_tf.runs.evaluate import classifier_norms, student_size
-from candle_tf.runs.fit import build_model, fit
+from candle_tf.runs.fit import build_model, complete_store, fit
+from candle_tf.runs.plan import check_store, decide_epochs, decide_views
 from candle_tf.runs.run import Run
 from candle_tf.runs.settings import Settings
-from candle_tf.runs.store import check_store, complete_store, decide_views
 from candle_tf.runs.workdir import check_workdir, claimed_workdir, of_earlier_version
 from candle_tf.student_model import StudentModel
 from candle_tf.students import bits
@@ -62,9 +62,7 @@ def train(dataset: str, *, workdir: str, **settings) -> Run:
         ValueError, OSError: One sentence with cause and remedy.
 
     Example:
-        >>> run = ct.train(  # doctest: +SKIP
-        ...     "folder:photos", workdir="runs/photos", teacher="keras:MobileNet"
-        ... )
+        >>> run = ct.train("folder:photos", workdir="runs/photos")  # doctest: +SKIP
         >>> print(run.summary())  # doctest: +SKIP
         >>> run.export("photos.tflite", format="lce")  # doctest: +SKIP
     """
@@ -154,8 +152,10 @@ def prepare(run: Run) -> tuple[tf.keras.Model, dict[str, float]]:
     if 0 < run.updates < FEW_UPDATES and settings.steps_per_epoch is None and run.leads:
         print(
             f"Only {run.updates} updates in all, {run.steps_per_epoch} per epoch: a student needs "
-            "thousands: give more steps per epoch, such as steps_per_epoch=200."
+            "thousands: leave out `epochs`, or give more steps per epoch."
         )
+    if run.given.minutes:
+        decide_epochs(run, student)
     if settings.epochs and run.method.distills and settings.teacher_views is None:
         decide_views(run)
     if settings.epochs and run.settings.teacher_views and run.leads:

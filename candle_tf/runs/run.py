@@ -53,24 +53,25 @@ class Run:
             method's defaults for settings that are not given.
 
     Attributes:
-        settings: The settings with the method's own values and absolute paths.
+        given: The settings with the method's own values and absolute paths.
 
     Raises:
         ValueError: If a setting is wrong, or settings contradict each other.
 
     Example:
-        >>> run = Run(Settings(workdir="runs/digits", method="focal", resolutions=(24, 32, 40)))
+        >>> settings = Settings(workdir="runs/digits", image_size=32, epochs=60, method="focal")
+        >>> run = Run(settings)
         >>> run.method.sampler, run.resolution.sizes, run.teacher
-        ('instance_balanced', (24, 32, 40), None)
+        ('instance_balanced', (32,), None)
     """
 
     def __init__(self, settings: Settings):
         given = as_begun(settings)
         given.check()
-        self.settings = canonical(given)
+        self.given = canonical(given)
 
     def __repr__(self) -> str:
-        settings = self.settings
+        settings = self.given
         state = "finished" if (self.workdir / METRICS_FILE).exists() else "not finished"
         return (
             f"Run in {settings.workdir}, {state}\n"
@@ -80,9 +81,26 @@ class Run:
     def decide(self, **values):
         """Sets values that the settings left open, such as a planned number of views."""
         self.settings = dataclasses.replace(self.settings, **values)
-        self.__dict__.pop("method", None)
+        for follows in ("method", "steps_per_epoch"):
+            self.__dict__.pop(follows, None)
 
     # The objects that the settings name.
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The given settings, with values chosen from the images for those that are open."""
+        if not (names := self.given.open):
+            return self.given
+        planned = self.given.planned(len(self.examples.train), self.examples.image_size)
+        planned.check()
+        if self.leads:
+            if "epochs" in names:
+                names = [*names, "steps_per_epoch"]
+            if self.given.minutes:  # which replaces them
+                names = [name for name in names if name not in ("epochs", "steps_per_epoch")]
+            chosen = ", ".join(f"{name}={getattr(planned, name)}" for name in names)
+            print(f"Chosen for these images: {chosen}")
+        return planned
 
     @cached_property
     def method(self) -> Method:
@@ -92,12 +110,12 @@ class Run:
     @property
     def workdir(self) -> Path:
         """The directory that the run writes to."""
-        return Path(self.settings.workdir)
+        return Path(self.given.workdir)
 
     @cached_property
     def strategy(self) -> tf.distribute.Strategy:
         """TensorFlow's strategy, which says on which devices the run trains."""
-        return build_strategy(self.settings.strategy)
+        return build_strategy(self.given.strategy)
 
     @cached_property
     def share(self) -> Share:
@@ -118,7 +136,7 @@ class Run:
     @cached_property
     def examples(self) -> data.LongTailedData:
         """The training, validation and test images of the run."""
-        settings = self.settings
+        settings = self.given  # the others are chosen from the images
         return data.load(
             settings.dataset,
             settings.data_dir,

@@ -30,6 +30,11 @@ OF_VIEWS = ("crop", "flip", "color_jitter")
 OF_TEACHER = ("teacher", "teacher_weights", "teacher_preprocessing", "allow_custom_code")
 OF_FEATURES = ("calibration_epochs", "calibration_views")
 PATHS = ("cache", "data_dir", "first_stage", "teacher_store", "workdir")
+# Settings that a run chooses from its images if they are not given, and their values in the runs of
+# earlier versions, whose flag files may leave them out.
+PLANNED = {"teacher": "letters", "teacher_image_size": 32, "image_size": 32, "epochs": 20}
+UPDATES = 3000  # planned for few images: 1,500 stop too early (docs/results.md)
+PASSES = 20  # planned for many images
 
 
 def setting(default, help):
@@ -155,11 +160,12 @@ class Settings:
         "Directory for the teacher's outputs on `teacher_views`, which runs of the same images, "
         "seed and calibration share; the directory teacher_store in `workdir` if not given.",
     )
-    teacher: str = setting(
-        "letters",
+    teacher: str | None = setting(
+        None,
         "'keras:NAME' of tf.keras.applications or 'larq_zoo:NAME', both with arguments as in "
         "'keras:MobileNet:alpha=0.25'; the path of a saved Keras model; or 'letters', the small "
-        "network of this package, for dataset 'digits' only.",
+        "network of this package, for dataset 'digits' only. If not given, 'letters' for the "
+        "digits and 'keras:MobileNet' for other images.",
     )
     teacher_weights: str = setting(
         "imagenet",
@@ -170,9 +176,10 @@ class Settings:
         f"Scaling of the images that the teacher expects, as in Keras: {', '.join(PREPROCESSING)}; "
         "if not given, a Keras application's own, and 'tf' for a file.",
     )
-    teacher_image_size: int = setting(
-        32,
-        "Side in pixels of the images that the teacher sees.",
+    teacher_image_size: int | None = setting(
+        None,
+        "Side in pixels of the images that the teacher sees; if not given, chosen from "
+        "`image_size`.",
     )
     allow_custom_code: bool = setting(
         False,
@@ -208,22 +215,29 @@ class Settings:
         f"Precision of the training and of the teacher: {', '.join(PRECISIONS)}; weights, losses "
         "and the evaluated and exported student stay in float32.",
     )
-    image_size: int = setting(
-        32,
-        "Side in pixels of the images that the student sees.",
+    image_size: int | None = setting(
+        None,
+        "Side in pixels of the images that the student sees; chosen from the images if not given.",
     )
     resolutions: tuple[int, ...] = setting(
         (),
         "Sizes of the student's images, such as 24,32,40, of which each batch draws one; "
         "`image_size` alone if not given.",
     )
-    epochs: int = setting(
-        20,
-        "Epochs of the student's training; 0 stops after the calibration.",
+    epochs: int | None = setting(
+        None,
+        "Epochs of the student's training; 0 stops after the calibration. If not given, the run "
+        f"plans {PASSES} passes over the images, and at least {UPDATES:,} updates.",
+    )
+    minutes: float | None = setting(
+        None,
+        "Minutes for calibration and training together, in place of `epochs`: the run measures its "
+        "speed on this machine and plans as many updates as fit.",
     )
     steps_per_epoch: int | None = setting(
         None,
-        "Updates per epoch; one pass over the images if not given.",
+        "Updates per epoch; if not given, one pass over the images, or 100 if that is fewer and "
+        "`epochs` is not given.",
     )
     batch_size: int = setting(
         128,
@@ -285,12 +299,12 @@ class Settings:
     @property
     def calibrates(self) -> bool:
         """True for a run with a teacher: to distill or, without epochs, to measure."""
-        return lookup("method", self.method, METHODS).distills or not self.epochs
+        return lookup("method", self.method, METHODS).distills or self.epochs == 0
 
     @property
     def shortest_step(self) -> int:
         """The number of epochs of the shortest training that the learning rate is annealed in."""
-        return self.epochs // 2 if self.two_step else self.epochs
+        return (self.epochs or 0) // (2 if self.two_step else 1)
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -302,6 +316,41 @@ class Settings:
         if not method.label_smoothing and method.calibration != "label_aware_smoothing":
             names += ("label_smoothing",)
         return names
+
+    @property
+    def open(self) -> list[str]:
+        """The names of the settings that the run chooses from its images."""
+        return [name for name in PLANNED if getattr(self, name) is None]
+
+    def planned(self, images: int, side: int | None) -> "Settings":
+        """Returns the settings with values for those that are open.
+
+        Args:
+            images: Number of training images.
+            side: Side in pixels of the images; None if they have different sizes.
+
+        Example:
+            >>> Settings("runs/mine", "folder:photos").planned(images=300, side=None).image_size
+            64
+        """
+        digits = self.dataset == "digits"
+        size = self.image_size or (32 if side and side < 64 else 64)
+        letters = digits and self.teacher in (None, "letters")
+        views = 32 if letters else 96 if size <= 32 else max(128, size)
+        steps, epochs = self.steps_per_epoch, self.epochs
+        if epochs is None:
+            one_pass = max(1, images // self.batch_size)
+            steps = steps or max(one_pass, 100)
+            epochs = -(-max(UPDATES, PASSES * one_pass) // steps)
+        return dataclasses.replace(
+            self,
+            teacher=self.teacher or ("letters" if digits else "keras:MobileNet"),
+            teacher_image_size=self.teacher_image_size or views,
+            image_size=size,
+            epochs=epochs,
+            steps_per_epoch=steps,
+            minutes=None,
+        )
 
     def given(self, names: Sequence[str]) -> dict:
         """Returns those of the named settings that have a value."""
@@ -366,8 +415,10 @@ def canonical(settings: Settings) -> Settings:
     changes |= {name: getattr(method, name) for name in OWN}
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     changes |= {name: defaults[name] for name in settings.unread}
-    if not settings.calibrates:
-        changes["teacher_views"] = 0  # and none to plan
+    if not settings.calibrates:  # none to plan
+        changes["teacher_views"] = 0
+        changes["teacher"] = PLANNED["teacher"]
+        changes["teacher_image_size"] = settings.teacher_image_size or PLANNED["teacher_image_size"]
     return dataclasses.replace(settings, **changes)
 
 

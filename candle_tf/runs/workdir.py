@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from candle_tf.data import LongTailedData
-from candle_tf.runs.settings import OWN, Settings, kind_of
+from candle_tf.runs.settings import OWN, PLANNED, Settings, kind_of
 from candle_tf.utils.files import locked, read_text, write_text
 from candle_tf.utils.run_files import (
     CALIBRATION_FILE,
@@ -30,14 +30,14 @@ def identity(flags: str) -> tuple[str, ...]:
 
     A new flag at its default does not make another run.
     """
-    defaults = Settings().to_flags().splitlines()
+    defaults = Settings(**PLANNED).to_flags().splitlines()
     lines = (line for line in flags.splitlines() if not line.startswith(MOVABLE))
     return tuple(line for line in lines if line not in defaults)
 
 
 def filled(flags: str) -> list[str]:
     """Returns a flag file's lines, with a default for each flag that it does not give."""
-    lines = [*Settings().to_flags().splitlines(), *flags.splitlines()]
+    lines = [*Settings(**PLANNED).to_flags().splitlines(), *flags.splitlines()]
     by_name = {line.partition("=")[0]: line for line in lines}
     return [line for line in by_name.values() if not line.startswith(MOVABLE)]
 
@@ -54,11 +54,15 @@ def as_begun(settings: Settings) -> Settings:
     begun = dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
     taken = {}
     for field in dataclasses.fields(settings):
-        left_open = field.name in (*OWN, "teacher_views") and getattr(settings, field.name) is None
-        if left_open and field.name in begun:
+        may_be_open = field.name in (*OWN, *PLANNED, "teacher_views") or (
+            field.name == "steps_per_epoch" and settings.epochs is None
+        )
+        if may_be_open and getattr(settings, field.name) is None and field.name in begun:
             kind, _ = kind_of(field)
             text = begun[field.name]
             taken[field.name] = text == "True" if kind is bool else kind(text)
+    if "epochs" in taken:
+        taken["minutes"] = None  # they were planned
     return dataclasses.replace(settings, **taken)
 
 

@@ -18,7 +18,8 @@ NOISE = re.compile(
 )
 LOGGED = re.compile(
     r"`FeatureConnector\.dtype` is deprecated|unsaved custom gradients. Will likely fail|"
-    r"saving your model as an HDF5 file|You are using Python|untraced functions such as"
+    r"saving your model as an HDF5 file|You are using Python|untraced functions such as|"
+    r"`input_shape` is undefined or non-square"
 )
 
 

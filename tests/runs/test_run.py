@@ -337,7 +337,12 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
             "smaller than the student can downsample",
         ),
         (
-            {"teacher": "keras:MobileNet", "teacher_weights": "", "resolutions": (12, 16, 20)},
+            {
+                "teacher": "keras:MobileNet",
+                "teacher_weights": "",
+                "teacher_image_size": 32,
+                "resolutions": (12, 16, 20),
+            },
             "Resolution 24 is smaller than the teacher can downsample .32-fold",
         ),
         ({"resolutions": (20, 24)}, "below and above 16"),

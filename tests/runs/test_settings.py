@@ -87,7 +87,10 @@ def test_without_epochs_every_method_calibrates():
         (of("focal", first_stage="there"), "`method=focal` has one"),
         (of("crt", first_stage="./run"), "`first_stage` is the `workdir`"),
         (of("focal", student_bits="32", two_step=True), "leave one of the two out"),
-        (of("candle", teacher_weights="w.h5"), "`teacher=letters` has its own weights"),
+        (
+            of("candle", teacher="letters", teacher_weights="w.h5"),
+            "`teacher=letters` has its own weights",
+        ),
         (of("focal", sync_batch_norm=True), "give `strategy` too"),
         (of("focal", profile="step"), "give `imbalance_ratio` too"),
     ],
@@ -164,7 +167,7 @@ def test_values_become_those_of_flags(name, value, expected):
     [
         ("epochs", "many"),
         ("epochs", 1.5),
-        ("epochs", None),
+        ("batch_size", None),
         ("two_step", 1),
         ("student", 0.5),
         ("resolutions", "24,32"),

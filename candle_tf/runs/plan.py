@@ -1,0 +1,143 @@
+"""The plan of a run before its long work: updates, views, and room for the views."""
+
+import math
+import time
+from collections.abc import Callable
+
+import tensorflow as tf
+from candle_tf.networks.surgery import renewed
+from candle_tf.runs.run import Run
+from candle_tf.student_model import StudentModel
+from candle_tf.teacher_store import (
+    ENOUGH,
+    FEWEST,
+    MOST_SECONDS,
+    duration,
+    plan_views,
+    record_of,
+    store_made_of,
+    view_sizes,
+)
+from candle_tf.utils.distribution import from_first
+from candle_tf.utils.files import Rows, check_room, locked
+from candle_tf.utils.run_files import FLAG_FILE
+
+MEASURED = 8  # updates that are timed, or fewer if they take 10 seconds
+
+
+def decide_epochs(run: Run, student: tf.keras.Model):
+    """Plans the epochs of a run from its `minutes`, and prints the plan.
+
+    The teacher may take a third of the time. What it leaves is for the updates.
+
+    Args:
+        run: Run whose settings give `minutes`.
+        student: Student, whose weights stay as they are.
+
+    Raises:
+        ValueError: If not even the calibration fits into this time.
+    """
+    settings, seconds = run.settings, 60 * run.given.minutes
+    images, teacher_seconds = len(run.examples.train), 0.0
+    if run.teacher is not None:
+        per_view = images / images_per_second(run.teacher.embed, first_images(run))
+        calibration = settings.calibration_views * per_view
+        if calibration > seconds / 2:
+            raise ValueError(
+                f"`minutes={run.given.minutes:g}` is too short: the calibration alone takes "
+                f"{duration(calibration)}. Give more minutes, or a smaller `teacher_image_size`."
+            )
+        views = settings.teacher_views
+        if views is None:
+            views = min(ENOUGH, max(FEWEST, int(seconds / 3 / per_view)))
+        teacher_seconds = calibration + (views or 0) * per_view
+    step = seconds_per_update(run, student)
+    updates = max(1, int((seconds - teacher_seconds) / step))
+    steps = min(settings.steps_per_epoch, updates)
+    run.decide(epochs=max(1, updates // steps), steps_per_epoch=steps)
+    run.settings.check()
+    print(
+        f"minutes={run.given.minutes:g}: {duration(teacher_seconds)} for the teacher, then "
+        f"{run.updates:,} updates of {settings.batch_size} images at {step:.2f} s"
+    )
+
+
+def seconds_per_update(run: Run, student: tf.keras.Model) -> float:
+    """Returns the seconds that an update takes, with the reading of its images."""
+    tried = StudentModel(renewed(student), resolutions=run.settings.resolutions)
+    tried.compile("adam", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    batches = iter(run.training_batches(num_examples=(MEASURED + 2) * run.settings.batch_size))
+    for _ in range(2):  # the first one is traced
+        tried.train_on_batch(*next(batches))
+    start, seconds = time.monotonic(), []
+    for images, labels in batches:
+        tried.train_on_batch(images, labels)
+        seconds.append(time.monotonic() - start)
+        if seconds[-1] > 10:
+            break
+    return seconds[-1] / len(seconds)
+
+
+def first_images(run: Run) -> tf.Tensor:
+    """Returns a batch of training images."""
+    return next(iter(run.training_batches(num_examples=run.settings.batch_size)))[0]
+
+
+def decide_views(run: Run):
+    """Decides the number of teacher views of a run, and prints the number with the reason."""
+    images, batch_size = len(run.examples.train), run.settings.batch_size
+
+    def speed():
+        return images_per_second(run.teacher.embed, first_images(run))
+
+    draws = run.updates * batch_size / images
+    most = min(MOST_SECONDS, 20 * (run.given.minutes or math.inf))  # a third of the minutes
+    planned, reason = plan_views(images, draws, speed, run.resolution, most)
+    if run.leads:
+        print(f"teacher_views={planned}: {reason}")
+    run.decide(teacher_views=int(from_first(run.strategy, planned)))
+
+
+def images_per_second(embed: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor) -> float:
+    """Returns the number of images that a network encodes per second, the better of two trials."""
+    encode = tf.function(embed)
+    encode(images)  # traced
+    seconds = []
+    for _ in range(2):
+        start = time.monotonic()
+        encode(images).numpy()
+        seconds.append(time.monotonic() - start)
+    return len(images) / min(seconds)
+
+
+def check_store(run: Run) -> dict:
+    """Refuses, before the calibration, a store without room or with other contents.
+
+    Returns:
+        The sources of the store, as far as they are known before the calibration.
+
+    Raises:
+        ValueError: If the directory is a run's workdir, or holds outputs for other sources.
+        OSError: If there is no room, or the directory cannot be written.
+    """
+    teacher, train, settings = run.teacher, run.examples.train, run.settings
+    directory, augmentation, size = run.store_directory, run.augmentation, run.view_size
+    made_of = store_made_of(teacher, train, size, augmentation, run.resolution, settings.seed)
+    if (directory / FLAG_FILE).exists():
+        raise ValueError(
+            f"`teacher_store={directory}` is the workdir of a run: give the store a directory of "
+            "its own."
+        )
+    rows = Rows(directory, record_of(teacher.width, len(run.examples.class_names)), made_of)
+    total = settings.teacher_views * len(train)
+    nbytes = total * rows.dtype.itemsize
+    check_room(directory, nbytes - len(rows) * rows.dtype.itemsize)
+    view_sizes(run.resolution, settings.teacher_views)  # refuses too few
+    if settings.teacher_store and len(rows) < total:
+        with locked(directory):  # that it can be written
+            pass
+    print(
+        f"{total:,} views of {len(train):,} images by {settings.teacher}: "
+        f"{nbytes / 1e6:,.0f} MB in {directory}"
+    )
+    return made_of

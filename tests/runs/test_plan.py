@@ -1,0 +1,121 @@
+"""What a run chooses from its images, and from the minutes that it has."""
+
+import numpy as np
+import pytest
+from candle_tf.runs import job, plan
+from candle_tf.runs.run import Run
+from candle_tf.runs.settings import PASSES, PLANNED, UPDATES, Settings
+from candle_tf.runs.workdir import identity
+from tiny_runs import tiny
+
+OPEN = dict.fromkeys(PLANNED) | {"steps_per_epoch": None}
+
+
+def planned(images=300, side=None, **given) -> Settings:
+    settings = Settings(**{"workdir": "w", "dataset": "folder:photos", **given})
+    return settings.planned(images, side)
+
+
+@pytest.mark.parametrize("side, size, views", [(32, 32, 96), (8, 32, 96), (64, 64, 128)])
+@pytest.mark.parametrize("given", [{}, {"image_size": 224}, {"teacher_image_size": 100}])
+def test_sizes_follow_from_the_images(side, size, views, given):
+    made = planned(side=side, **given)
+    views = {"image_size": 224}.get(next(iter(given), None), views)
+    assert made.image_size == given.get("image_size", size)
+    assert made.teacher_image_size == given.get("teacher_image_size", views)
+
+
+def test_photographs_of_different_sizes_count_as_large():
+    assert planned(side=None).image_size == 64
+
+
+def test_the_teacher_is_that_of_the_digits_for_digits_alone():
+    assert planned().teacher == "keras:MobileNet"
+    digits = planned(dataset="digits")
+    assert (digits.teacher, digits.teacher_image_size) == ("letters", 32)
+    assert planned(dataset="digits", teacher="keras:MobileNet").teacher_image_size == 96 + 32
+
+
+@pytest.mark.parametrize("images, steps", [(10, 100), (300, 100), (12_800, 100), (128_000, 1000)])
+def test_few_images_are_trained_as_long_as_many(images, steps):
+    made = planned(images)
+    updates = made.epochs * made.steps_per_epoch
+    assert made.steps_per_epoch == steps
+    assert updates == max(UPDATES, PASSES * (images // made.batch_size))
+
+
+def test_given_epochs_are_passes_over_the_images():
+    made = planned(epochs=7)
+    assert (made.epochs, made.steps_per_epoch) == (7, None)
+    assert planned(steps_per_epoch=7).epochs == -(-UPDATES // 7)
+
+
+def test_what_is_given_is_kept():
+    given = {"image_size": 48, "teacher": "letters", "teacher_image_size": 40, "epochs": 0}
+    made = planned(**given)
+    assert {name: getattr(made, name) for name in given} == given and not made.open
+
+
+def test_a_run_says_what_it_chose_and_keeps_it(tmp_path, capsys):
+    run = Run(tiny(tmp_path / "run", method="focal", **OPEN))
+    assert run.given.open == ["image_size", "epochs"]  # nobody needs a teacher
+    assert run.settings.image_size == 32 and run.updates == UPDATES
+    assert "Chosen for these images: image_size=32, epochs=30, steps_per_epoch=100" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_run_that_began_keeps_its_plan(tmp_path, no_report, monkeypatch):
+    settings = tiny(tmp_path / "run", method="focal", image_size=None, epochs=1)
+    job.run(settings)
+    monkeypatch.setattr(Settings, "planned", lambda *a: pytest.fail("it planned again"))
+    run = Run(tiny(tmp_path / "run", method="focal", **OPEN | {"steps_per_epoch": 3}))
+    assert (run.settings.image_size, run.settings.epochs) == (32, 1)
+
+
+def test_values_of_earlier_versions_do_not_make_another_run():
+    old = Settings(workdir="w", **PLANNED).to_flags()
+    assert identity(old) == identity(Settings(workdir="w").to_flags()) == ()
+
+
+def test_minutes_plan_the_updates(tmp_path, no_report, monkeypatch, capsys):
+    """At half a second an update and 1,000 images a second, four minutes are spent."""
+    monkeypatch.setattr(plan, "seconds_per_update", lambda run, student: 0.5)
+    monkeypatch.setattr(plan, "images_per_second", lambda embed, images: 1000.0)
+    settings = tiny(tmp_path / "run", epochs=None, minutes=4.0)
+    run = Run(settings)
+    student, _ = job.prepare(run)
+    images = len(run.examples.train)
+    spent = 0.5 * run.updates + images * (1 + run.settings.teacher_views) / 1000
+    assert 240 - 0.5 * settings.steps_per_epoch <= spent <= 240
+    assert run.settings.minutes is None and run.settings.steps_per_epoch == 3
+
+
+def test_a_measured_update_leaves_the_student_as_it_is(tmp_path):
+    run = Run(tiny(tmp_path / "run", method="focal", epochs=None, minutes=0.1))
+    student = run.build_student(10)
+    before = student.get_weights()
+    assert 0 < plan.seconds_per_update(run, student) < 60
+    for old, new in zip(before, student.get_weights()):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_too_few_minutes_for_the_teacher_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "images_per_second", lambda embed, images: 1.0)
+    with pytest.raises(ValueError, match="calibration alone takes .* Give more minutes"):
+        job.prepare(Run(tiny(tmp_path / "run", epochs=None, minutes=1.0)))
+
+
+@pytest.mark.parametrize(
+    "changes, problem",
+    [
+        ({"minutes": 5.0}, "leave `epochs` out, or `minutes`"),
+        ({"minutes": 0.0, "epochs": None}, "`minutes` is 0.0 but must be above 0"),
+        ({"minutes": -1.0, "epochs": None}, "`minutes` is -1.0"),
+        ({"minutes": 5.0, "epochs": None, "method": "crt"}, "give `epochs` for `method=crt`"),
+        ({"minutes": 5.0, "epochs": None, "strategy": "mirrored"}, "or `strategy`"),
+    ],
+)
+def test_minutes_that_plan_nothing_are_refused(tmp_path, changes, problem):
+    with pytest.raises(ValueError, match=problem):
+        Run(tiny(tmp_path / "run", **changes))
