@@ -1,13 +1,18 @@
 """What a run chooses from its images, and from the minutes that it has."""
 
+import pathlib
+
 import numpy as np
 import pytest
+from absl import flags
+from candle_tf.cli import run_flags
 from candle_tf.runs import job, plan
 from candle_tf.runs.run import Run
-from candle_tf.runs.settings import PASSES, PLANNED, UPDATES, Settings
+from candle_tf.runs.settings import PASSES, PLANNED, UPDATES, Settings, canonical
 from candle_tf.runs.workdir import identity
 from tiny_runs import tiny
 
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 OPEN = dict.fromkeys(PLANNED) | {"steps_per_epoch": None}
 
 
@@ -16,24 +21,19 @@ def planned(images=300, side=None, **given) -> Settings:
     return settings.planned(images, side)
 
 
-@pytest.mark.parametrize("side, size, views", [(32, 32, 96), (8, 32, 96), (64, 64, 128)])
-@pytest.mark.parametrize("given", [{}, {"image_size": 224}, {"teacher_image_size": 100}])
-def test_sizes_follow_from_the_images(side, size, views, given):
-    made = planned(side=side, **given)
-    views = {"image_size": 224}.get(next(iter(given), None), views)
-    assert made.image_size == given.get("image_size", size)
-    assert made.teacher_image_size == given.get("teacher_image_size", views)
-
-
-def test_photographs_of_different_sizes_count_as_large():
-    assert planned(side=None).image_size == 64
+@pytest.mark.parametrize("side, views", [(8, 96), (32, 96), (64, 128), (None, 128)])
+def test_the_teachers_size_follows_from_the_images(side, views):
+    made = planned(side=side)
+    assert (made.image_size, made.teacher_image_size) == (32, views)
+    assert planned(side=side, image_size=224).teacher_image_size == 224
+    assert planned(side=side, teacher_image_size=100).teacher_image_size == 100
 
 
 def test_the_teacher_is_that_of_the_digits_for_digits_alone():
     assert planned().teacher == "keras:MobileNet"
     digits = planned(dataset="digits")
     assert (digits.teacher, digits.teacher_image_size) == ("letters", 32)
-    assert planned(dataset="digits", teacher="keras:MobileNet").teacher_image_size == 96 + 32
+    assert planned(dataset="digits", teacher="keras:MobileNet").teacher_image_size == 128
 
 
 @pytest.mark.parametrize("images, steps", [(10, 100), (300, 100), (12_800, 100), (128_000, 1000)])
@@ -54,6 +54,15 @@ def test_what_is_given_is_kept():
     given = {"image_size": 48, "teacher": "letters", "teacher_image_size": 40, "epochs": 0}
     made = planned(**given)
     assert {name: getattr(made, name) for name in given} == given and not made.open
+
+
+def test_the_flag_file_of_own_images_has_what_a_run_chooses():
+    values = flags.FlagValues()
+    run_flags.define(values)
+    values(["run", f"--flagfile={CONFIGS / 'own_images.cfg'}", "--workdir=w"])
+    written = canonical(run_flags.settings(values))
+    assert not written.open
+    assert written == canonical(planned(12_800))
 
 
 def test_a_run_says_what_it_chose_and_keeps_it(tmp_path, capsys):
