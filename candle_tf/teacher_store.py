@@ -383,9 +383,12 @@ def store_made_of(
         >>> store_made_of(teacher, data.train, 32, how, resolution, 0)  # doctest: +SKIP
         {'teacher': '5f...', 'teacher image size': 96, ...}
     """
+    images = examples.fingerprint()
+    if augmentation.crop == "resized" and examples.in_parts:
+        images += " decoded in parts"  # earlier versions decoded whole images
     return {
         **teacher.made_of(),
-        "images (set, ratio, split or seed)": examples.fingerprint(),
+        "images (set, ratio, split or seed)": images,
         "image size": image_size,
         "augmentation": asdict(augmentation),
         "resolutions": [resolution.base, *resolution.sizes],
