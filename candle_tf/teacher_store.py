@@ -26,6 +26,7 @@ from candle_tf.utils.distribution import (
     on_all_replicas,
 )
 from candle_tf.utils.files import Rows, fingerprint, locked
+from candle_tf.utils.throughput import duration
 
 ENOUGH = 20  # views per image: more did not help on CIFAR-10-LT (docs/results.md)
 FEWEST = 4  # views per image
@@ -500,16 +501,6 @@ def plan_views(
         f"{duration(views * seconds)} at {images_per_second:,.0f} images a second; training shows "
         f"each image {draws:,.0f} times"
     )
-
-
-def duration(seconds: float) -> str:
-    """Returns a duration in words.
-
-    Example:
-        >>> duration(90), duration(600)
-        ('90 s', '10 minutes')
-    """
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def nth_view(sizes: np.ndarray, wanted: tf.Tensor, turn: tf.Tensor) -> tf.Tensor:
