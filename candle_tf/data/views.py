@@ -9,6 +9,7 @@ from candle_tf.utils.names import lookup
 
 uniform = tf.random.stateless_uniform
 CROPS = ("pad", "resized")
+GRAY = 0.2989, 0.587, 0.114  # weights w of red, green and blue, as in `tf.image`
 
 
 @dataclass(frozen=True)
@@ -157,10 +158,20 @@ def shift_and_flip(images: tf.Tensor, crop: tf.Tensor, flip: tf.Tensor, margin: 
 
 
 def jitter(images: tf.Tensor, color: tf.Tensor) -> tf.Tensor:
-    """Scales brightness, contrast and saturation of (batch, h, w, 3) by `color` (batch, 3)."""
-    brightness, contrast, saturation = (color[:, i, None, None, None] for i in range(3))
-    images *= brightness
-    mean = tf.reduce_mean(images, axis=(1, 2), keepdims=True)
-    images = mean + contrast * (images - mean)
-    grey = tf.image.rgb_to_grayscale(images)
-    return tf.clip_by_value(grey + saturation * (images - grey), 0.0, 255.0)
+    """Scales brightness, contrast and saturation of (batch, h, w, 3) by `color` (batch, 3).
+
+    Contrast is scaled about the mean color m, saturation about the gray value w . x. With factors
+    b, c and s, a pixel x becomes M x + t, clipped to [0, 255], where
+
+        M = c B        t = (1 - c) B m        B = b (s I + (1 - s) 1 w^T)
+
+    One matrix per image is several times as fast as three changes in turn.
+    """
+    brightness, contrast, saturation = (color[:, i, None, None] for i in range(3))
+    mean = tf.reduce_mean(images, axis=(1, 2))[..., None]
+    gray = tf.ones((3, 1)) * GRAY
+    matrix = brightness * (saturation * tf.eye(3) + (1.0 - saturation) * gray)
+    shift = (1.0 - contrast) * (matrix @ mean)
+    flat = tf.reshape(images, (tf.shape(images)[0], -1, 3))
+    flat = tf.matmul(flat, contrast * matrix, transpose_b=True) + tf.linalg.matrix_transpose(shift)
+    return tf.clip_by_value(tf.reshape(flat, tf.shape(images)), 0.0, 255.0)

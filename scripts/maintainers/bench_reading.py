@@ -1,6 +1,6 @@
 """Compares how fast this library and Keras read photographs, for docs/performance.md.
 
-    taskset -c 0 python scripts/maintainers/bench_reading.py --images=../shared/data/images/caltech101
+    taskset -c 0 python scripts/maintainers/bench_reading.py --images=DIR
 
 The photographs become JPEG files of 500 x 375 pixels at quality 90. Each round reads all of them
 once by each reader, in turn, and the ratios of the medians count: the library's training batches at
