@@ -98,8 +98,9 @@ def look_at_files(paths: Sequence[str], cache: str | os.PathLike | None = None) 
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
         parts = np.array_split(np.array(paths, object), 64)
         stamps = np.concatenate(list(pool.map(stamp_of, parts)))
-        keys = [key_of(path, stamp) for path, stamp in zip(paths, stamps)]
-        place = digest_of(os.path.commonpath([os.path.abspath(path) for path in paths]))
+        absolute = list(map(os.path.abspath, paths))
+        keys = [key_of(path, stamp) for path, stamp in zip(absolute, stamps)]
+        place = digest_of(os.path.commonpath(set(map(os.path.dirname, absolute))))
         kept = Kept(Path(cache or cache_directory()) / f"looked_at_{place}.npz")
         problems, marks = [None] * len(paths), np.zeros(len(paths), MARK)
         todo = []
@@ -129,7 +130,7 @@ def digest_of(text: str) -> str:
 
 def key_of(path: str, stamp: np.ndarray) -> bytes:
     """Returns the key of a file's result: 16 bytes for its path, 8 for its size and times."""
-    path = hashlib.sha256(f"{RULES}{os.path.abspath(path)}".encode("utf-8", "surrogateescape"))
+    path = hashlib.sha256(f"{RULES}{path}".encode("utf-8", "surrogateescape"))
     return path.digest()[:16] + hashlib.sha256(stamp.tobytes()).digest()[:8]
 
 
