@@ -26,6 +26,7 @@ from candle_tf.utils.distribution import (
     on_all_replicas,
 )
 from candle_tf.utils.files import Rows, fingerprint, locked
+from candle_tf.utils.throughput import duration
 
 ENOUGH = 20  # views per image: more did not help on CIFAR-10-LT (docs/results.md)
 FEWEST = 4  # views per image
@@ -383,9 +384,12 @@ def store_made_of(
         >>> store_made_of(teacher, data.train, 32, how, resolution, 0)  # doctest: +SKIP
         {'teacher': '5f...', 'teacher image size': 96, ...}
     """
+    images = examples.fingerprint()
+    if augmentation.crop == "resized" and examples.in_parts:
+        images += " decoded in parts"  # earlier versions decoded whole images
     return {
         **teacher.made_of(),
-        "images (set, ratio, split or seed)": examples.fingerprint(),
+        "images (set, ratio, split or seed)": images,
         "image size": image_size,
         "augmentation": asdict(augmentation),
         "resolutions": [resolution.base, *resolution.sizes],
@@ -502,16 +506,6 @@ def plan_views(
         f"{duration(views * seconds)} at {images_per_second:,.0f} images a second; training shows "
         f"each image {draws:,.0f} times"
     )
-
-
-def duration(seconds: float) -> str:
-    """Returns a duration in words.
-
-    Example:
-        >>> duration(90), duration(600)
-        ('90 s', '10 minutes')
-    """
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def nth_view(sizes: np.ndarray, wanted: tf.Tensor, turn: tf.Tensor) -> tf.Tensor:

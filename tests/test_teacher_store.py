@@ -382,6 +382,18 @@ def test_a_store_of_something_else_is_refused(tmp_path, examples, other, named):
         store_of(tmp_path, examples, distilled, views=5, **same)
 
 
+def test_views_of_whole_images_are_not_mixed_with_views_decoded_in_parts(tmp_path, examples):
+    pixels = examples.images.numpy()
+    encoded = Examples(tf.stack([tf.io.encode_png(image) for image in pixels]), examples.labels)
+    store_of(tmp_path / "store", encoded, how=HOW["photographs"]).complete(verbose=0)
+    cached = encoded.cached(tmp_path / "cache")
+    with pytest.raises(ValueError, match="made of another images"):
+        store_of(tmp_path / "store", cached, how=HOW["photographs"])
+    assert store_of(tmp_path / "pad", encoded).rows.made_of == (
+        store_of(tmp_path / "pad", cached).rows.made_of
+    )
+
+
 def test_its_size_is_known_before_it_is_written(tmp_path, examples):
     store = store_of(tmp_path, examples, views=4)
     assert store.nbytes == 4 * 20 * (5 * 2 + 3 * 4 + 4 * 4 + 1 + 3 * 4 + 4 + 4)

@@ -1,7 +1,9 @@
 """Checks of the data that Keras' `fit`, `evaluate` and `predict` get, on their first batch."""
 
 import contextlib
+import errno
 import itertools
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,6 +13,8 @@ import tensorflow as tf
 from candle_tf.data.checks import check_image_shape, check_labels, check_pixels
 
 MOST_LOOKED_AT = 1024  # images of an array
+UNREADABLE = (errno.ENOENT, errno.EACCES, errno.EIO, errno.ESTALE)
+LOST = re.compile(rf"([^{{}}\n]+); ({'|'.join(map(os.strerror, UNREADABLE))})")
 SENTENCE = re.compile(r"(?:ValueError|OSError|FileNotFoundError): (.*?)\n\s*\n?\s*Traceback", re.S)
 
 
@@ -165,10 +169,12 @@ def reading_errors() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        said = SENTENCE.search(str(error.message))
-        if not said:
+        message = str(error.message)
+        said, lost = SENTENCE.search(message), LOST.search(message)
+        if not said and not lost:
             raise
+        why = said[1] if said else f"{lost[1].strip()} cannot be read ({lost[2]})."
         raise ValueError(
-            f"{' '.join(said[1].split())} Start the same command again: it checks all files that "
+            f"{' '.join(why.split())} Start the same command again: it checks all files that "
             "changed, and names or skips those that it cannot read."
         ) from None

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.data.examples import Examples
+from candle_tf.data.examples import UNSHRUNK, Examples
+from candle_tf.data.own_images.pixels import cut
 from candle_tf.data.samplers import epoch_length, epoch_order
 from candle_tf.data.views import Augmentation, draw_views, resized, take_views
 from candle_tf.utils.distribution import Share
@@ -152,10 +153,14 @@ def evaluation_batches(
     """
 
     def example(place):
-        image = examples.image(place["index"])
         if augmentation.centre_square < 1:
-            image = centre_square(image, augmentation.centre_square)
+            image = examples.part(place["index"], central, UNSHRUNK)  # as predict.py
+        else:
+            image = examples.image(place["index"])
         return resized(image, image_size), place["label"]
+
+    def central(sides):
+        return centre_box(sides, augmentation.centre_square)
 
     places = {"index": np.arange(len(examples)), "label": examples.labels}
     mine = share.of(tf.data.Dataset.from_tensor_slices(places), batch_size)
@@ -168,9 +173,16 @@ def evaluation_batches(
 
 def centre_square(image: tf.Tensor, share: float) -> tf.Tensor:
     """Returns the central square whose side is `share` of the shorter side."""
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    side = tf.cast(share * tf.cast(tf.minimum(height, width), tf.float32), tf.int32)
-    side = tf.maximum(side, 1)
-    return tf.image.crop_to_bounding_box(
-        image, (height - side) // 2, (width - side) // 2, side, side
-    )
+    return cut(image, lambda sides: centre_box(sides, share))
+
+
+def centre_box(sides: tf.Tensor, share: float) -> tf.Tensor:
+    """Returns top, left, height and width, int32 (4,), of the central square.
+
+    Args:
+        sides: Height and width of the image, int32 (2,).
+        share: Side of the square as a fraction of the shorter side.
+    """
+    side = tf.cast(share * tf.cast(tf.reduce_min(sides), tf.float32), tf.int32)
+    side = tf.fill([2], tf.maximum(side, 1))
+    return tf.concat([(sides - side) // 2, side], 0)

@@ -9,6 +9,7 @@ from candle_tf.utils.names import lookup
 
 uniform = tf.random.stateless_uniform
 CROPS = ("pad", "resized")
+GRAY = 0.2989, 0.587, 0.114  # weights w of red, green and blue, as in `tf.image`
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,9 @@ def take_views(
     """
 
     def cut(index, crop):
-        image = examples.image(index)
-        return resized_crop(image, crop, size) if how.crop == "resized" else resized(image, size)
+        if how.crop == "pad":
+            return resized(examples.image(index), size)
+        return resized(examples.part(index, lambda sides: crop_box(sides, crop), size), size)
 
     def read(place):
         return place, cut(place["index"], place["crop"])
@@ -103,25 +105,44 @@ def resized(images: tf.Tensor, size: int) -> tf.Tensor:
     """Returns images as float32 (..., size, size, 3); pixels stay exact where the size is equal."""
     same = tf.reduce_all(tf.shape(images)[-3:-1] == size)
     images = tf.cond(
-        same,
-        lambda: tf.cast(images, tf.float32),
-        lambda: tf.image.resize(images, (size, size), antialias=True),
+        same, lambda: tf.cast(images, tf.float32), lambda: shrunk_or_enlarged(images, size)
     )
     return tf.ensure_shape(images, (*images.shape[:-3], size, size, 3))
 
 
-def resized_crop(image: tf.Tensor, crop: tf.Tensor, size: int) -> tf.Tensor:
-    """Returns the crop (4,) of an image (height, width, 3), resized to (size, size, 3)."""
-    sides = tf.cast(tf.shape(image)[:2], tf.float32)
+def shrunk_or_enlarged(images: tf.Tensor, size: int) -> tf.Tensor:
+    """Returns `tf.image.resize(images, (size, size), antialias=True)`, but faster.
+
+    TensorFlow is fast along the height, whose pixels have long rows behind them. So the height is
+    resized, then the transposed width.
+    """
+    shape = tf.shape(images)
+    height, width = shape[-3], shape[-2]
+
+    def along_height(rows: tf.Tensor) -> tf.Tensor:
+        return tf.image.resize(rows[:, :, None], (size, 1), antialias=True)[:, :, 0]
+
+    rows = along_height(tf.reshape(images, (-1, height, 3 * width)))
+    columns = tf.transpose(rows, (0, 2, 1))  # of each column, the channels in turn
+    columns = along_height(tf.reshape(columns, (-1, width, 3 * size)))
+    rows = tf.transpose(tf.reshape(columns, (-1, 3 * size, size)), (0, 2, 1))
+    return tf.reshape(rows, tf.concat([shape[:-3], [size, size, 3]], 0))
+
+
+def crop_box(sides: tf.Tensor, crop: tf.Tensor) -> tf.Tensor:
+    """Returns top, left, height and width, int32 (4,), of a random part of an image.
+
+    Args:
+        sides: Height and width of the image, int32 (2,).
+        crop: Draw of `draw_views`, float32 (4,).
+    """
+    sides = tf.cast(sides, tf.float32)
     area = (0.25 + 0.75 * crop[0]) * tf.reduce_prod(sides)
     ratio = tf.exp(math.log(4 / 3) * (2.0 * crop[1] - 1.0))  # width over height
     extent = tf.sqrt(area * tf.stack([1.0 / ratio, ratio]))
     extent = tf.clip_by_value(tf.round(extent), 1.0, sides)
     begin = tf.floor(crop[2:] * (sides - extent + 1.0))
-    begin, extent = (
-        tf.concat([tf.cast(x, tf.int32), [n]], 0) for x, n in ((begin, 0), (extent, 3))
-    )
-    return resized(tf.ensure_shape(tf.slice(image, begin, extent), (None, None, 3)), size)
+    return tf.cast(tf.concat([begin, extent], 0), tf.int32)
 
 
 def shift_and_flip(images: tf.Tensor, crop: tf.Tensor, flip: tf.Tensor, margin: int) -> tf.Tensor:
@@ -137,10 +158,20 @@ def shift_and_flip(images: tf.Tensor, crop: tf.Tensor, flip: tf.Tensor, margin: 
 
 
 def jitter(images: tf.Tensor, color: tf.Tensor) -> tf.Tensor:
-    """Scales brightness, contrast and saturation of (batch, h, w, 3) by `color` (batch, 3)."""
-    brightness, contrast, saturation = (color[:, i, None, None, None] for i in range(3))
-    images *= brightness
-    mean = tf.reduce_mean(images, axis=(1, 2), keepdims=True)
-    images = mean + contrast * (images - mean)
-    grey = tf.image.rgb_to_grayscale(images)
-    return tf.clip_by_value(grey + saturation * (images - grey), 0.0, 255.0)
+    """Scales brightness, contrast and saturation of (batch, h, w, 3) by `color` (batch, 3).
+
+    Contrast is scaled about the mean color m, saturation about the gray value w . x. With factors
+    b, c and s, a pixel x becomes M x + t, clipped to [0, 255], where
+
+        M = c B        t = (1 - c) B m        B = b (s I + (1 - s) 1 w^T)
+
+    One matrix per image is several times as fast as three changes in turn.
+    """
+    brightness, contrast, saturation = (color[:, i, None, None] for i in range(3))
+    mean = tf.reduce_mean(images, axis=(1, 2))[..., None]
+    gray = tf.ones((3, 1)) * GRAY
+    matrix = brightness * (saturation * tf.eye(3) + (1.0 - saturation) * gray)
+    shift = (1.0 - contrast) * (matrix @ mean)
+    flat = tf.reshape(images, (tf.shape(images)[0], -1, 3))
+    flat = tf.matmul(flat, contrast * matrix, transpose_b=True) + tf.linalg.matrix_transpose(shift)
+    return tf.clip_by_value(tf.reshape(flat, tf.shape(images)), 0.0, 255.0)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from candle_tf.data.own_images.images import is_image, open_image
 from candle_tf.data.own_images.layout import scan
+from candle_tf.data.own_images.pixels import is_image, open_image
 from candle_tf.data.pipeline import centre_square
 from candle_tf.export.loaded import Exported
 from candle_tf.utils.files import written_beside

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -14,13 +15,16 @@ from candle_tf.networks.surgery import renewed, with_synchronized_batch_norm
 from candle_tf.runs.build import computing_in, mirrored_teacher
 from candle_tf.runs.checkpoints import Checkpoints, NotFinite
 from candle_tf.runs.run import Run, place_of
+from candle_tf.runs.plan import images_per_second
 from candle_tf.student_model import StudentModel
 from candle_tf.teacher_store import TeacherStore
 from candle_tf.utils.distribution import distributed
 from candle_tf.utils.files import read_json, write_text
 from candle_tf.utils.optimizers import build_optimizer
 from candle_tf.utils.run_files import HISTORY_FILE, NOT_FINITE, SKIPPED_FILE
+from candle_tf.utils.throughput import Throughput, seconds_per_item
 
+UNTIMED = 200  # a shorter training is not worth the seconds that timing its parts needs
 MOST_SKIPPED = 10  # batches whose loss was not finite
 
 
@@ -121,6 +125,7 @@ def fit(
             f"Training {settings.student} by {settings.method}: epochs of {steps} updates; the "
             "first update waits for TensorFlow to build its graph"
         )
+    speed = throughput(run, model, store, epochs * steps - checkpoints.updates)
     with checkpoints.saving_on_sigterm():
         if skips and checkpoints.updates == first_epoch * steps:
             checkpoints.save("the beginning")
@@ -137,6 +142,7 @@ def fit(
                         tf.keras.callbacks.LambdaCallback(on_epoch_end=checkpoints.complete),
                         *run.method.callbacks(settings.epochs),
                         *(loggers(workdir, epoch) if run.leads else ()),
+                        speed,
                         checkpoints,
                     ],
                     verbose=int(run.leads),
@@ -145,7 +151,32 @@ def fit(
                 skipped = leave_out(run, checkpoints, skipped, error)
                 checkpoints.restore()
                 print(f"Going on from update {checkpoints.updates}.")
+    run.throughput = speed.results or run.throughput
     return checkpoints.seconds
+
+
+def throughput(
+    run: Run, model: StudentModel, store: TeacherStore | None, updates: int
+) -> Throughput:
+    """Returns the callback that tells the speed of a training, after it timed the parts.
+
+    Reading and a live teacher are each timed alone, unless the training has few updates.
+
+    Args:
+        run: Run that the training belongs to.
+        model: Compiled model.
+        store: Store of the teacher's outputs, for a run with `teacher_views`.
+        updates: Number of updates that are left.
+    """
+    parts, batch_size = {}, run.settings.batch_size
+    if updates >= UNTIMED and run.share.workers == 1:
+        batches = iter(run.training_stream(store=store, share=run.share))
+        images = next(iter(run.training_batches(num_examples=batch_size)))[0]
+        parts["reading"] = seconds_per_item(batches) * run.share.replicas
+        live = run.method.distills and run.teacher is not None and store is None
+        speed = images_per_second(run.teacher.embed, images) if live else math.inf
+        parts["teacher"] = batch_size / speed
+    return Throughput(batch_size, updates, parts, show=run.leads)
 
 
 def leave_out(

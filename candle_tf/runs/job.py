@@ -127,6 +127,8 @@ def complete(run: Run) -> dict:
         results = execute(run, student, seconds)
         if not run.leads:
             return {}
+        if run.throughput:
+            results["throughput"] = run.throughput
         results["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
         write_text(run.workdir / METRICS_FILE, json.dumps(results, indent=1) + "\n")
         if settings.epochs:

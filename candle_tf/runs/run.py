@@ -54,6 +54,8 @@ class Run:
 
     Attributes:
         given: The settings with the method's own values and absolute paths.
+        throughput: Images per second of the last training here, and the parts of its time; see
+            `candle_tf.utils.throughput.Throughput.results`.
 
     Raises:
         ValueError: If a setting is wrong, or settings contradict each other.
@@ -69,6 +71,7 @@ class Run:
         given = as_begun(settings)
         given.check()
         self.given = canonical(given)
+        self.throughput: dict[str, float] = {}
 
     def __repr__(self) -> str:
         settings = self.given

@@ -1,5 +1,7 @@
 """Pixels and labels are checked wherever they enter, whatever holds them."""
 
+import os
+
 import candle_tf as ct
 import numpy as np
 import pytest
@@ -189,6 +191,11 @@ def test_a_file_that_is_lost_later_ends_in_a_sentence(tmp_path, model):
         Image.fromarray(IMAGES[i]).save(path)
     photos = ct.data.load(f"folder:{tmp_path / 'photos'}")
     lost = photos.train.images[0].numpy().decode()
+    os.rename(lost, tmp_path / "moved.png")
+    batches = ct.data.training_batches(photos.train, 8, 4)
+    with pytest.raises(ValueError, match=f"^{lost} cannot be read .No such file") as error:
+        model.fit(batches, verbose=0)
+    assert "\n" not in str(error.value) and "Start the same command again" in str(error.value)
     open(lost, "w").close()
     batches = ct.data.training_batches(photos.train, 8, 4)
     with pytest.raises(ValueError, match=f"{lost} cannot be decoded") as error:

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from candle_tf.data.examples import Examples
-from candle_tf.data.own_images.images import decode
+from candle_tf.data.own_images.pixels import cut, decode
 from candle_tf.data.views import (
     Augmentation,
+    crop_box,
     draw_views,
     jitter,
     resized,
-    resized_crop,
     shift_and_flip,
     take_views,
 )
@@ -74,7 +74,8 @@ def test_a_resized_crop_is_a_slice(draws):
     expected = tf.image.resize(
         image[top : top + height, left : left + width], (24, 24), antialias=True
     )
-    got = resized_crop(tf.constant(image), tf.constant(draws, tf.float32), 24)
+    crop = tf.constant(draws, tf.float32)
+    got = resized(cut(tf.constant(image), lambda sides: crop_box(sides, crop)), 24)
     np.testing.assert_allclose(got, expected, atol=1e-3)
 
 
@@ -106,6 +107,13 @@ def test_images_of_another_size_are_resized():
     top, left = np.int32(place["crop"][0, 2:] * 7)
     padded = np.pad(expected, [(3, 3), (3, 3), (0, 0)])
     np.testing.assert_allclose(views[0], padded[top : top + 24, left : left + 24], atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(50, 37, 3), (2, 20, 90, 3), (3, 224, 7, 3), (24, 24, 3)])
+def test_images_are_resized_as_tensorflow_does(shape):
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    expected = tf.image.resize(images, (24, 24), antialias=True)
+    np.testing.assert_allclose(resized(tf.constant(images), 24), expected, rtol=1e-6)
 
 
 def test_pixels_and_grey_files_decode_to_rgb():

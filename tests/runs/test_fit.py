@@ -155,3 +155,15 @@ def test_skipping_has_an_end(tmp_path, monkeypatch):
     with pytest.raises(NotFinite, match="in update 1.*2 batches are left out already"):
         job.run(tiny(tmp_path, **ALONE, on_nan="skip"))
     assert json.loads((tmp_path / "skipped_batches.json").read_text()) == [0, 1]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("views", [0, 2])
+def test_the_speed_is_told(views, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fitting, "FEW_UPDATES", 1)
+    results = job.run(tiny(tmp_path, teacher_views=views))
+    told = results["throughput"]
+    assert set(told) == {"images_per_second", "reading", "teacher", "student"}
+    assert told["images_per_second"] > 0 and (told["teacher"] > 0) == (views == 0)
+    assert "images a second, " in capsys.readouterr().out
+    assert json.loads((tmp_path / "metrics.json").read_text())["throughput"] == told

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.data.examples import Examples
 from candle_tf.data.long_tail import draw_per_class
-from candle_tf.data.own_images.images import Look, is_image, look_at_files
+from candle_tf.data.own_images.images import Look, look_at_files
 from candle_tf.data.own_images.layout import (
     SPLITS,
     TEST,
@@ -28,6 +28,7 @@ from candle_tf.data.own_images.listings import (
     splits_of,
     table_rows,
 )
+from candle_tf.data.own_images.pixels import is_image
 from candle_tf.data.summary import summary
 
 ON_BAD_IMAGE = ("error", "skip")

@@ -1,108 +1,25 @@
-"""The pixels of images in memory, in encoded bytes, or in files that Pillow reads."""
+"""The first look at image files: which can be read, and the marks by which they are recognised."""
 
 import contextlib
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
+from candle_tf.data.own_images.pixels import FAULTS, FORMATS, open_plain
 from candle_tf.utils.files import cache_directory, written_beside
 from candle_tf.utils.progress import progress
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-Image.init()
-# All formats that Pillow reads by itself and that hold one picture. EPS and WMF run programs.
-FORMATS = tuple(
-    name
-    for name in "JPEG PNG BMP DIB GIF WEBP TIFF PPM AVIF JPEG2000 ICO TGA PCX SGI QOI PSD".split()
-    if name in Image.OPEN
-)
-SUFFIXES = {
-    suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")
-}
 SIDES = 1, 20_000  # pixels
 MOST_PIXELS = 100_000_000  # an image with more pixels counts as a decompression bomb
-FAULTS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    struct.error,
-    Image.DecompressionBombError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    MemoryError,
-    EOFError,
-)  # a damaged file fails in its parser's own ways
-RULES = 3  # version of the rules in `look_at`: a change makes all earlier results invalid
+RULES = 4  # version of the rules in `look_at`: a change makes all earlier results invalid
 THUMB = (8, 9)  # height and width of the thumbnails that are compared
-MARK = np.dtype([("content", np.uint64), ("thumb", np.uint8, THUMB)])
-
-
-def decode(image: tf.Tensor) -> tf.Tensor:
-    """Returns the bytes of a file, or pixels, as uint8 RGB (..., height, width, 3)."""
-    if image.dtype == tf.string:
-        image = tf.io.decode_image(image, channels=3, expand_animations=False)
-        image = tf.ensure_shape(image, (None, None, 3))
-    return image
-
-
-def read_image(path: tf.Tensor) -> tf.Tensor:
-    """Reads the image file at a scalar path as uint8 RGB (height, width, 3)."""
-
-    def read(name) -> np.ndarray:
-        return open_image(os.fsdecode(np.asarray(name).item()))
-
-    return tf.ensure_shape(tf.numpy_function(read, [path], tf.uint8), (None, None, 3))
-
-
-def open_image(path: str) -> np.ndarray:
-    """Reads the first frame of an image file as uint8 RGB (height, width, 3), turned by its EXIF.
-
-    Gray, palette, 16-bit and CMYK images become RGB; transparent pixels keep their color.
-
-    Raises:
-        ValueError: If the file cannot be decoded. The message names the file.
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
-    except FAULTS as error:
-        raise ValueError(f"{path} cannot be decoded ({error}).") from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts a picture of any mode to 8-bit RGB.
-
-    Raises:
-        ValueError: For floating-point pixels, which have no agreed range.
-    """
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers: save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16-bit gray, which Pillow would clip to 8
-        values = np.asarray(image).astype(np.float32)
-        image = Image.fromarray(np.uint8(np.clip(values / 257, 0, 255) + 0.5))
-    return image.convert("RGB")
-
-
-def is_image(path: str) -> bool:
-    """Returns whether the suffix of a file, or else its content, is that of an image."""
-    if os.path.splitext(path)[1].lower() in SUFFIXES:
-        return True
-    try:
-        with Image.open(path, formats=FORMATS):
-            return True
-    except FAULTS:
-        return False
-
-
+MARK = np.dtype([("content", np.uint64), ("thumb", np.uint8, THUMB), ("plain", np.int64)])
 UNREADABLE = "cannot be read"
 
 
@@ -112,7 +29,8 @@ class Look:
 
     Attributes:
         problems: Reason why each file cannot be read, or None.
-        marks: Digest and thumbnail of each file's pixels, dtype `MARK`, (n,).
+        marks: Digest and thumbnail of each file's pixels, and its hash if it is plain (see
+            `open_plain`), else 0; dtype `MARK`, (n,).
     """
 
     problems: Sequence[str | None]
@@ -145,18 +63,19 @@ def look_at(path: str) -> tuple[str | None, np.ndarray]:
     except FAULTS as error:
         return f"{UNREADABLE} ({error})", nothing
     try:
-        return None, mark_of(open_image(path))
+        pixels, plain = open_plain(path)
     except ValueError as error:
         why = " ".join(str(error.__cause__).split())
         return f"is truncated or damaged ({why})", nothing
+    return None, mark_of(pixels, plain)
 
 
-def mark_of(pixels: np.ndarray) -> np.ndarray:
-    """Returns the digest and thumbnail of uint8 RGB pixels (height, width, 3), dtype `MARK`."""
+def mark_of(pixels: np.ndarray, plain: int = 0) -> np.ndarray:
+    """Returns the mark of uint8 RGB pixels (height, width, 3) and a plain file's hash."""
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=8)
     digest.update(np.ascontiguousarray(pixels))
     small = Image.fromarray(pixels).resize(THUMB[::-1], Image.Resampling.BOX).convert("L")
-    return np.array((int.from_bytes(digest.digest(), "little"), np.asarray(small)), MARK)
+    return np.array((int.from_bytes(digest.digest(), "little"), np.asarray(small), plain), MARK)
 
 
 def problem_of(path: str) -> str | None:
@@ -179,8 +98,9 @@ def look_at_files(paths: Sequence[str], cache: str | os.PathLike | None = None) 
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
         parts = np.array_split(np.array(paths, object), 64)
         stamps = np.concatenate(list(pool.map(stamp_of, parts)))
-        keys = [key_of(path, stamp) for path, stamp in zip(paths, stamps)]
-        place = digest_of(os.path.commonpath([os.path.abspath(path) for path in paths]))
+        absolute = list(map(os.path.abspath, paths))
+        keys = [key_of(path, stamp) for path, stamp in zip(absolute, stamps)]
+        place = digest_of(os.path.commonpath(set(map(os.path.dirname, absolute))))
         kept = Kept(Path(cache or cache_directory()) / f"looked_at_{place}.npz")
         problems, marks = [None] * len(paths), np.zeros(len(paths), MARK)
         todo = []
@@ -210,7 +130,7 @@ def digest_of(text: str) -> str:
 
 def key_of(path: str, stamp: np.ndarray) -> bytes:
     """Returns the key of a file's result: 16 bytes for its path, 8 for its size and times."""
-    path = hashlib.sha256(f"{RULES}{os.path.abspath(path)}".encode("utf-8", "surrogateescape"))
+    path = hashlib.sha256(f"{RULES}{path}".encode("utf-8", "surrogateescape"))
     return path.digest()[:16] + hashlib.sha256(stamp.tobytes()).digest()[:8]
 
 

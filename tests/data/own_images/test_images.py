@@ -2,12 +2,15 @@ import os
 import re
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from candle_tf.data.own_images import images
-from candle_tf.data.own_images.images import look_at_files, open_image, problem_of, read_image
+from candle_tf.data.examples import Examples
+from candle_tf.data.own_images import images, pixels
+from candle_tf.data.own_images.images import look_at, look_at_files, problem_of
+from candle_tf.data.own_images.pixels import open_image, read_part
 from PIL import Image
 
 RNG = np.random.default_rng(0)
@@ -19,6 +22,13 @@ def saved(tmp_path, name, image=SMOOTH, **options):
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     image.save(path, **options)
     return path
+
+
+def read_whole(path):
+    """Reads a file as the pipeline does after the first look."""
+    _, mark = look_at(path)
+    whole = Examples(tf.constant([path]), np.zeros(1, np.int64), on_disk=True, marks=mark[None])
+    return whole.image(tf.constant(0))
 
 
 KINDS = {
@@ -46,7 +56,7 @@ def test_every_kind_becomes_rgb(tmp_path, name):
     path = saved(tmp_path, name, make())
     assert problem_of(path) is None
     np.testing.assert_array_equal(open_image(path), expected)
-    read = read_image(tf.constant(path))
+    read = read_whole(path)
     assert read.dtype == tf.uint8
     np.testing.assert_array_equal(read, expected)
 
@@ -77,6 +87,128 @@ def test_an_image_is_turned_as_its_exif_says(tmp_path):
 def test_sizes(tmp_path, side):
     path = saved(tmp_path, "a.png", np.zeros((side, 8, 3), np.uint8))
     assert problem_of(path) is None and open_image(path).shape == (side, 8, 3)
+
+
+def exif_of(turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    return exif
+
+
+def animated(path):
+    frames = [Image.fromarray(SMOOTH // n) for n in (1, 2)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+NOISE = np.random.default_rng(1).integers(0, 256, (37, 50, 3), np.uint8)
+GRAY = Image.fromarray(NOISE[..., 0])
+ALPHA = Image.fromarray(np.dstack([NOISE, NOISE[..., 0]]))
+READ = {  # file -> (how it is written, whether TensorFlow reads it)
+    "jpeg": (lambda path: Image.fromarray(NOISE).save(path, "JPEG"), True),
+    "jpeg of small chroma": (
+        lambda path: Image.fromarray(NOISE).save(path, "JPEG", subsampling="4:2:0", quality=30),
+        True,
+    ),
+    "jpeg of full chroma": (
+        lambda path: Image.fromarray(NOISE).save(path, "JPEG", subsampling="4:4:4", quality=97),
+        True,
+    ),
+    "progressive jpeg": (
+        lambda path: Image.fromarray(NOISE).save(path, "JPEG", progressive=True),
+        True,
+    ),
+    "rgb jpeg": (lambda path: Image.fromarray(NOISE).save(path, "JPEG", keep_rgb=True), True),
+    "gray jpeg": (lambda path: GRAY.save(path, "JPEG"), True),
+    "cmyk jpeg": (lambda path: Image.fromarray(NOISE).convert("CMYK").save(path, "JPEG"), False),
+    "upright jpeg": (lambda path: GRAY.save(path, "JPEG", exif=exif_of(1)), True),
+    "turned jpeg": (lambda path: GRAY.save(path, "JPEG", exif=exif_of(6)), False),
+    "png": (lambda path: Image.fromarray(NOISE).save(path, "PNG"), True),
+    "gray png": (lambda path: GRAY.save(path, "PNG"), True),
+    "png with alpha": (lambda path: ALPHA.save(path, "PNG"), True),
+    "png with a transparent color": (
+        lambda path: Image.fromarray(NOISE).save(path, "PNG", transparency=(1, 2, 3)),
+        True,
+    ),
+    "turned png": (lambda path: GRAY.save(path, "PNG", exif=exif_of(3)), False),
+    "png of a palette": (lambda path: Image.fromarray(NOISE).quantize(9).save(path, "PNG"), False),
+    "png of 16 bits": (
+        lambda path: Image.fromarray(np.uint16(NOISE[..., 0]) * 251).save(path, "PNG"),
+        False,
+    ),
+    "png of 16-bit colors": (
+        lambda path: Path(path).write_bytes(
+            tf.io.encode_png(NOISE.astype(np.uint16) * 251).numpy()
+        ),
+        False,
+    ),
+    "png of 1 bit": (lambda path: GRAY.convert("1").save(path, "PNG"), False),
+    "animated.png": (animated, False),
+    "webp": (lambda path: Image.fromarray(NOISE).save(path, "WEBP"), False),
+    "png.jpg": (lambda path: Image.fromarray(NOISE).save(path, "PNG"), True),
+    "jpeg.bmp": (lambda path: Image.fromarray(NOISE).save(path, "JPEG"), True),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_tensorflow_reads_plain_files_as_pillow_does(name, tmp_path):
+    write, plain = READ[name]
+    path = str(tmp_path / name)
+    write(path)
+    problem, mark = look_at(path)
+    assert problem is None and (mark["plain"] > 0) == plain
+    np.testing.assert_array_equal(read_whole(path), open_image(path))
+    assert images.mark_of(open_image(path))["content"] == mark["content"]
+
+
+def photographs(shared_data, count):
+    """Real photographs as JPEG, enlarged to 500 x 375."""
+    some = sorted((shared_data / "images/caltech101").rglob("*.jpg"))[:: 6000 // count][:count]
+    for path in some:
+        yield Image.open(path).convert("RGB").resize((500, 375), Image.Resampling.BICUBIC)
+
+
+def part_of(path, box, side, mark=None):
+    """Reads a part (top, left, height, width) of a file by its mark."""
+    mark = look_at(path)[1] if mark is None else mark
+    return read_part(tf.constant(path), mark["plain"], lambda _: tf.constant(box, tf.int32), side)
+
+
+def test_parts_have_the_pixels_of_the_whole(shared_data, tmp_path):
+    rng = np.random.default_rng(0)
+    for i, picture in enumerate(photographs(shared_data, 20)):
+        path = saved(tmp_path, f"{i}.jpg", picture, quality=90)
+        extent = rng.integers(64, (376, 501))
+        begin = rng.integers(0, np.array([376, 501]) - extent)
+        part = part_of(path, [*begin, *extent], side=512)
+        rows, columns = (slice(b, b + e) for b, e in zip(begin, extent))
+        difference = np.abs(np.int32(part) - open_image(path)[rows, columns])
+        assert difference[:, 1:-1].max() == 0 and difference.max() <= 12
+
+
+@pytest.mark.parametrize("ratio", [2, 4, 8])
+def test_a_shrunk_part_looks_like_the_resized_part(ratio, shared_data, tmp_path):
+    side = 300 // ratio
+    rows, columns = slice(51 // ratio, 355 // ratio + 1), slice(77 // ratio, 436 // ratio + 1)
+    for i, picture in enumerate(photographs(shared_data, 8)):
+        path = saved(tmp_path, f"{i}.jpg", picture, quality=90)
+        part = part_of(path, [51, 77, 305, 360], side)
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        assert part.shape == (*shape, 3)
+        every = [slice(s.start * ratio, s.stop * ratio) for s in (rows, columns)]
+        whole = tf.image.resize(open_image(path)[tuple(every)], shape, antialias=True)
+        difference = np.abs(tf.cast(part, tf.float32) - whole)
+        assert difference.mean() < 4  # libjpeg averages squares, TensorFlow weighs by distance
+
+
+def test_a_file_that_changed_since_the_look_is_read_by_pillow(tmp_path):
+    path = saved(tmp_path, "a.png")
+    _, mark = look_at(path)
+    other = saved(tmp_path, "a.png", 255 - SMOOTH)
+    box = [0, 0, 24, 32]
+    np.testing.assert_array_equal(part_of(other, box, 99, mark), 255 - SMOOTH)
+    truncated(path)
+    with pytest.raises(ValueError, match="a.png cannot be decoded"):
+        part_of(path, box, 99, mark)
 
 
 def truncated(path):
@@ -190,7 +322,7 @@ def test_a_cache_that_cannot_be_written_is_no_fault(tmp_path):
 )
 def test_whatever_pillow_reads_is_read(name, format, tmp_path):
     path = saved(tmp_path, name, format=format)
-    assert images.is_image(path) and problem_of(path) is None
+    assert pixels.is_image(path) and problem_of(path) is None
     assert np.abs(np.int32(open_image(path)) - SMOOTH).mean() < 8
 
 
@@ -198,7 +330,7 @@ def test_whatever_pillow_reads_is_read(name, format, tmp_path):
 def test_what_is_no_image(content, tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(content)
-    assert not images.is_image(str(path))
+    assert not pixels.is_image(str(path))
 
 
 def test_pixels_of_floating_point_are_refused(tmp_path):
