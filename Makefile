@@ -31,6 +31,7 @@ docs: .venv/docs
 notebooks: $(patsubst examples/%.py,build/notebooks/%.ipynb,$(wildcard examples/*.py))
 
 build/notebooks/%.ipynb: examples/%.py .venv/docs
+	mkdir -p $(@D)
 	rm -rf runs/$*
 	$(RUN) -m jupytext --quiet --to ipynb --set-kernel python3 --execute --run-path . --output $@ $<
 
