@@ -80,9 +80,9 @@ show(description.contact_sheet(data), "images")
 # ## A teacher of your own
 #
 # Any Keras model that ends in a feature map or an embedding can be the teacher's encoder. Usually
-# it is pretrained on many images of other classes, such as `ct.Teacher.from_keras("MobileNet",
-# 128)` on ImageNet. This page trains a small network on balanced images of seven other shapes,
-# which takes seconds.
+# it was pretrained on many images of other classes. For example, this teacher comes from ImageNet:
+# `ct.Teacher.from_keras("MobileNet", 128)`. This page trains a small network on balanced images of
+# seven other shapes, which takes seconds.
 
 # %%
 others = [(3, 0.35), (4, 0.5), (5, 0.6), (6, 0.3), (7, 0.5), (8, 0.75), (2, 0.5)]
