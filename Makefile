@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach python,$(CANDIDATES),$(shell $(python) -c '$(USA
 RUN = .venv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-long lint clean
+.PHONY: demo test test-long lint docs notebooks clean
 
 demo: .venv/done
 	rm -rf runs/demo
@@ -22,6 +22,22 @@ test-long: .venv/done
 lint: .venv/done
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+# The site, in build/site: a broken link or a warning is an error.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
+
+# The examples as notebooks with their pictures, in build/notebooks.
+notebooks: $(patsubst examples/%.py,build/notebooks/%.ipynb,$(wildcard examples/*.py))
+
+build/notebooks/%.ipynb: examples/%.py .venv/docs
+	mkdir -p $(@D)
+	rm -rf runs/$*
+	$(RUN) -m jupytext --quiet --to ipynb --set-kernel python3 --execute --run-path . --output $@ $<
+
+.venv/docs: .venv/done
+	$(RUN) -m pip install --quiet --editable ".[docs]"
+	touch $@
 
 .venv/done: setup.py
 	@test -n "$(PYTHON)" || { echo "Needs Python 3.10 to 3.12 with venv: make PYTHON=/path/to/python"; exit 1; }

@@ -5,6 +5,14 @@ from setuptools import find_packages, setup
 
 REPORT = ["matplotlib>=3.7"]
 BENCHMARK = ["imbalanced-learn>=0.12", "rich>=13", *REPORT]
+DOCS = [
+    "ipykernel",
+    "jupytext>=1.16,<2",
+    "mkdocs>=1.6,<2",
+    "mkdocs-material>=9.5,<10",
+    "mkdocstrings[python]>=1,<2",
+    "nbconvert>=7",  # runs the notebooks for jupytext
+]
 EDGE = ["larq-compute-engine>=0.16,<0.17"]
 PACKAGE = Path(__file__).with_name("candle_tf") / "__init__.py"
 VERSION = re.search(r'__version__ = "(.+)"', PACKAGE.read_text(encoding="utf-8"))[1]
@@ -52,6 +60,7 @@ setup(
     ],
     extras_require={
         "benchmark": BENCHMARK,
+        "docs": [*DOCS, *REPORT],
         "edge": EDGE,
         "report": REPORT,
         "test": [

@@ -1,4 +1,4 @@
-"""Plain English in what people read: the texts of the package, the README and the pages of docs."""
+"""Plain English in what people read: the package, examples, the README and the pages of docs."""
 
 import ast
 import io
@@ -9,8 +9,8 @@ import tokenize
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-MODULES = sorted((ROOT / "candle_tf").rglob("*.py"))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODULES = sorted([*(ROOT / "candle_tf").rglob("*.py"), *(ROOT / "examples").glob("*.py")])
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # A docstring starts with a verb ("Returns the ...") or a noun with its article. Each of these words
 # starts half a sentence, whose other half the reader has to guess.

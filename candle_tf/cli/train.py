@@ -3,7 +3,7 @@
     python scripts/train.py --flagfile=configs/digits_lt.cfg --workdir=runs/digits
     python scripts/train.py --flagfile=configs/cifar10_lt_100.cfg --data_dir=DIR --workdir=runs/c10
 
-The same command again continues an interrupted run. The README lists the files in the workdir.
+The same command again continues an interrupted run. docs/workdir.md lists the files in the workdir.
 """
 
 import signal
