@@ -50,7 +50,7 @@ static INLINE size_t under(const struct shape *shape, const struct window *windo
 }
 
 /* exp(x) to 2 units in the last place, without a library and alike on every machine. */
-static float exponential(float x)
+static COLD float exponential(float x)
 {
     float n, r, power;
     uint32_t bits;
@@ -71,7 +71,7 @@ static float exponential(float x)
 }
 /* section: gather */
 /* Copies the window of a pixel tap by tap, with zeros outside the map. */
-static INLINE TARGET struct window FN(gather)(
+static ONCE struct window gather(
     const struct shape *shape, const unsigned char *map, size_t unit, int y, int x, unsigned char *to)
 {
     struct window window = window_of(shape, y, x);
@@ -93,9 +93,9 @@ static INLINE TARGET struct window FN(gather)(
     return window;
 }
 /* section: pack */
-/* Sets a bit for each channel below its threshold. */
+/* Sets a bit for each channel below its threshold; with step 0, all share 8 thresholds. */
 static ONCE TARGET void FN(pack)(
-    const float *row, const float *thresholds, int channels, uint64_t *bits)
+    const float *row, const float *thresholds, int step, int channels, uint64_t *bits)
 {
     int c, i;
     for (c = 0; c < channels; c += 64, bits++) {
@@ -105,12 +105,12 @@ static ONCE TARGET void FN(pack)(
 #ifdef AVX2
         for (; i + 8 <= count; i += 8) {
             __m256 below = _mm256_cmp_ps(
-                _mm256_loadu_ps(row + c + i), _mm256_loadu_ps(thresholds + c + i), _CMP_LT_OQ);
+                _mm256_loadu_ps(row + c + i), _mm256_loadu_ps(thresholds + (c + i) * step), _CMP_LT_OQ);
             word |= (uint64_t)(unsigned)_mm256_movemask_ps(below) << i;
         }
 #endif
         for (; i < count; i++)
-            word |= (uint64_t)(row[c + i] < thresholds[c + i]) << i;
+            word |= (uint64_t)(row[c + i] < thresholds[(c + i) * step]) << i;
         *bits = word;
     }
 }
@@ -262,7 +262,6 @@ static BLOCK TARGET void FN(count)(
             }
 #else
         int o;
-        UNROLL
         for (p = 0; p < pixels; p++) {
             int32_t total[8] = {0, 0, 0, 0, 0, 0, 0, 0};
             for (r = 0; r < part.runs; r++) {
@@ -293,7 +292,7 @@ static ONCE TARGET void FN(binary)(
             int32_t inside = taps;
             part.run = n;
             for (count = 0; count < PIXELS && x + count < shape->out_width; count++) {
-                struct window window = FN(gather)(
+                struct window window = gather(
                     shape, (const unsigned char *)map, unit, y, x + count,
                     (unsigned char *)(s->window.bits + count * n));
                 int high = window.last[0] - window.first[0];
@@ -369,7 +368,7 @@ static ONCE TARGET void FN(real)(
     for (y = 0; y < shape->out_height; y++)
         for (x = 0; x < shape->out_width; x += count) {
             for (count = 0; count < PIXELS && x + count < shape->out_width; count++)
-                FN(gather)(
+                gather(
                     shape, (const unsigned char *)map, unit, y, x + count,
                     (unsigned char *)(s->window.reals + count * n));
             if (count == PIXELS)
@@ -382,6 +381,21 @@ static ONCE TARGET void FN(real)(
             for (p = 0; p < count; p++, pixel++)
                 then(s, s->products + p * outputs, pixel);
         }
+}
+/* section: dense */
+/* The classifier: products with 16-bit weights, of which each output has a scale that follows. */
+static ONCE TARGET void FN(dense)(
+    struct SCRATCH *s, const float *map, int channels, const int16_t *weights, int outputs,
+    finish *then)
+{
+    float *restrict sums = s->products;
+    int i, o;
+    for (o = 0; o < outputs; o++)
+        sums[o] = 0.0f;
+    for (i = 0; i < channels; i++, weights += outputs)
+        for (o = 0; o < outputs; o++)
+            sums[o] += map[i] * (float)weights[o];
+    then(s, sums, 0);
 }
 /* section: depthwise */
 /* A convolution of each channel by itself. */
