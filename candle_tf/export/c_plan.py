@@ -62,8 +62,8 @@ class Value:
         shape: Height, width, channels.
         inputs: The feature maps that the operation reads.
         window: Window of each pixel in the first input.
-        weights: Real and dense: (taps, inputs, outputs). Binary: the same, True where the weight is -1.
-            Depthwise: (taps, channels).
+        weights: Real and dense: (taps, inputs, outputs). Binary: the same, True where the weight is
+            -1. Depthwise: (taps, channels).
         parts: Parts of a copy: (index of the input, first channel, last channel), or (None, 0, n)
             for n zeros.
         pad: Value around the map of a binary convolution: 0 or 1.

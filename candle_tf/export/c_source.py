@@ -20,6 +20,7 @@ LOADS = {
     16: "_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const void *)(at))))",
     8: "_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(at))))",
 }
+FAST = ("binary", "real", "depthwise")  # kernels that are compiled for each set of instructions
 MARK = "/* A network in C, written by candle_tf. */"
 
 
@@ -128,7 +129,9 @@ def c_source(
     layers = [Layer(value, index, places, weight_bits) for index, value in enumerate(values)]
     layers = [layer for layer in layers if layer.value.kind != "view"]
     used = {layer.value.kind for layer in layers} | ({"pack"} if places.bits_size else set())
+    used |= {"gather"} if used & {"binary", "real"} else set()
     kernels = sections(KERNELS.read_text(encoding="ascii"))
+    fast = {kind: kernels.pop(kind) for kind in FAST}
     fill = {
         "MARK": MARK,
         "NAME": name,
@@ -140,10 +143,15 @@ def c_source(
         "WEIGHT": WEIGHTS[weight_bits],
         "LOAD": LOADS[weight_bits],
         "COMMON": kernels.pop("common"),
-        "HAS_BINARY": BINARY if "binary" in used else "#define BINARY_OF(isa) NULL\n",
-        "GATHER": kernels.pop("gather") if used & {"binary", "real"} else "",
-        "BINARY": kernels.pop("binary") if "binary" in used else "",
-        "KERNELS": "".join(text for kind, text in kernels.items() if kind in used),
+        "HAS_BINARY": "#define BINARY\n" if "binary" in used else "",
+        "BINARY": fast["binary"] if "binary" in used else "",
+        "FAST": "".join(fast[kind] for kind in ("real", "depthwise") if kind in used),
+        "KERNELS_OF": ", ".join(f"FN({kind})" if kind in used else "NULL" for kind in FAST),
+        "WITH_AVX512": ", ".join(
+            f"{kind}_{'avx512' if kind == 'binary' else 'avx2'}" if kind in used else "NULL"
+            for kind in FAST
+        ),
+        "SHARED": "".join(text for kind, text in kernels.items() if kind in used),
         "TABLES": zeros(values) + "".join(table for layer in layers for table in layer.tables()),
         "FINISHES": "\n".join(layer.finish() for layer in layers),
         "CALLS": "".join(layer.call() for layer in layers),
@@ -403,9 +411,9 @@ class Layer:
         for j in range(len(value.packs)):
             thresholds = f"below_{i}_{j}, 1" if np.any(value.packs[j]) else "zeros, 0"
             at = f"s->bits + {self.places.bits[value, j]} + pixel * {words_of(channels)}"
-            packs.append(f"FN(pack)(out, {thresholds}, {channels}, {at});")
+            packs.append(f"pack(out, {thresholds}, {channels}, {at});")
         text = [
-            f"static TARGET void FN(finish_{i})(struct SCRATCH *s, const void *row, size_t pixel)",
+            f"static void finish_{i}(struct SCRATCH *s, const void *row, size_t pixel)",
             "{",
         ]
         text += [f"    {line}" for line in (*lines, "int c;")]
@@ -418,7 +426,7 @@ class Layer:
     def call(self) -> str:
         """Returns the statements that compute the value."""
         value, i, places = self.value, self.index, self.places
-        then = f"FN(finish_{i})"
+        then = f"finish_{i}"
         if value.kind == "pixels":
             return self.each_pixel(f"{then}(s, rgb + 3 * pixel, pixel);")
         if value.kind == "copy":
@@ -428,14 +436,15 @@ class Layer:
         if value.kind == "binary":
             bits, words = places.bits[given, value.bits], f"weights_{i}, {padded(value.shape[2])}"
             where = f"s, &shape_{i}, s->bits + {bits}, {channels}"
-            return f"    binary({where}, {words}, {int(value.pad == 0)}, {then});\n"
-        start = f"    FN({value.kind})(s, &shape_{i}, s->maps + {places.maps[given]}, {channels}, "
+            return f"    kernels->binary({where}, {words}, {int(value.pad == 0)}, {then});\n"
+        by = f"kernels->{value.kind}" if value.kind in FAST else value.kind
+        start = f"    {by}(s, &shape_{i}, s->maps + {places.maps[given]}, {channels}, "
         if value.kind == "real":
             outputs = padded(value.shape[2])
             return f"{start}weights_{i}, {outputs}, {then});\n"
         if value.kind == "dense":
             where = f"s->maps + {places.maps[given]}, {channels}"
-            return f"    FN(dense)(s, {where}, weights_{i}, {value.shape[2]}, {then});\n"
+            return f"    dense(s, {where}, weights_{i}, {value.shape[2]}, {then});\n"
         if value.kind == "depthwise":
             return f"{start}weights_{i}, {then});\n"
         return f"{start}{then});\n"
@@ -554,11 +563,6 @@ const char *@NAME@_instructions(void);
 #endif
 """
 
-BINARY = """\
-#define BINARY
-#define BINARY_OF(isa) binary_##isa
-"""
-
 SOURCE = """\
 @MARK@
 #ifndef ISA /* this file includes itself once for each set of instructions */
@@ -609,7 +613,17 @@ typedef char scratch_has_its_size[sizeof(struct SCRATCH) == @UPPER@_SCRATCH_BYTE
 const char *const @NAME@_class_names[@UPPER@_CLASSES] = {
 @NAMES@};
 
-@COMMON@@GATHER@@TABLES@
+@COMMON@@SHARED@@TABLES@
+@FINISHES@
+/* Runs the network. */
+static COLD void run(
+    const uint8_t *rgb, float *logits, struct SCRATCH *s, const struct kernels *kernels)
+{
+    size_t pixel;
+    (void)kernels;
+@CALLS@    memcpy(logits, s->maps + @LOGITS@, @UPPER@_CLASSES * sizeof *logits);
+}
+
 @HAS_BINARY@#if defined(DISPATCH)
 #define BLOCK INLINE
 #define ISA avx2
@@ -642,26 +656,23 @@ const char *const @NAME@_class_names[@UPPER@_CLASSES] = {
 #endif
 #include "@NAME@.c"
 
-/* Runs the network with the fastest instructions of this machine, and returns their name. */
-static COLD const char *run(const uint8_t *rgb, float *logits, struct SCRATCH *s)
+/* Returns the name of the fastest instructions of this machine, and their kernels. */
+static COLD const char *fastest(const struct kernels **kernels)
 {
 #if defined(DISPATCH)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2")) {
 #if defined(BINARY) && !defined(@UPPER@_NO_AVX512)
         if (__builtin_cpu_supports("avx512vpopcntdq")) {
-            if (rgb)
-                run_avx2(rgb, logits, s, binary_avx512);
+            *kernels = &kernels_avx512;
             return "AVX-512 VPOPCNTDQ";
         }
 #endif
-        if (rgb)
-            run_avx2(rgb, logits, s, BINARY_OF(avx2));
+        *kernels = &kernels_avx2;
         return "AVX2";
     }
 #endif
-    if (rgb)
-        run_portable(rgb, logits, s, BINARY_OF(portable));
+    *kernels = &kernels_portable;
 #if defined(__ARM_NEON)
     return "NEON";
 #else
@@ -671,15 +682,18 @@ static COLD const char *run(const uint8_t *rgb, float *logits, struct SCRATCH *s
 
 const char *@NAME@_instructions(void)
 {
-    return run(NULL, NULL, NULL);
+    const struct kernels *kernels;
+    return fastest(&kernels);
 }
 
 int @NAME@_logits(const uint8_t *rgb, float *logits, struct @NAME@_scratch *scratch)
 {
+    const struct kernels *kernels;
     int c, best = 0;
     if (!rgb || !logits || !scratch)
         return -1;
-    run(rgb, logits, scratch);
+    fastest(&kernels);
+    run(rgb, logits, scratch, kernels);
     for (c = 1; c < @UPPER@_CLASSES; c++)
         best = logits[c] > logits[best] ? c : best;
     return best;
@@ -729,16 +743,11 @@ int main(int count, char **arguments)
 #endif
 #else
 @BINARY@
-#if !defined(AVX512) /* it speeds up only the binary convolutions */
-@KERNELS@
-@FINISHES@
-static COLD TARGET void FN(run)(
-    const uint8_t *rgb, float *logits, struct SCRATCH *s, convolution *binary)
-{
-    size_t pixel;
-    (void)binary;
-@CALLS@    memcpy(logits, s->maps + @LOGITS@, @UPPER@_CLASSES * sizeof *logits);
-}
+#if defined(AVX512) /* it speeds up only the binary convolutions */
+static const struct kernels kernels_avx512 = {@WITH_AVX512@};
+#else
+@FAST@
+static const struct kernels FN(kernels) = {@KERNELS_OF@};
 #endif
 #endif
 """
