@@ -43,7 +43,7 @@ flags.DEFINE_list(
 )
 flags.DEFINE_string("workdir", None, "A trained run to measure in place of --networks.")
 flags.DEFINE_string("data_dir", None, "Present directory of the run's data.")
-flags.DEFINE_list("rivals", ["0.05", "0.1", "0.35"], "Alphas of MobileNetV2, int8, untrained.")
+flags.DEFINE_list("rivals", ["0.1", "0.35", "0.5"], "Alphas of MobileNetV2, int8, untrained.")
 flags.DEFINE_list("trained_rivals", [], ".tflite files trained on the run's data.")
 flags.DEFINE_integer(
     "calls",
@@ -112,7 +112,7 @@ def compare(student, size: int, test=None, representative=None) -> str:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (1, size, size, 3)).astype(np.float32)
     if representative is None:
-        representative = rng.integers(0, 256, (20, size, size, 3)).astype(np.float32)
+        representative = rng.integers(0, 256, (4, size, size, 3)).astype(np.float32)
     files, one, every, kilobytes, scratch = {}, {}, {}, {}, {}
     cores = os.cpu_count()
     plain = at_bits(student, "32")
