@@ -1,8 +1,8 @@
 /* section: common */
 /* How the windows of a convolution or a pooling lie on its input. */
 struct shape {
-    int height, width, out_height, out_width;
-    int kernel[2], stride[2], dilation[2], before[2];
+    int16_t height, width, out_height, out_width;
+    int16_t kernel[2], stride[2], dilation[2], before[2];
 };
 
 /* Where one window begins on the map, and which of its taps lie on it. */
@@ -22,6 +22,23 @@ typedef void finish(struct SCRATCH *s, const void *row, size_t pixel);
 typedef void convolution(
     struct SCRATCH *s, const struct shape *shape, const uint64_t *map, int channels,
     const uint64_t *weights, int outputs, int zeros_outside, finish *then);
+
+/* A convolution of real numbers. */
+typedef void products(
+    struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
+    const WEIGHT *weights, int outputs, finish *then);
+
+/* A convolution of each channel by itself. */
+typedef void channelwise(
+    struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
+    const float *weights, finish *then);
+
+/* The convolutions by some set of instructions. */
+struct kernels {
+    convolution *binary;
+    products *real;
+    channelwise *depthwise;
+};
 
 static INLINE struct window window_of(const struct shape *shape, int y, int x)
 {
@@ -50,7 +67,7 @@ static INLINE size_t under(const struct shape *shape, const struct window *windo
 }
 
 /* exp(x) to 2 units in the last place, without a library and alike on every machine. */
-static float exponential(float x)
+static COLD float exponential(float x)
 {
     float n, r, power;
     uint32_t bits;
@@ -71,7 +88,7 @@ static float exponential(float x)
 }
 /* section: gather */
 /* Copies the window of a pixel tap by tap, with zeros outside the map. */
-static INLINE TARGET struct window FN(gather)(
+static ONCE struct window gather(
     const struct shape *shape, const unsigned char *map, size_t unit, int y, int x, unsigned char *to)
 {
     struct window window = window_of(shape, y, x);
@@ -93,26 +110,91 @@ static INLINE TARGET struct window FN(gather)(
     return window;
 }
 /* section: pack */
-/* Sets a bit for each channel below its threshold. */
-static ONCE TARGET void FN(pack)(
-    const float *row, const float *thresholds, int channels, uint64_t *bits)
+/* Sets a bit for each channel below its threshold; with step 0, all share 8 thresholds. */
+static ONCE void pack(
+    const float *row, const float *thresholds, int step, int channels, uint64_t *bits)
 {
     int c, i;
     for (c = 0; c < channels; c += 64, bits++) {
         uint64_t word = 0;
         int count = channels - c < 64 ? channels - c : 64;
         i = 0;
-#ifdef AVX2
+#if defined(DISPATCH) /* every x86-64 has SSE2 */
         for (; i + 8 <= count; i += 8) {
-            __m256 below = _mm256_cmp_ps(
-                _mm256_loadu_ps(row + c + i), _mm256_loadu_ps(thresholds + c + i), _CMP_LT_OQ);
-            word |= (uint64_t)(unsigned)_mm256_movemask_ps(below) << i;
+            const float *at = thresholds + (c + i) * step;
+            int low = _mm_movemask_ps(_mm_cmplt_ps(_mm_loadu_ps(row + c + i), _mm_loadu_ps(at)));
+            int high = _mm_movemask_ps(
+                _mm_cmplt_ps(_mm_loadu_ps(row + c + i + 4), _mm_loadu_ps(at + 4)));
+            word |= (uint64_t)(unsigned)(low | high << 4) << i;
         }
 #endif
         for (; i < count; i++)
-            word |= (uint64_t)(row[c + i] < thresholds[c + i]) << i;
+            word |= (uint64_t)(row[c + i] < thresholds[(c + i) * step]) << i;
         *bits = word;
     }
+}
+/* section: dense */
+/* The classifier: products with 16-bit weights, of which each output has a scale that follows. */
+static ONCE void dense(
+    struct SCRATCH *s, const float *map, int channels, const int16_t *weights, int outputs,
+    finish *then)
+{
+    float *restrict sums = s->products;
+    int i, o;
+    for (o = 0; o < outputs; o++)
+        sums[o] = 0.0f;
+    for (i = 0; i < channels; i++, weights += outputs)
+        for (o = 0; o < outputs; o++)
+            sums[o] += map[i] * (float)weights[o];
+    then(s, sums, 0);
+}
+/* section: average */
+/* The mean of the pixels inside the map. */
+static ONCE void average(
+    struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
+    finish *then)
+{
+    size_t pixel = 0;
+    int row, column, y, x, c;
+    for (row = 0; row < shape->out_height; row++)
+        for (column = 0; column < shape->out_width; column++, pixel++) {
+            struct window window = window_of(shape, row, column);
+            for (c = 0; c < channels; c++)
+                s->row[c] = 0.0f;
+            for (y = window.first[0]; y < window.last[0]; y++)
+                for (x = window.first[1]; x < window.last[1]; x++) {
+                    const float *in = map + under(shape, &window, y, x) * (size_t)channels;
+                    for (c = 0; c < channels; c++)
+                        s->row[c] += in[c];
+                }
+            y = window.last[0] - window.first[0];
+            x = window.last[1] - window.first[1];
+            for (c = 0; c < channels; c++)
+                s->row[c] /= (float)(y * x);
+            then(s, s->row, pixel);
+        }
+}
+/* section: max */
+/* The largest of the pixels inside the map. */
+static ONCE void max(
+    struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
+    finish *then)
+{
+    size_t pixel = 0;
+    int row, column, y, x, c;
+    for (row = 0; row < shape->out_height; row++)
+        for (column = 0; column < shape->out_width; column++, pixel++) {
+            struct window window = window_of(shape, row, column);
+            for (c = 0; c < channels; c++)
+                s->row[c] = -3.4028234e38f;
+            for (y = window.first[0]; y < window.last[0]; y++)
+                for (x = window.first[1]; x < window.last[1]; x++) {
+                    const float *in = map + under(shape, &window, y, x) * (size_t)channels;
+                    for (c = 0; c < channels; c++)
+                        s->row[c] = in[c] > s->row[c] ? in[c] : s->row[c];
+                }
+            then(s, s->row, pixel);
+        }
 }
 /* section: binary */
 /* Counts, for each output, the bits in which `pixels` windows of n words differ from the weights.
@@ -262,7 +344,6 @@ static BLOCK TARGET void FN(count)(
             }
 #else
         int o;
-        UNROLL
         for (p = 0; p < pixels; p++) {
             int32_t total[8] = {0, 0, 0, 0, 0, 0, 0, 0};
             for (r = 0; r < part.runs; r++) {
@@ -293,7 +374,7 @@ static ONCE TARGET void FN(binary)(
             int32_t inside = taps;
             part.run = n;
             for (count = 0; count < PIXELS && x + count < shape->out_width; count++) {
-                struct window window = FN(gather)(
+                struct window window = gather(
                     shape, (const unsigned char *)map, unit, y, x + count,
                     (unsigned char *)(s->window.bits + count * n));
                 int high = window.last[0] - window.first[0];
@@ -369,7 +450,7 @@ static ONCE TARGET void FN(real)(
     for (y = 0; y < shape->out_height; y++)
         for (x = 0; x < shape->out_width; x += count) {
             for (count = 0; count < PIXELS && x + count < shape->out_width; count++)
-                FN(gather)(
+                gather(
                     shape, (const unsigned char *)map, unit, y, x + count,
                     (unsigned char *)(s->window.reals + count * n));
             if (count == PIXELS)
@@ -387,8 +468,7 @@ static ONCE TARGET void FN(real)(
 /* A convolution of each channel by itself. */
 static ONCE TARGET void FN(depthwise)(
     struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
-    const float *weights,
-    finish *then)
+    const float *weights, finish *then)
 {
     size_t pixel = 0;
     int row, column, y, x, c;
@@ -403,54 +483,6 @@ static ONCE TARGET void FN(depthwise)(
                     const float *w = weights + (y * shape->kernel[1] + x) * channels;
                     for (c = 0; c < channels; c++)
                         s->row[c] += in[c] * w[c];
-                }
-            then(s, s->row, pixel);
-        }
-}
-/* section: average */
-/* The mean of the pixels inside the map. */
-static ONCE TARGET void FN(average)(
-    struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
-    finish *then)
-{
-    size_t pixel = 0;
-    int row, column, y, x, c;
-    for (row = 0; row < shape->out_height; row++)
-        for (column = 0; column < shape->out_width; column++, pixel++) {
-            struct window window = window_of(shape, row, column);
-            for (c = 0; c < channels; c++)
-                s->row[c] = 0.0f;
-            for (y = window.first[0]; y < window.last[0]; y++)
-                for (x = window.first[1]; x < window.last[1]; x++) {
-                    const float *in = map + under(shape, &window, y, x) * (size_t)channels;
-                    for (c = 0; c < channels; c++)
-                        s->row[c] += in[c];
-                }
-            y = window.last[0] - window.first[0];
-            x = window.last[1] - window.first[1];
-            for (c = 0; c < channels; c++)
-                s->row[c] /= (float)(y * x);
-            then(s, s->row, pixel);
-        }
-}
-/* section: max */
-/* The largest of the pixels inside the map. */
-static ONCE TARGET void FN(max)(
-    struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
-    finish *then)
-{
-    size_t pixel = 0;
-    int row, column, y, x, c;
-    for (row = 0; row < shape->out_height; row++)
-        for (column = 0; column < shape->out_width; column++, pixel++) {
-            struct window window = window_of(shape, row, column);
-            for (c = 0; c < channels; c++)
-                s->row[c] = -3.4028234e38f;
-            for (y = window.first[0]; y < window.last[0]; y++)
-                for (x = window.first[1]; x < window.last[1]; x++) {
-                    const float *in = map + under(shape, &window, y, x) * (size_t)channels;
-                    for (c = 0; c < channels; c++)
-                        s->row[c] = in[c] > s->row[c] ? in[c] : s->row[c];
                 }
             then(s, s->row, pixel);
         }

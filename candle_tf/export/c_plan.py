@@ -55,14 +55,15 @@ class Value:
     """A feature map, the operation that computes it, and the element-wise steps that follow.
 
     Attributes:
-        kind: "pixels", "binary" and "real" convolutions, "depthwise", "max", "average",
-            "copy" of parts of other maps, or "view" of another map as one pixel.
+        kind: "pixels", "binary" and "real" convolutions, "dense" (a real one on one pixel, after
+            the last sign), "depthwise", "max", "average", "copy" of parts of other maps, or "view"
+            of another map as one pixel.
         layer: Name of the Keras layer.
         shape: Height, width, channels.
         inputs: The feature maps that the operation reads.
         window: Window of each pixel in the first input.
-        weights: Real: (taps, inputs, outputs). Binary: the same, True where the weight is -1.
-            Depthwise: (taps, channels).
+        weights: Real and dense: (taps, inputs, outputs). Binary: the same, True where the weight is
+            -1. Depthwise: (taps, channels).
         parts: Parts of a copy: (index of the input, first channel, last channel), or (None, 0, n)
             for n zeros.
         pad: Value around the map of a binary convolution: 0 or 1.
@@ -114,7 +115,7 @@ def plan(student: tf.keras.Model, image_size: int) -> list[Value]:
 
     Example:
         >>> [value.kind for value in plan(ct.students.resnet_e(10, blocks=(1,)), 32)]
-        ['pixels', 'real', 'depthwise', 'real', 'binary', 'average', 'real']
+        ['pixels', 'real', 'depthwise', 'real', 'binary', 'average', 'dense']
     """
     network = rewire(student, (image_size, image_size, 3))
     reader = _Reader()
@@ -128,6 +129,11 @@ def plan(student: tf.keras.Model, image_size: int) -> list[Value]:
     if logits.kind == "view" or logits is not reader.values[-1]:
         logits = reader.after(logits, "logits")
     logits.read()
+    for value in reversed(reader.values):
+        if value.kind == "binary":
+            break
+        if value.kind == "real" and value.shape[:2] == value.window.kernel == (1, 1):
+            value.kind = "dense"
     return reader.values
 
 

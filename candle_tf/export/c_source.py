@@ -20,8 +20,8 @@ LOADS = {
     16: "_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const void *)(at))))",
     8: "_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(at))))",
 }
+FAST = ("binary", "real", "depthwise")  # kernels that are compiled for each set of instructions
 MARK = "/* A network in C, written by candle_tf. */"
-NEEDS = {"binary": ("gather",), "real": ("gather",)}
 
 
 def export_c(
@@ -36,7 +36,8 @@ def export_c(
     """Writes the student as C99 source: NAME.c and NAME.h in a directory NAME.
 
     Binary convolutions run as XOR and popcount on packed bits. Stem and classifier compute in
-    float32. The results are equal on all machines, bit for bit.
+    float32. The weights of the classifier have 16 bits, as no sign depends on its results. The
+    results are equal on all machines, bit for bit.
 
     Args:
         student: Keras model from images to logits.
@@ -45,8 +46,9 @@ def export_c(
         class_names: Names in class order; by default the class numbers.
         centre_square: Side of the central square to cut out of a photograph, as a fraction of its
             shorter side; a constant in the header.
-        weight_bits: Bits of the weights of stem and classifier: 32 (float32), 16 or 8 (integers
-            with one scale per output).
+        weight_bits: Bits of the weights of other convolutions that are not binary, such as the
+            stem's: 32 (float32), 16 or 8 (integers with one scale per output). Rounding them turns
+            signs, so 16 bits change the class of about 2 images of 1,000.
 
     Raises:
         ValueError: If the numbers of names and classes differ. Also for a layer that the C source
@@ -115,7 +117,7 @@ def c_source(
         image_size: Side of the images in pixels.
         names: Name of each class.
         centre_square: Side of the central square, as a fraction of a photograph's shorter side.
-        weight_bits: Bits of the weights of stem and classifier: 32, 16 or 8.
+        weight_bits: Bits of the weights of convolutions that are not binary: 32, 16 or 8.
 
     Raises:
         ValueError: For another number of bits.
@@ -127,8 +129,9 @@ def c_source(
     layers = [Layer(value, index, places, weight_bits) for index, value in enumerate(values)]
     layers = [layer for layer in layers if layer.value.kind != "view"]
     used = {layer.value.kind for layer in layers} | ({"pack"} if places.bits_size else set())
-    used |= {needed for kind in used for needed in NEEDS.get(kind, ())}
+    used |= {"gather"} if used & {"binary", "real"} else set()
     kernels = sections(KERNELS.read_text(encoding="ascii"))
+    fast = {kind: kernels.pop(kind) for kind in FAST}
     fill = {
         "MARK": MARK,
         "NAME": name,
@@ -140,13 +143,15 @@ def c_source(
         "WEIGHT": WEIGHTS[weight_bits],
         "LOAD": LOADS[weight_bits],
         "COMMON": kernels.pop("common"),
-        "HAS_BINARY": BINARY if "binary" in used else "#define BINARY_OF(isa) NULL\n",
-        "BINARY": "".join(kernels[kind] for kind in ("gather", "binary") if kind in used),
-        "KERNELS": "".join(
-            text
-            for kind, text in kernels.items()
-            if kind in used and kind not in ("gather", "binary")
+        "HAS_BINARY": "#define BINARY\n" if "binary" in used else "",
+        "BINARY": fast["binary"] if "binary" in used else "",
+        "FAST": "".join(fast[kind] for kind in ("real", "depthwise") if kind in used),
+        "KERNELS_OF": ", ".join(f"FN({kind})" if kind in used else "NULL" for kind in FAST),
+        "WITH_AVX512": ", ".join(
+            f"{kind}_{'avx512' if kind == 'binary' else 'avx2'}" if kind in used else "NULL"
+            for kind in FAST
         ),
+        "SHARED": "".join(text for kind, text in kernels.items() if kind in used),
         "TABLES": zeros(values) + "".join(table for layer in layers for table in layer.tables()),
         "FINISHES": "\n".join(layer.finish() for layer in layers),
         "CALLS": "".join(layer.call() for layer in layers),
@@ -193,8 +198,8 @@ def floats(numbers: np.ndarray) -> list[str]:
 
 def zeros(values: list[Value]) -> str:
     """Returns the table of zeros that all values share whose thresholds are 0."""
-    signed = [v.shape[2] for v in values for pack in v.packs if not np.any(pack)]
-    return f"static const float zeros[{max(signed)}] = {{0.0f}};\n" if signed else ""
+    signed = any(not np.any(pack) for value in values for pack in value.packs)
+    return f"static const float zeros[{LANES}] = {{0.0f}};\n" if signed else ""
 
 
 def words_of(channels: int) -> int:
@@ -263,12 +268,15 @@ class Places:
 
     def fields(self) -> tuple[str, int]:
         """Returns the fields of the scratch struct, and the size of the struct in bytes."""
-        binary, real = ([v for v in self.values if v.kind == kind] for kind in ("binary", "real"))
+        binary, real, dense = (
+            [v for v in self.values if v.kind == kind] for kind in ("binary", "real", "dense")
+        )
         channels = max(v.shape[2] for v in self.values)
         words = max((v.weights.shape[0] * words_of(v.weights.shape[1]) for v in binary), default=1)
         reals = max((v.weights.shape[0] * v.weights.shape[1] for v in real), default=1)
         sums = PIXELS * max((padded(v.shape[2]) for v in binary), default=0)
         products = PIXELS * max((padded(v.shape[2]) for v in real), default=0)
+        products = max([products, *(v.shape[2] for v in dense)])
         window = f"union {{ uint64_t bits[{PIXELS * words}]; float reals[{PIXELS * reals}]; }}"
         fields = {
             f"uint64_t bits[{self.bits_size}]": 8 * self.bits_size,
@@ -317,10 +325,12 @@ class Layer:
         self.value, self.index, self.places = value, index, places
         self.steps = list(value.steps)
         self.weights: tuple[str, list[str]] | None = None
-        if value.kind == "real":
-            numbers, scale = side_by_side(value.weights, weight_bits)
-            texts = floats(numbers) if weight_bits == 32 else [str(int(x)) for x in numbers]
-            self.weights = WEIGHTS[weight_bits], texts
+        if value.kind in ("real", "dense"):
+            bits = weight_bits if value.kind == "real" else 16
+            numbers, scale = rounded(value.weights, bits)
+            numbers = side_by_side(numbers) if value.kind == "real" else numbers.ravel()
+            texts = floats(numbers) if bits == 32 else [str(int(x)) for x in numbers]
+            self.weights = WEIGHTS[bits], texts
             first = self.steps[0]
             self.steps[0] = Step("affine", first.a * scale, first.b)
         elif value.kind == "binary":
@@ -332,7 +342,7 @@ class Layer:
         """Yields the constant arrays: weights, factors and thresholds."""
         value, i = self.value, self.index
         yield f"\n/* {comment(value.layer)}: {value.kind}, {' x '.join(map(str, value.shape))} */\n"
-        if value.inputs and value.kind != "copy":
+        if value.inputs and value.kind not in ("copy", "dense"):
             yield self.shape()
         if self.weights:
             kind, numbers = self.weights
@@ -399,11 +409,11 @@ class Layer:
         unused = [] if any("pixel" in line for line in lines) or value.packs else ["(void)pixel;"]
         packs = []
         for j in range(len(value.packs)):
-            thresholds = f"below_{i}_{j}" if np.any(value.packs[j]) else "zeros"
+            thresholds = f"below_{i}_{j}, 1" if np.any(value.packs[j]) else "zeros, 0"
             at = f"s->bits + {self.places.bits[value, j]} + pixel * {words_of(channels)}"
-            packs.append(f"FN(pack)(out, {thresholds}, {channels}, {at});")
+            packs.append(f"pack(out, {thresholds}, {channels}, {at});")
         text = [
-            f"static TARGET void FN(finish_{i})(struct SCRATCH *s, const void *row, size_t pixel)",
+            f"static void finish_{i}(struct SCRATCH *s, const void *row, size_t pixel)",
             "{",
         ]
         text += [f"    {line}" for line in (*lines, "int c;")]
@@ -416,7 +426,7 @@ class Layer:
     def call(self) -> str:
         """Returns the statements that compute the value."""
         value, i, places = self.value, self.index, self.places
-        then = f"FN(finish_{i})"
+        then = f"finish_{i}"
         if value.kind == "pixels":
             return self.each_pixel(f"{then}(s, rgb + 3 * pixel, pixel);")
         if value.kind == "copy":
@@ -426,11 +436,15 @@ class Layer:
         if value.kind == "binary":
             bits, words = places.bits[given, value.bits], f"weights_{i}, {padded(value.shape[2])}"
             where = f"s, &shape_{i}, s->bits + {bits}, {channels}"
-            return f"    binary({where}, {words}, {int(value.pad == 0)}, {then});\n"
-        start = f"    FN({value.kind})(s, &shape_{i}, s->maps + {places.maps[given]}, {channels}, "
+            return f"    kernels->binary({where}, {words}, {int(value.pad == 0)}, {then});\n"
+        by = f"kernels->{value.kind}" if value.kind in FAST else value.kind
+        start = f"    {by}(s, &shape_{i}, s->maps + {places.maps[given]}, {channels}, "
         if value.kind == "real":
             outputs = padded(value.shape[2])
             return f"{start}weights_{i}, {outputs}, {then});\n"
+        if value.kind == "dense":
+            where = f"s->maps + {places.maps[given]}, {channels}"
+            return f"    dense(s, {where}, weights_{i}, {value.shape[2]}, {then});\n"
         if value.kind == "depthwise":
             return f"{start}weights_{i}, {then});\n"
         return f"{start}{then});\n"
@@ -479,22 +493,29 @@ def packed_words(negative: np.ndarray) -> np.ndarray:
     return words.transpose(1, 0, 2).ravel()
 
 
-def side_by_side(weights: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the weights of a convolution, 8 outputs side by side, and each output's scale.
+def rounded(weights: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the weights of a convolution in multiples of each output's scale, and the scales.
 
     Args:
         weights: Weights of the convolution, float64 (taps, inputs, outputs).
         bits: 32 for float32 weights with scales of 1; 16 or 8 for integers.
+
+    Returns:
+        (float64 (taps * inputs, outputs), float64 (outputs,)).
     """
     flat = weights.reshape(-1, weights.shape[-1])
-    scale = np.ones(flat.shape[1])
-    if bits < 32:
-        most = np.max(np.abs(flat), axis=0)
-        scale = np.where(most > 0, most, 1.0) / (2 ** (bits - 1) - 1)
-        flat = np.rint(flat / scale)
-    full = np.zeros((len(flat), padded(flat.shape[1])))
-    full[:, : flat.shape[1]] = flat
-    return full.reshape(len(flat), -1, LANES).transpose(1, 0, 2).ravel(), scale
+    if bits == 32:
+        return flat, np.ones(flat.shape[1])
+    most = np.max(np.abs(flat), axis=0)
+    scale = np.where(most > 0, most, 1.0) / (2 ** (bits - 1) - 1)
+    return np.rint(flat / scale), scale
+
+
+def side_by_side(weights: np.ndarray) -> np.ndarray:
+    """Returns the numbers of a matrix (inputs, outputs), 8 outputs side by side."""
+    full = np.zeros((len(weights), padded(weights.shape[1])))
+    full[:, : weights.shape[1]] = weights
+    return full.reshape(len(weights), -1, LANES).transpose(1, 0, 2).ravel()
 
 
 HEADER = """\
@@ -523,6 +544,8 @@ extern const char *const @NAME@_class_names[@UPPER@_CLASSES];
 
 /* Returns the most probable class of an image and writes the probabilities of all classes.
  *
+ * Returns -1 and writes nothing if a pointer is null.
+ *
  * rgb: @UPPER@_HEIGHT rows of @UPPER@_WIDTH pixels of 3 bytes, red first.
  * Only one call at a time: the function uses static memory. */
 int @NAME@_predict(const uint8_t *rgb, float *probabilities);
@@ -538,11 +561,6 @@ const char *@NAME@_instructions(void);
 #endif
 
 #endif
-"""
-
-BINARY = """\
-#define BINARY
-#define BINARY_OF(isa) binary_##isa
 """
 
 SOURCE = """\
@@ -569,9 +587,11 @@ SOURCE = """\
 #if defined(__GNUC__) && !defined(__clang__) /* clang unrolls by itself */
 #define UNROLL _Pragma("GCC unroll 8")
 #define ONCE __attribute__((noinline, noclone))
+#define COLD __attribute__((cold)) /* small rather than fast */
 #else
 #define UNROLL
 #define ONCE
+#define COLD
 #endif
 /* One rounding per operation, so that all machines compute the same numbers. The flags of inexact
  * operations are not used. */
@@ -593,7 +613,17 @@ typedef char scratch_has_its_size[sizeof(struct SCRATCH) == @UPPER@_SCRATCH_BYTE
 const char *const @NAME@_class_names[@UPPER@_CLASSES] = {
 @NAMES@};
 
-@COMMON@@TABLES@
+@COMMON@@SHARED@@TABLES@
+@FINISHES@
+/* Runs the network. */
+static COLD void run(
+    const uint8_t *rgb, float *logits, struct SCRATCH *s, const struct kernels *kernels)
+{
+    size_t pixel;
+    (void)kernels;
+@CALLS@    memcpy(logits, s->maps + @LOGITS@, @UPPER@_CLASSES * sizeof *logits);
+}
+
 @HAS_BINARY@#if defined(DISPATCH)
 #define BLOCK INLINE
 #define ISA avx2
@@ -615,7 +645,7 @@ const char *const @NAME@_class_names[@UPPER@_CLASSES] = {
 #undef BLOCK
 #endif
 #if defined(DISPATCH) && !defined(__clang__)
-#pragma GCC optimize("O2") /* small code for machines from before 2013 */
+#pragma GCC optimize("Os") /* small code for machines from before 2013 */
 #endif
 #define ISA portable
 #define TARGET
@@ -626,26 +656,23 @@ const char *const @NAME@_class_names[@UPPER@_CLASSES] = {
 #endif
 #include "@NAME@.c"
 
-/* Runs the network with the fastest instructions of this machine, and returns their name. */
-static const char *run(const uint8_t *rgb, float *logits, struct SCRATCH *s)
+/* Returns the name of the fastest instructions of this machine, and their kernels. */
+static COLD const char *fastest(const struct kernels **kernels)
 {
 #if defined(DISPATCH)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2")) {
 #if defined(BINARY) && !defined(@UPPER@_NO_AVX512)
         if (__builtin_cpu_supports("avx512vpopcntdq")) {
-            if (rgb)
-                run_avx2(rgb, logits, s, binary_avx512);
+            *kernels = &kernels_avx512;
             return "AVX-512 VPOPCNTDQ";
         }
 #endif
-        if (rgb)
-            run_avx2(rgb, logits, s, BINARY_OF(avx2));
+        *kernels = &kernels_avx2;
         return "AVX2";
     }
 #endif
-    if (rgb)
-        run_portable(rgb, logits, s, BINARY_OF(portable));
+    *kernels = &kernels_portable;
 #if defined(__ARM_NEON)
     return "NEON";
 #else
@@ -655,13 +682,18 @@ static const char *run(const uint8_t *rgb, float *logits, struct SCRATCH *s)
 
 const char *@NAME@_instructions(void)
 {
-    return run(NULL, NULL, NULL);
+    const struct kernels *kernels;
+    return fastest(&kernels);
 }
 
 int @NAME@_logits(const uint8_t *rgb, float *logits, struct @NAME@_scratch *scratch)
 {
+    const struct kernels *kernels;
     int c, best = 0;
-    run(rgb, logits, scratch);
+    if (!rgb || !logits || !scratch)
+        return -1;
+    fastest(&kernels);
+    run(rgb, logits, scratch, kernels);
     for (c = 1; c < @UPPER@_CLASSES; c++)
         best = logits[c] > logits[best] ? c : best;
     return best;
@@ -672,6 +704,8 @@ int @NAME@_predict(const uint8_t *rgb, float *probabilities)
     static struct @NAME@_scratch scratch;
     float total = 0.0f, most;
     int c, best = @NAME@_logits(rgb, probabilities, &scratch);
+    if (best < 0)
+        return best;
     most = probabilities[best];
     for (c = 0; c < @UPPER@_CLASSES; c++) {
         probabilities[c] = exponential(probabilities[c] - most);
@@ -709,16 +743,11 @@ int main(int count, char **arguments)
 #endif
 #else
 @BINARY@
-#if !defined(AVX512) /* it speeds up only the binary convolutions */
-@KERNELS@
-@FINISHES@
-static TARGET void FN(run)(
-    const uint8_t *rgb, float *logits, struct SCRATCH *s, convolution *binary)
-{
-    size_t pixel;
-    (void)binary;
-@CALLS@    memcpy(logits, s->maps + @LOGITS@, @UPPER@_CLASSES * sizeof *logits);
-}
+#if defined(AVX512) /* it speeds up only the binary convolutions */
+static const struct kernels kernels_avx512 = {@WITH_AVX512@};
+#else
+@FAST@
+static const struct kernels FN(kernels) = {@KERNELS_OF@};
 #endif
 #endif
 """

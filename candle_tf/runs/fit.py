@@ -14,8 +14,8 @@ from candle_tf.model import CandleModel
 from candle_tf.networks.surgery import renewed, with_synchronized_batch_norm
 from candle_tf.runs.build import computing_in, mirrored_teacher
 from candle_tf.runs.checkpoints import Checkpoints, NotFinite
-from candle_tf.runs.run import Run, place_of
 from candle_tf.runs.plan import images_per_second
+from candle_tf.runs.run import Run, place_of
 from candle_tf.student_model import StudentModel
 from candle_tf.teacher_store import TeacherStore
 from candle_tf.utils.distribution import distributed

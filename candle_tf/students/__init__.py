@@ -1,4 +1,4 @@
-"""Binary students in Larq: images (batch, height, width, 3) in [0, 255] to logits.
+"""Students, binary ones in Larq: images (batch, height, width, 3) in [0, 255] to logits.
 
 `create` builds a student by name, and `list` names all of them, those of larq-zoo included.
 """
@@ -10,13 +10,14 @@ from functools import partial
 import tensorflow as tf
 from candle_tf.networks.pretrained import zoo_networks
 from candle_tf.students.bits import BITS, at_bits, requantize
+from candle_tf.students.mobilenet_v2 import mobilenet_v2
 from candle_tf.students.quantizers import FusedApproxSign
 from candle_tf.students.reactnet import RPReLU, RSign, reactnet_a
 from candle_tf.students.resnet_e import resnet_e
 from candle_tf.students.zoo import larq_zoo
 from candle_tf.utils.names import lookup, parse_spec
 
-STUDENTS = {"resnet_e": resnet_e, "reactnet_a": reactnet_a}
+STUDENTS = {"resnet_e": resnet_e, "reactnet_a": reactnet_a, "mobilenet_v2": mobilenet_v2}
 
 
 def create(
@@ -87,7 +88,7 @@ def factories(name: str) -> dict[str, Callable[..., tf.keras.Model]]:
 
     Example:
         >>> sorted(factories("resnet_e"))
-        ['reactnet_a', 'resnet_e']
+        ['mobilenet_v2', 'reactnet_a', 'resnet_e']
     """
     if name in STUDENTS:
         return STUDENTS
@@ -105,6 +106,7 @@ __all__ = [
     "create",
     "larq_zoo",
     "list",
+    "mobilenet_v2",
     "parse",
     "reactnet_a",
     "requantize",

@@ -105,7 +105,8 @@ def test_each_layer_computes_what_keras_does(body, tmp_path):
     expected = tf.nn.softmax(model(images.astype(np.float32))).numpy()
     assert np.ptp(expected, axis=0).max() > 0.001, "all images alike: this test proves nothing"
     difference = np.abs(predict(images) - expected).max(-1)
-    assert np.median(difference) < 1e-5 and difference.max() < 0.02  # a sign may turn
+    # The classifier's weights have 16 bits, and a sign may turn.
+    assert np.median(difference) < 5e-5 and difference.max() < 0.02
 
 
 REFUSED = {

@@ -1,8 +1,10 @@
 """The commands of the README, as a user types them, on a run of seconds."""
 
 import json
+import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +115,31 @@ def test_predict_prints_the_same_from_every_export(run, tmp_path):
     assert same >= 0.99 * images > 300
     report = (tmp_path / "lce.md").read_text()
     assert "LCE's optimised kernels are for 64-bit ARM" in report and "quant_conv2d" in report
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs cc: apt-get install gcc")
+def test_three_documented_commands_lead_to_a_program_that_names_digits(run, tmp_path):
+    page = (ROOT / "docs" / "device.md").read_text()
+    picture = re.search(r"^\.venv/bin/python - <<'PYTHON'\n.*?^PYTHON$", page, re.M | re.S)[0]
+    commands = re.search(r"three commands give.*?```bash\n(.*?)```", page, re.S)[1].splitlines()
+    assert len(commands) == 3
+    (tmp_path / "runs/demo").mkdir(parents=True)
+    (tmp_path / "runs/demo/candle").symlink_to(run[0])
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    path = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    for command in (picture, *commands):
+        done = subprocess.run(
+            ["bash", "-ec", command], cwd=tmp_path, env=path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert re.fullmatch(r"\d \d+\.\d %\n", done.stdout)
+    predicted = script("predict", f"--model={tmp_path}/export/digits_c", tmp_path / "digit.png")
+    assert re.search(rf"\b{done.stdout[0]} \d+\.\d %", predicted.stdout), predicted.stderr[-3000:]
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ from candle_tf.networks.safe_load import load_model
 from candle_tf.networks.surgery import any_size
 from candle_tf.runs.build import LETTERS, computing_in
 
-OURS = {"resnet_e": (32, {}), "reactnet_a": (32, {"width": 0.125})}
+OURS = {"resnet_e": (32, {}), "reactnet_a": (32, {"width": 0.125}), "mobilenet_v2": (32, {})}
 LARGER = {
     **dict.fromkeys(("BinaryAlexNet", "DoReFaNet"), 64),
     **dict.fromkeys(("BiRealNet", "MeliusNet22", "RealToBinaryNet"), 96),
