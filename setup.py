@@ -24,15 +24,19 @@ setup(
         "Development Status :: 4 - Beta",
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: Apache Software License",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=find_packages(include=["candle_tf", "candle_tf.*"]),
-    package_data={"candle_tf": ["assets/*", "py.typed"]},
+    packages=[*find_packages(include=["candle_tf", "candle_tf.*"]), "candle_tf.configs"],
+    package_dir={"candle_tf.configs": "configs"},  # for --config=NAME outside the clone
+    package_data={
+        "candle_tf": ["assets/*", "cli/flags.json", "py.typed"],
+        "candle_tf.configs": ["*.cfg", "*/*.cfg"],
+    },
+    entry_points={"console_scripts": ["candle-tf = candle_tf.__main__:main"]},
     python_requires=">=3.10,<3.13",
     install_requires=[
         "absl-py>=1.0",
