@@ -50,6 +50,8 @@ setup(
         "scipy>=1.10",  # L-BFGS, for the calibration
         "setuptools<81",  # TFDS 4.8 and zookeeper import pkg_resources
         "tensorflow>=2.16,<2.20",
+        # tf-keras up to 2.18 calls random.randint with a float, which Python 3.12 refuses.
+        "tensorflow>=2.19; python_version>='3.12'",
         "tensorflow-datasets>=4.8,<4.9",
         "tf-keras>=2.16,<2.20",
         "tqdm>=4.60",
