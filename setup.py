@@ -32,15 +32,19 @@ setup(
         "Development Status :: 4 - Beta",
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: Apache Software License",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=find_packages(include=["candle_tf", "candle_tf.*"]),
-    package_data={"candle_tf": ["assets/*", "py.typed"]},
+    packages=[*find_packages(include=["candle_tf", "candle_tf.*"]), "candle_tf.configs"],
+    package_dir={"candle_tf.configs": "configs"},  # for --config=NAME outside the clone
+    package_data={
+        "candle_tf": ["assets/*", "cli/flags.json", "py.typed"],
+        "candle_tf.configs": ["*.cfg", "*/*.cfg"],
+    },
+    entry_points={"console_scripts": ["candle-tf = candle_tf.__main__:main"]},
     python_requires=">=3.10,<3.13",
     install_requires=[
         "absl-py>=1.0",
@@ -54,6 +58,8 @@ setup(
         "scipy>=1.10",  # L-BFGS, for the calibration
         "setuptools<81",  # TFDS 4.8 and zookeeper import pkg_resources
         "tensorflow>=2.16,<2.20",
+        # tf-keras up to 2.18 calls random.randint with a float, which Python 3.12 refuses.
+        "tensorflow>=2.19; python_version>='3.12'",
         "tensorflow-datasets>=4.8,<4.9",
         "tf-keras>=2.16,<2.20",
         "tqdm>=4.60",

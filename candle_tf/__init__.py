@@ -8,6 +8,11 @@ import os
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
+from candle_tf.cli import quick_answers  # noqa: E402
+
+if quick_answers.is_command():  # --help takes no import of TensorFlow
+    quick_answers.answer()
+
 from candle_tf.utils.quiet import start_quietly  # noqa: E402
 
 start_quietly()

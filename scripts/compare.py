@@ -1,6 +1,6 @@
 """See candle_tf/cli/compare.py, or --help."""
 
-from quick_answers import start
+from command import run
 
 if __name__ == "__main__":
-    start("compare")
+    run("compare")

@@ -1,6 +1,6 @@
 """See candle_tf/cli/export.py, or --help."""
 
-from quick_answers import start
+from command import run
 
 if __name__ == "__main__":
-    start("export")
+    run("export")

@@ -16,7 +16,7 @@ from test_doctests import PUBLIC, public_names
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FLAGS = json.loads((ROOT / "scripts" / "flags.json").read_text(encoding="utf-8"))
+FLAGS = json.loads((ROOT / "candle_tf" / "cli" / "flags.json").read_text(encoding="utf-8"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

@@ -1,1 +1,1 @@
-"""The commands of scripts/: flags in, one call of the library, files out."""
+"""The commands of `candle-tf` and scripts/: flags in, one call of the library, files out."""

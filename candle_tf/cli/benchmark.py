@@ -1,6 +1,6 @@
 """Runs methods x data sets x seeds, and writes results.csv and results.md.
 
-    python scripts/benchmark.py --flagfile=configs/benchmark/cifar10_lt.cfg --data_dir=DIR
+    candle-tf benchmark --config=benchmark/cifar10_lt --data_dir=DIR
 
 The same command again continues where it was stopped: finished cells are kept, an interrupted cell
 continues from its last epoch, and a failed cell is tried again. Other rows in the same --output use
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 from absl import flags
-from candle_tf.cli import run_flags
+from candle_tf.cli import configs, run_flags
 from candle_tf.runs import benchmark
 
 try:
@@ -23,7 +23,7 @@ try:
     from rich.markup import escape
     from rich.table import Column, Table
 except ImportError:
-    sys.exit('rich is not installed: run pip install -e ".[benchmark]".')
+    sys.exit("rich is not installed: pip install rich.")
 
 TRAIN = [sys.executable, "-m", "candle_tf.cli.train"]
 
@@ -68,6 +68,7 @@ def main():
     flags.DEFINE_multi_string("datasets", [], "A set to run them on, written as a row is.")
     flags.DEFINE_list("seeds", ["0"], "Seeds of the repetitions.")
     flags.DEFINE_string("output", None, "Directory of the cells and the results.", required=True)
+    configs.define()
     run_flags.define(omit=(*benchmark.PLANNED, "dataset"))
     run_flags.start(run)
 

@@ -1,6 +1,6 @@
 """Prints finished runs side by side as a Markdown table.
 
-python scripts/compare.py runs/cross_entropy runs/candle
+candle-tf compare runs/cross_entropy runs/candle
 """
 
 from absl import flags

@@ -1,7 +1,7 @@
 """Describes a data set, and names the files in it that cannot be read.
 
-    python scripts/describe.py --dataset=folder:photos
-    python scripts/describe.py --dataset=tfds:cifar10 --data_dir=DIR --output=OUT
+    candle-tf describe --dataset=folder:photos
+    candle-tf describe --dataset=tfds:cifar10 --data_dir=DIR --output=OUT
 
 With --output, the command draws the class distribution and a sheet of head and tail images.
 """

@@ -1,7 +1,7 @@
 """Evaluates the student of a run from its last checkpoint, and prints the table.
 
-python scripts/evaluate.py --workdir=runs/digits
-python scripts/evaluate.py --workdir=runs/digits --exported=digits.tflite    # an export beside it
+candle-tf evaluate --workdir=runs/digits
+candle-tf evaluate --workdir=runs/digits --exported=digits.tflite    # an export beside it
 """
 
 from absl import flags

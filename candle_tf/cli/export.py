@@ -1,8 +1,8 @@
 """Exports the student of a run from its last checkpoint.
 
-    python scripts/export.py --workdir=runs/digits --output=export/digits
-    python scripts/export.py --workdir=runs/digits --format=lce --output=digits.tflite
-    python scripts/export.py --workdir=runs/digits --format=c --output=export/digits
+    candle-tf export --workdir=runs/digits --output=export/digits
+    candle-tf export --workdir=runs/digits --format=lce --output=digits.tflite
+    candle-tf export --workdir=runs/digits --format=c --output=export/digits
 
 The second writes a flatbuffer of Larq Compute Engine, and beside it digits.md, which compares size,
 operations and latency with float32. The third writes export/digits/digits.c and digits.h.

@@ -1,7 +1,7 @@
 """Writes the report of a finished run, WORKDIR/report/report.html and its figures, once more.
 
-    python scripts/report.py --workdir=runs/c10
-    python scripts/report.py --workdir=runs/c10 --from_scratch=runs/ce --full_precision=runs/ce32
+    candle-tf report --workdir=runs/c10
+    candle-tf report --workdir=runs/c10 --from_scratch=runs/ce --full_precision=runs/ce32
 
 The second compares the student's classifier with those of two other runs on the same data.
 """

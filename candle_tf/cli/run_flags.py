@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tensorflow as tf
 from absl import app, flags, logging
+from candle_tf.cli import configs
 from candle_tf.data.entrance import reading_errors
 from candle_tf.runs.run import Run
 from candle_tf.runs.settings import Settings, kind_of
@@ -94,7 +95,8 @@ def start(job, arguments: str | None = None):
     for name in (__name__, module.__name__):
         for flag in flags.FLAGS.get_key_flags_for_module(name):
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    app.run(main_of(job, arguments))
+    argv = [sys.argv[0], *configs.expand(sys.argv[1:], flags.FLAGS)]
+    app.run(main_of(job, arguments), argv=argv)
 
 
 def main_of(job, arguments: str | None = None):

@@ -1,7 +1,7 @@
 """Calibrates a teacher, distills a binary student on long-tailed data, evaluates and exports it.
 
-    python scripts/train.py --flagfile=configs/digits_lt.cfg --workdir=runs/digits
-    python scripts/train.py --flagfile=configs/cifar10_lt_100.cfg --data_dir=DIR --workdir=runs/c10
+    candle-tf train --config=digits_lt --workdir=runs/digits
+    candle-tf train --config=cifar10_lt_100 --data_dir=DIR --workdir=runs/c10
 
 The same command again continues an interrupted run. docs/workdir.md lists the files in the workdir.
 """
@@ -10,7 +10,7 @@ import signal
 import sys
 
 from absl import flags
-from candle_tf.cli import run_flags
+from candle_tf.cli import configs, run_flags
 from candle_tf.reports.tables import comparison_table
 from candle_tf.runs import job
 from candle_tf.runs.checkpoints import INTERRUPTED
@@ -27,6 +27,7 @@ def train():
 
 def main():
     """Defines the flags and starts the training."""
+    configs.define()
     run_flags.define()
     run_flags.start(train)
 

@@ -20,8 +20,8 @@ def larq_compute_engine():
         import larq_compute_engine
     except ImportError as error:
         raise ImportError(
-            "Larq Compute Engine is not installed: pip install -e '.[edge]' in the clone (it has "
-            "wheels for Linux on x86-64, macOS and Windows), or export with format='tflite'."
+            "Larq Compute Engine is not installed: pip install 'larq-compute-engine<0.17' (it "
+            "has wheels for Linux on x86-64, macOS and Windows), or export with format='tflite'."
         ) from error
     return larq_compute_engine
 

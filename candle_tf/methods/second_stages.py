@@ -292,9 +292,7 @@ def oversampled(
     try:
         from imblearn.over_sampling import SMOTE
     except ImportError as error:
-        raise ImportError(
-            "SMOTE needs imbalanced-learn: pip install -e '.[benchmark]' in the clone."
-        ) from error
+        raise ImportError("SMOTE needs imbalanced-learn: pip install imbalanced-learn.") from error
     lonely = np.bincount(labels)[labels] == 1  # gets a copy of itself as neighbour
     features = np.concatenate([features, features[lonely]])
     labels = np.concatenate([labels, labels[lonely]])

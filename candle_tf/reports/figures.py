@@ -31,9 +31,7 @@ def new_figure(width: float = 7.0, height: float = 4.5) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            "matplotlib is not installed: pip install -e '.[report]' in the clone."
-        ) from error
+        raise ImportError("matplotlib is not installed: pip install matplotlib.") from error
     return Figure((width, height), dpi=110, layout="constrained")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import griffe
 
-FLAGS = Path(__file__).parents[1] / "flags.json"
+FLAGS = Path(__file__).parents[2] / "candle_tf" / "cli" / "flags.json"
 PLACE = "<!-- flags -->"  # line of docs/flags.md in whose place the tables come
 
 

@@ -1,4 +1,4 @@
-"""Writes scripts/flags.json, the flags of each command, for answers without importing TensorFlow.
+"""Writes candle_tf/cli/flags.json, the flags of each command, for answers without TensorFlow.
 
 python scripts/maintainers/write_flags.py
 """
@@ -6,12 +6,12 @@ python scripts/maintainers/write_flags.py
 import dataclasses
 import importlib
 import json
-from pathlib import Path
 from unittest import mock
 
 import candle_tf as ct
 from absl import flags
 from candle_tf.cli import run_flags
+from candle_tf.cli.quick_answers import FLAGS_FILE
 from candle_tf.data import CATALOG  # noqa: F401  before what follows
 from candle_tf.data.views import CROPS
 from candle_tf.methods import METHODS
@@ -23,7 +23,6 @@ from candle_tf.teacher import CALIBRATIONS, PREPROCESSING
 from candle_tf.utils.distribution import STRATEGIES
 
 COMMANDS = ("train", "evaluate", "export", "predict", "benchmark", "describe", "report", "compare")
-FILE = Path(__file__).parents[1] / "flags.json"
 CHOICES = {  # of flags of a run that take a name
     "method": METHODS,
     "profile": ct.data.PROFILES,
@@ -95,4 +94,4 @@ def text() -> str:
 
 
 if __name__ == "__main__":
-    FILE.write_text(text(), encoding="utf-8")
+    FLAGS_FILE.write_text(text(), encoding="utf-8")

@@ -223,7 +223,7 @@ def test_a_mistake_is_one_sentence(name, arguments, message):
 )
 def test_help(name, flag):
     done = script(name, "--help")
-    assert flag in done.stdout and f"scripts/{name}.py" in done.stdout
+    assert flag in done.stdout and f"candle-tf {name} " in done.stdout
 
 
 @pytest.mark.slow
