@@ -16,12 +16,16 @@ DOCS = [
 EDGE = ["larq-compute-engine>=0.16,<0.17"]
 PACKAGE = Path(__file__).with_name("candle_tf") / "__init__.py"
 VERSION = re.search(r'__version__ = "(.+)"', PACKAGE.read_text(encoding="utf-8"))[1]
+# PyPI shows the README alone: its links to other files become text, and its picture is left out.
+README = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+PAGE = re.sub(r"!\[[^]]*\]\((?!https?:)[^)]*\)\s*", "", README)
+PAGE = re.sub(r"\[([^]]*)\]\((?!https?:)[^)]*\)", r"\1", PAGE)
 
 setup(
     name="candle_tf",
     version=VERSION,
     description="Binary neural networks for long-tailed data: calibrate and distill, on Larq",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=PAGE,
     long_description_content_type="text/markdown",
     author="candle_tf contributors",
     license="Apache-2.0",

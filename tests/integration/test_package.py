@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -60,6 +61,13 @@ def test_maintainers_tools_stay_in_the_clone(installed):
     assert "candle_tf/cli/flags.json" in files and "candle_tf/configs/paper/flowers_lt.cfg" in files
     folders = {name.split("/")[0] for name in files if not name.startswith("..")}
     assert {name for name in folders if not name.endswith(".dist-info")} == {"candle_tf"}
+
+
+def test_the_page_of_the_index_has_no_link_that_breaks(installed):
+    code = "import importlib.metadata as m; print(m.metadata('candle_tf').get_payload())"
+    page = installed("python", "-c", code).stdout
+    assert page.startswith("# candle_tf") and "## Start" in page and "[Larq](https" in page
+    assert not re.findall(r"\]\((?!https?:)", page)
 
 
 def test_the_main_job(installed):
