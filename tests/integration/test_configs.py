@@ -14,6 +14,7 @@ def test_every_flag_file_can_be_run(path, tmp_path):
     run_flags.define(values)
     flags.DEFINE_multi_string("methods", [], "", flag_values=values)
     flags.DEFINE_multi_string("datasets", [], "", flag_values=values)
+    flags.DEFINE_list("seeds", ["0"], "", flag_values=values)
     flags.DEFINE_string("output", None, "", flag_values=values)
     values(["run", f"--flagfile={path}", "--workdir=out"])
     base = run_flags.settings(values)
