@@ -405,29 +405,51 @@ static ONCE TARGET void FN(binary)(
 }
 /* section: real */
 /* Sums of products with real numbers: the weights of 8 outputs lie side by side. */
+#if defined(AVX2)
+/* Those of `groups` times 8 outputs at once, for which each input is loaded once. */
+static INLINE TARGET void FN(groups)(
+    const float *windows, int pixels, const WEIGHT *weights, int n, int groups, int outputs,
+    float *sums)
+{
+    __m256 total[PIXELS][2], w[2];
+    int p, i, g;
+    UNROLL
+    for (p = 0; p < pixels; p++)
+        UNROLL
+        for (g = 0; g < groups; g++)
+            total[p][g] = _mm256_setzero_ps();
+    for (i = 0; i < n; i++) {
+        UNROLL
+        for (g = 0; g < groups; g++)
+            w[g] = LOAD(weights + 8 * (g * n + i));
+        UNROLL
+        for (p = 0; p < pixels; p++) {
+            __m256 x = _mm256_broadcast_ss(windows + p * n + i);
+            UNROLL
+            for (g = 0; g < groups; g++)
+                total[p][g] = _mm256_add_ps(total[p][g], _mm256_mul_ps(x, w[g]));
+        }
+    }
+    UNROLL
+    for (p = 0; p < pixels; p++)
+        UNROLL
+        for (g = 0; g < groups; g++)
+            _mm256_storeu_ps(sums + p * outputs + 8 * g, total[p][g]);
+}
+#endif
+
 static BLOCK TARGET void FN(multiply)(
     const float *windows, int pixels, const WEIGHT *weights, int n, int outputs, float *sums)
 {
-    int group, p, i;
-    for (group = 0; group < outputs; group += 8, weights += 8 * n) {
 #if defined(AVX2)
-        __m256 total[PIXELS];
-        UNROLL
-        for (p = 0; p < pixels; p++)
-            total[p] = _mm256_setzero_ps();
-        for (i = 0; i < n; i++) {
-            __m256 w = LOAD(weights + 8 * i);
-            UNROLL
-            for (p = 0; p < pixels; p++) {
-                __m256 x = _mm256_broadcast_ss(windows + p * n + i);
-                total[p] = _mm256_add_ps(total[p], _mm256_mul_ps(x, w));
-            }
-        }
-        UNROLL
-        for (p = 0; p < pixels; p++)
-            _mm256_storeu_ps(sums + p * outputs + group, total[p]);
+    int group = 0;
+    for (; group + 16 <= outputs; group += 16, weights += 16 * n)
+        FN(groups)(windows, pixels, weights, n, 2, outputs, sums + group);
+    if (group < outputs)
+        FN(groups)(windows, pixels, weights, n, 1, outputs, sums + group);
 #else
-        int o;
+    int group, p, i, o;
+    for (group = 0; group < outputs; group += 8, weights += 8 * n)
         for (p = 0; p < pixels; p++) {
             float total[8] = {0.0f};
             for (i = 0; i < n; i++)
@@ -437,7 +459,6 @@ static BLOCK TARGET void FN(multiply)(
                 sums[p * outputs + group + o] = total[o];
         }
 #endif
-    }
 }
 
 /* A convolution of real numbers; the scale of the weights follows. */
