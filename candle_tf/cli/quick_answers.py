@@ -40,8 +40,7 @@ def answer():
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in HELP:
         lines = (f"  {name:<10} {known['doc'].splitlines()[0]}" for name, known in commands.items())
-        print(USAGE.format(program=PROGRAM, commands="\n".join(lines)))
-        sys.exit(0)
+        end_with(USAGE.format(program=PROGRAM, commands="\n".join(lines)))
     try:
         answer_flags(command, arguments, lookup("command", command, commands))
     except ValueError as error:
@@ -69,9 +68,10 @@ def answer_flags(command: str, arguments: list[str], known: dict):
         names = [flag["name"], flag["default"]]
         define(*names, help=flag["help"], flag_values=values, **given)
     if HELP & set(arguments):
-        print(f"{known['doc']}\nflags:\n{values.module_help(command)}")
-        print("\nTry --helpfull to get a list of all flags.")
-        sys.exit(0)
+        end_with(
+            f"{known['doc']}\nflags:\n{values.module_help(command)}\n"
+            "\nTry --helpfull to get a list of all flags."
+        )
     try:
         rest = values([PROGRAM, *configs.expand(arguments, values)])[1:]
     except flags.Error as error:
@@ -86,6 +86,15 @@ def answer_flags(command: str, arguments: list[str], known: dict):
             raise ValueError(f"--{flag['name']} is {problem}.")
         if flag["choices"] and flag["kind"] == "string" and value is not None:
             lookup(flag["name"], value, dict.fromkeys(flag["choices"]))
+
+
+def end_with(text: str):
+    """Prints a text and exits, also if the reader of a pipe closes it early, as `head` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+    sys.exit(0)
 
 
 def out_of_range(flag: dict, value) -> str | None:

@@ -45,6 +45,12 @@ def test_help(name, flag, run):
     assert done.stdout.startswith(("Calibrates a teacher", "Exports the student"))
 
 
+def test_a_pipe_that_is_closed_is_no_error():
+    command = f"{sys.executable} {SCRIPTS / 'train.py'} --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     "name, arguments, message",
     [
