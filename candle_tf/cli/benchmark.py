@@ -69,7 +69,7 @@ def main():
     flags.DEFINE_list("seeds", ["0"], "Seeds of the repetitions.")
     flags.DEFINE_string("output", None, "Directory of the cells and the results.", required=True)
     configs.define()
-    run_flags.define(omit=(*benchmark.PLANNED, "dataset"))
+    run_flags.define(omit=(*benchmark.DECIDED, "dataset"))
     run_flags.start(run)
 
 

@@ -71,7 +71,7 @@ class Examples:
 
     @property
     def in_parts(self) -> bool:
-        """The fact that `part` decodes no whole image, so that some pixels differ slightly."""
+        """True if `part` decodes only a part, so that some pixels differ slightly."""
         return not self.cache and self.images.dtype == tf.string
 
     def part(self, index: tf.Tensor, box: Box, side: int) -> tf.Tensor:

@@ -38,7 +38,7 @@ DATA = (  # a run's images
 STUDENT = ("dataset", "student", "student_bits", "image_size", "resolutions", "method", "precision")
 TEACHER = (*OF_TEACHER, "teacher_image_size", "image_size", "resolutions", "precision")
 CALIBRATION = (*OF_FEATURES, "calibration", "label_smoothing", "batch_size")
-PLANNED = ("workdir", "first_stage", "method", "seed")  # what the benchmark itself decides
+DECIDED = ("workdir", "first_stage", "method", "seed")  # what the benchmark itself decides
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ def placed(name: str, settings: Settings, output: str) -> Settings:
     """
     try:
         made = canonical(settings)
-        digest = hashlib.sha1("\n".join(identity(made.to_flags())).encode()).hexdigest()[:8]
+        lines = [*identity(made.to_flags()), *(f"{name} of the images" for name in made.open)]
+        digest = hashlib.sha1("\n".join(lines).encode()).hexdigest()[:8]
         workdir = str(Path(output, f"{made.method}_{digest}"))
         dataclasses.replace(settings, workdir=workdir).check()
         if settings.epochs == 0:
@@ -159,7 +160,7 @@ def overrides(base: Settings, what: str, specs: Sequence[str]) -> dict[str, Sett
         try:
             for argument in arguments:
                 lookup("setting", argument, names)
-                if argument in (what, *PLANNED):
+                if argument in (what, *DECIDED):
                     raise ValueError(f"`{argument}` is decided by the benchmark itself.")
             made[label] = dataclasses.replace(base, **{what: name, **arguments})
         except ValueError as error:
@@ -174,18 +175,20 @@ def check_parts(cells: Sequence[Cell]):
         ValueError: If a cell cannot be run; names the first one.
     """
 
-    def values(cell: Cell, names: Sequence[str]) -> tuple:
-        return tuple(getattr(cell.settings, name) for name in names)
+    def values(settings: Settings, names: Sequence[str]) -> tuple:
+        return tuple(getattr(settings, name) for name in names)
 
     teachers, students, stores = {}, set(), {}
     unfinished = [cell for cell in cells if not cell.results]
-    for _, group in itertools.groupby(unfinished, lambda cell: values(cell, (*DATA, "seed"))):
+    for _, group in itertools.groupby(
+        unfinished, lambda cell: values(cell.settings, (*DATA, "seed"))
+    ):
         examples = None  # one data set at a time: it may be large
         for cell in group:
-            teacher, student = values(cell, TEACHER), values(cell, STUDENT)
             try:
                 run = Run(cell.settings)
                 examples = run.examples = examples or run.examples
+                teacher, student = values(run.settings, TEACHER), values(run.settings, STUDENT)
                 if run.settings.calibrates:
                     if teacher not in teachers:
                         teachers[teacher] = run.teacher
@@ -277,8 +280,8 @@ def run_cell(cell: Cell, train: Sequence[str], interval: float) -> Iterator[str]
         process = subprocess.Popen([*train, *flags], stdout=log, stderr=subprocess.STDOUT)
     try:
         while process.poll() is None:
-            planned = cell.settings.epochs or "those planned"
-            done = f"epoch {epochs_done(workdir)} of {planned}"
+            of = f" of {cell.settings.epochs}" if cell.settings.epochs else ""
+            done = f"epoch {epochs_done(workdir)}{of}"
             yield "at work" if METHODS[cell.settings.method].second_stage else done
             time.sleep(interval)
     finally:

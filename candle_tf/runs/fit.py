@@ -14,7 +14,7 @@ from candle_tf.model import CandleModel
 from candle_tf.networks.surgery import renewed, with_synchronized_batch_norm
 from candle_tf.runs.build import computing_in, mirrored_teacher
 from candle_tf.runs.checkpoints import Checkpoints, NotFinite
-from candle_tf.runs.plan import images_per_second
+from candle_tf.runs.plan import first_images, images_per_second
 from candle_tf.runs.run import Run, place_of
 from candle_tf.student_model import StudentModel
 from candle_tf.teacher_store import TeacherStore
@@ -131,6 +131,7 @@ def fit(
             checkpoints.save("the beginning")
         while checkpoints.updates < epochs * steps:
             epoch, into = divmod(checkpoints.updates, steps)
+            speed.left = epochs * steps - checkpoints.updates
             try:
                 stream = partial(run.training_stream, checkpoints.updates, store, skipped)
                 model.fit(
@@ -171,10 +172,9 @@ def throughput(
     parts, batch_size = {}, run.settings.batch_size
     if updates >= UNTIMED and run.share.workers == 1:
         batches = iter(run.training_stream(store=store, share=run.share))
-        images = next(iter(run.training_batches(num_examples=batch_size)))[0]
         parts["reading"] = seconds_per_item(batches) * run.share.replicas
         live = run.method.distills and run.teacher is not None and store is None
-        speed = images_per_second(run.teacher.embed, images) if live else math.inf
+        speed = images_per_second(run.teacher.embed, first_images(run)) if live else math.inf
         parts["teacher"] = batch_size / speed
     return Throughput(batch_size, updates, parts, show=run.leads)
 

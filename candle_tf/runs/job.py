@@ -100,6 +100,9 @@ def run_to_the_end(settings: Settings) -> tuple[Run, dict]:
 def complete(run: Run) -> dict:
     """Does this process's part of a run, and returns the results."""
     settings, first = run.settings, run.first_stage
+    if run.kept and run.leads:
+        kept = ", ".join(f"{name}={getattr(settings, name)}" for name in run.kept)
+        print(f"Kept from the run that began here: {kept}")
     run.share.batch_size(settings.batch_size)  # refuses parts of different sizes
     check_workdir(run.workdir, settings.to_flags())
     if settings.calibrates and of_earlier_version(run.workdir):
@@ -151,13 +154,14 @@ def prepare(run: Run) -> tuple[tf.keras.Model, dict[str, float]]:
     with computing_in(settings.precision):
         student = run.build_student(len(examples.class_names))
     StudentModel(student, resolutions=settings.resolutions)  # refuses sizes that cannot work
-    if 0 < run.updates < FEW_UPDATES and settings.steps_per_epoch is None and run.leads:
-        print(
-            f"Only {run.updates} updates in all, {run.steps_per_epoch} per epoch: a student needs "
-            "thousands: leave out `epochs`, or give more steps per epoch."
-        )
     if run.given.minutes:
         decide_epochs(run, student)
+    chosen = run.given.minutes or settings.steps_per_epoch is None
+    if 0 < run.updates < FEW_UPDATES and chosen and run.leads:
+        print(
+            f"Only {run.updates} updates in all, {run.steps_per_epoch} per epoch. A student needs "
+            "thousands: give it more minutes, or more steps per epoch."
+        )
     if settings.epochs and run.method.distills and settings.teacher_views is None:
         decide_views(run)
     if settings.epochs and run.settings.teacher_views and run.leads:

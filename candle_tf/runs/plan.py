@@ -28,30 +28,32 @@ MEASURED = 8  # updates that are timed, or fewer if they take 10 seconds
 def decide_epochs(run: Run, student: tf.keras.Model):
     """Plans the epochs of a run from its `minutes`, and prints the plan.
 
-    The teacher may take a third of the time. What it leaves is for the updates.
+    Calibration and teacher views may take half of the time. What they leave is for the updates.
 
     Args:
         run: Run whose settings give `minutes`.
         student: Student, whose weights stay as they are.
 
     Raises:
-        ValueError: If not even the calibration fits into this time.
+        ValueError: If the teacher needs more than half of the time.
     """
     settings, seconds = run.settings, 60 * run.given.minutes
     images, teacher_seconds = len(run.examples.train), 0.0
+    step = seconds_per_update(run, student)
     if run.teacher is not None:
-        per_view = images / images_per_second(run.teacher.embed, first_images(run))
-        calibration = settings.calibration_views * per_view
-        if calibration > seconds / 2:
-            raise ValueError(
-                f"`minutes={run.given.minutes:g}` is too short: the calibration alone takes "
-                f"{duration(calibration)}. Give more minutes, or a smaller `teacher_image_size`."
-            )
+        per_image = 1 / images_per_second(run.teacher.embed, first_images(run))
         views = settings.teacher_views
         if views is None:
-            views = min(ENOUGH, max(FEWEST, int(seconds / 3 / per_view)))
-        teacher_seconds = calibration + (views or 0) * per_view
-    step = seconds_per_update(run, student)
+            views = min(ENOUGH, max(FEWEST, int(seconds / 3 / (images * per_image))))
+        if not views:  # the teacher sees every batch
+            step += settings.batch_size * per_image
+        teacher_seconds = (settings.calibration_views + views) * images * per_image
+        if teacher_seconds > seconds / 2:
+            raise ValueError(
+                f"`minutes={run.given.minutes:g}` is too short: the teacher alone takes "
+                f"{duration(teacher_seconds)}. Give more minutes, or a smaller "
+                "`teacher_image_size`."
+            )
     updates = max(1, int((seconds - teacher_seconds) / step))
     steps = min(settings.steps_per_epoch, updates)
     run.decide(epochs=max(1, updates // steps), steps_per_epoch=steps)

@@ -54,6 +54,8 @@ class Run:
 
     Attributes:
         given: The settings with the method's own values and absolute paths.
+        kept: Names of the settings that are not given and have the values of the run that began in
+            the workdir.
         throughput: Images per second of the last training here, and the parts of its time; see
             `candle_tf.utils.throughput.Throughput.results`.
 
@@ -71,6 +73,7 @@ class Run:
         given = as_begun(settings)
         given.check()
         self.given = canonical(given)
+        self.kept = [name for name in canonical(settings).open if name not in self.given.open]
         self.throughput: dict[str, float] = {}
 
     def __repr__(self) -> str:
@@ -102,7 +105,8 @@ class Run:
             if self.given.minutes:  # which replaces them
                 names = [name for name in names if name not in ("epochs", "steps_per_epoch")]
             chosen = ", ".join(f"{name}={getattr(planned, name)}" for name in names)
-            print(f"Chosen for these images: {chosen}")
+            if chosen:
+                print(f"Chosen for these images: {chosen}")
         return planned
 
     @cached_property

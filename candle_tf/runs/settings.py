@@ -30,8 +30,8 @@ OF_VIEWS = ("crop", "flip", "color_jitter")
 OF_TEACHER = ("teacher", "teacher_weights", "teacher_preprocessing", "allow_custom_code")
 OF_FEATURES = ("calibration_epochs", "calibration_views")
 PATHS = ("cache", "data_dir", "first_stage", "teacher_store", "workdir")
-# Settings that a run chooses from its images if they are not given, and their values in the runs of
-# earlier versions, whose flag files may leave them out.
+# Settings that a run chooses from its images if they are not given, and their defaults in earlier
+# versions.
 PLANNED = {"teacher": "letters", "teacher_image_size": 32, "image_size": 32, "epochs": 20}
 UPDATES = 3000  # planned for few images: 1,500 stop too early (docs/results.md)
 PASSES = 20  # planned for many images
@@ -178,8 +178,8 @@ class Settings:
     )
     teacher_image_size: int | None = setting(
         None,
-        "Side in pixels of the images that the teacher sees; if not given, 128, or 96 for images "
-        "below 64 pixels, and at least `image_size`.",
+        "Side in pixels of the images that the teacher sees; if not given, 32 for 'letters', 96 "
+        "for a set of images below 64 pixels, 128 for others, and at least `image_size`.",
     )
     allow_custom_code: bool = setting(
         False,
@@ -336,7 +336,7 @@ class Settings:
             (32, 128, 30, 100)
         """
         digits = self.dataset == "digits"
-        size = self.image_size or 32  # in the same minutes better than 64 (docs/own_images.md)
+        size = self.image_size or 32  # in the same minutes better than 64 (docs/your_images.md)
         letters = digits and self.teacher in (None, "letters")
         views = 32 if letters else max(96 if side and side < 64 else 128, size)
         steps, epochs = self.steps_per_epoch, self.epochs

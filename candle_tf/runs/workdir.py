@@ -51,13 +51,19 @@ def as_begun(settings: Settings) -> Settings:
     if not settings.workdir or not has_begun(path.parent) or not path.exists():
         return settings
     lines = read_text(path).splitlines()
-    begun = dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
+    begun = {name: str(value) for name, value in PLANNED.items()}
+    begun |= dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
+    if begun["epochs"] == "0":
+        del begun["epochs"]  # no training began
     taken = {}
+    may_be_open = [*OWN, *PLANNED, "teacher_views"]
+    if settings.epochs is None:
+        may_be_open.append("steps_per_epoch")
     for field in dataclasses.fields(settings):
-        may_be_open = field.name in (*OWN, *PLANNED, "teacher_views") or (
-            field.name == "steps_per_epoch" and settings.epochs is None
-        )
-        if may_be_open and getattr(settings, field.name) is None and field.name in begun:
+        value = getattr(settings, field.name)
+        if field.name == "steps_per_epoch" and settings.minutes is not None:
+            value = None  # fewer may have fitted
+        if field.name in may_be_open and value is None and field.name in begun:
             kind, _ = kind_of(field)
             text = begun[field.name]
             taken[field.name] = text == "True" if kind is bool else kind(text)

@@ -1,5 +1,6 @@
 """What a run chooses from its images, and from the minutes that it has."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -74,12 +75,23 @@ def test_a_run_says_what_it_chose_and_keeps_it(tmp_path, capsys):
     )
 
 
-def test_a_run_that_began_keeps_its_plan(tmp_path, no_report, monkeypatch):
+def test_a_run_that_began_keeps_its_plan(tmp_path, no_report, monkeypatch, capsys):
     settings = tiny(tmp_path / "run", method="focal", image_size=None, epochs=1)
     job.run(settings)
     monkeypatch.setattr(Settings, "planned", lambda *a: pytest.fail("it planned again"))
-    run = Run(tiny(tmp_path / "run", method="focal", **OPEN | {"steps_per_epoch": 3}))
+    again = tiny(tmp_path / "run", method="focal", **OPEN | {"steps_per_epoch": 3})
+    run = Run(again)
     assert (run.settings.image_size, run.settings.epochs) == (32, 1)
+    capsys.readouterr()
+    job.run(dataclasses.replace(again, minutes=30.0, steps_per_epoch=100))
+    assert "Kept from the run that began here: image_size=32, epochs=1" in capsys.readouterr().out
+
+
+def test_a_calibrated_teacher_alone_is_no_plan(tmp_path, no_report):
+    begun = tiny(tmp_path / "run", epochs=0)
+    job.run(begun)
+    with pytest.raises(ValueError, match="holds another run"):
+        job.run(dataclasses.replace(begun, epochs=None))
 
 
 def test_values_of_earlier_versions_do_not_make_another_run():
@@ -110,9 +122,20 @@ def test_a_measured_update_leaves_the_student_as_it_is(tmp_path):
 
 
 def test_too_few_minutes_for_the_teacher_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "images_per_second", lambda embed, images: 1.0)
-    with pytest.raises(ValueError, match="calibration alone takes .* Give more minutes"):
+    monkeypatch.setattr(plan, "seconds_per_update", lambda run, student: 0.5)
+    monkeypatch.setattr(plan, "images_per_second", lambda embed, images: 20.0)
+    with pytest.raises(ValueError, match="teacher alone takes .* Give more minutes"):
         job.prepare(Run(tiny(tmp_path / "run", epochs=None, minutes=1.0)))
+
+
+def test_a_live_teacher_takes_part_of_each_update(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "seconds_per_update", lambda run, student: 0.5)
+    monkeypatch.setattr(plan, "images_per_second", lambda embed, images: 64.0)
+    settings = tiny(tmp_path / "run", epochs=None, minutes=1.0, teacher_views=0)
+    run = Run(settings)
+    job.prepare(run)
+    spent = len(run.examples.train) / 64 + run.updates * (0.5 + settings.batch_size / 64)
+    assert 60 - 3 <= spent <= 60
 
 
 @pytest.mark.parametrize(

@@ -320,7 +320,7 @@ def test_no_epochs_measures_the_teacher_alone(tmp_path):
         ({"teacher": "Letters"}, "did you mean 'letters'"),
         ({"teacher_preprocessing": "tensorflow"}, "Unknown teacher_preprocessing"),
         pytest.param(
-            {"teacher": "keras:InceptionV3", "teacher_weights": ""},
+            {"teacher": "keras:InceptionV3", "teacher_weights": "", "teacher_image_size": 32},
             "teacher can downsample",
             marks=pytest.mark.long,
         ),
