@@ -160,7 +160,7 @@ def test_skipping_has_an_end(tmp_path, monkeypatch):
 @pytest.mark.long
 @pytest.mark.parametrize("views", [0, 2])
 def test_the_speed_is_told(views, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(fitting, "FEW_UPDATES", 1)
+    monkeypatch.setattr(fitting, "UNTIMED", 1)
     results = job.run(tiny(tmp_path, teacher_views=views))
     told = results["throughput"]
     assert set(told) == {"images_per_second", "reading", "teacher", "student"}
