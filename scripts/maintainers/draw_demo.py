@@ -59,14 +59,12 @@ def draw(counts: list[int], measured: dict[str, np.ndarray]) -> plt.Figure:
             capsize=2,
             marker="o",
             markersize=4,
-            label=f"{name}: {values.mean():.1f} %",
+            label=f"{name}: {values.mean():.1f} %, mean of {len(values)} seeds",
         )
     right.set_ylabel("test accuracy in %")
     right.set_ylim(None, 101)
     right.legend(loc="lower center", fontsize=8)
-    axes.set_title(
-        f"The same binary network on long-tailed digits, mean of {len(values)} seeds", fontsize=10
-    )
+    axes.set_title("The same binary network on long-tailed digits", fontsize=10)
     return figure
 
 
