@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -174,21 +175,17 @@ def check_parts(cells: Sequence[Cell]):
     Raises:
         ValueError: If a cell cannot be run; names the first one.
     """
-
-    def values(settings: Settings, names: Sequence[str]) -> tuple:
-        return tuple(getattr(settings, name) for name in names)
-
+    images_of = attrgetter(*DATA, "seed")
+    teacher_of, student_of = attrgetter(*TEACHER), attrgetter(*STUDENT)
     teachers, students, stores = {}, set(), {}
     unfinished = [cell for cell in cells if not cell.results]
-    for _, group in itertools.groupby(
-        unfinished, lambda cell: values(cell.settings, (*DATA, "seed"))
-    ):
+    for _, group in itertools.groupby(unfinished, lambda cell: images_of(cell.settings)):
         examples = None  # one data set at a time: it may be large
         for cell in group:
             try:
                 run = Run(cell.settings)
                 examples = run.examples = examples or run.examples
-                teacher, student = values(run.settings, TEACHER), values(run.settings, STUDENT)
+                teacher, student = teacher_of(run.settings), student_of(run.settings)
                 if run.settings.calibrates:
                     if teacher not in teachers:
                         teachers[teacher] = run.teacher
