@@ -382,6 +382,7 @@ def test_a_store_of_something_else_is_refused(tmp_path, examples, other, named):
         store_of(tmp_path, examples, distilled, views=5, **same)
 
 
+@pytest.mark.long
 def test_views_of_whole_images_are_not_mixed_with_views_decoded_in_parts(tmp_path, examples):
     pixels = examples.images.numpy()
     encoded = Examples(tf.stack([tf.io.encode_png(image) for image in pixels]), examples.labels)

@@ -75,6 +75,7 @@ def test_a_run_says_what_it_chose_and_keeps_it(tmp_path, capsys):
     )
 
 
+@pytest.mark.long
 def test_a_run_that_began_keeps_its_plan(tmp_path, no_report, monkeypatch, capsys):
     settings = tiny(tmp_path / "run", method="focal", image_size=None, epochs=1)
     job.run(settings)
@@ -87,6 +88,7 @@ def test_a_run_that_began_keeps_its_plan(tmp_path, no_report, monkeypatch, capsy
     assert "Kept from the run that began here: image_size=32, epochs=1" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_calibrated_teacher_alone_is_no_plan(tmp_path, no_report):
     begun = tiny(tmp_path / "run", epochs=0)
     job.run(begun)
