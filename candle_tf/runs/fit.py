@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -14,7 +13,6 @@ from candle_tf.model import CandleModel
 from candle_tf.networks.surgery import renewed, with_synchronized_batch_norm
 from candle_tf.runs.build import computing_in, mirrored_teacher
 from candle_tf.runs.checkpoints import Checkpoints, NotFinite
-from candle_tf.runs.plan import first_images, images_per_second
 from candle_tf.runs.run import Run, place_of
 from candle_tf.student_model import StudentModel
 from candle_tf.teacher_store import TeacherStore
@@ -174,8 +172,7 @@ def throughput(
         batches = iter(run.training_stream(store=store, share=run.share))
         parts["reading"] = seconds_per_item(batches) * run.share.replicas
         live = run.method.distills and run.teacher is not None and store is None
-        speed = images_per_second(run.teacher.embed, first_images(run)) if live else math.inf
-        parts["teacher"] = batch_size / speed
+        parts["teacher"] = batch_size / run.teacher_speed if live else 0.0
     return Throughput(batch_size, updates, parts, show=run.leads)
 
 

@@ -1,8 +1,6 @@
 """The plan of a run before its long work: updates, views, and room for the views."""
 
 import math
-import time
-from collections.abc import Callable
 
 import tensorflow as tf
 from candle_tf.networks.surgery import renewed
@@ -12,7 +10,6 @@ from candle_tf.teacher_store import (
     ENOUGH,
     FEWEST,
     MOST_SECONDS,
-    duration,
     plan_views,
     record_of,
     store_made_of,
@@ -21,6 +18,7 @@ from candle_tf.teacher_store import (
 from candle_tf.utils.distribution import from_first
 from candle_tf.utils.files import Rows, check_room, locked
 from candle_tf.utils.run_files import FLAG_FILE
+from candle_tf.utils.throughput import duration, seconds_per_item
 
 MEASURED = 8  # updates that are timed, or fewer if they take 10 seconds
 
@@ -41,7 +39,7 @@ def decide_epochs(run: Run, student: tf.keras.Model):
     images, teacher_seconds = len(run.examples.train), 0.0
     step = seconds_per_update(run, student)
     if run.teacher is not None:
-        per_image = 1 / images_per_second(run.teacher.embed, first_images(run))
+        per_image = 1 / run.teacher_speed
         views = settings.teacher_views
         if views is None:
             views = min(ENOUGH, max(FEWEST, int(seconds / 3 / (images * per_image))))
@@ -68,48 +66,19 @@ def seconds_per_update(run: Run, student: tf.keras.Model) -> float:
     """Returns the seconds that an update takes, with the reading of its images."""
     tried = StudentModel(renewed(student), resolutions=run.settings.resolutions)
     tried.compile("adam", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    batches = iter(run.training_batches(num_examples=(MEASURED + 2) * run.settings.batch_size))
-    for _ in range(2):  # the first one is traced
-        tried.train_on_batch(*next(batches))
-    start, seconds = time.monotonic(), []
-    for images, labels in batches:
-        tried.train_on_batch(images, labels)
-        seconds.append(time.monotonic() - start)
-        if seconds[-1] > 10:
-            break
-    return seconds[-1] / len(seconds)
-
-
-def first_images(run: Run) -> tf.Tensor:
-    """Returns a batch of training images."""
-    return next(iter(run.training_batches(num_examples=run.settings.batch_size)))[0]
+    batches = run.training_batches(num_examples=(1 + MEASURED) * run.settings.batch_size)
+    return seconds_per_item((tried.train_on_batch(*batch) for batch in batches), at_most=10.0)
 
 
 def decide_views(run: Run):
     """Decides the number of teacher views of a run, and prints the number with the reason."""
     images, batch_size = len(run.examples.train), run.settings.batch_size
-
-    def speed():
-        return images_per_second(run.teacher.embed, first_images(run))
-
     draws = run.updates * batch_size / images
     most = min(MOST_SECONDS, 20 * (run.given.minutes or math.inf))  # a third of the minutes
-    planned, reason = plan_views(images, draws, speed, run.resolution, most)
+    planned, reason = plan_views(images, draws, lambda: run.teacher_speed, run.resolution, most)
     if run.leads:
         print(f"teacher_views={planned}: {reason}")
     run.decide(teacher_views=int(from_first(run.strategy, planned)))
-
-
-def images_per_second(embed: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor) -> float:
-    """Returns the number of images that a network encodes per second, the better of two trials."""
-    encode = tf.function(embed)
-    encode(images)  # traced
-    seconds = []
-    for _ in range(2):
-        start = time.monotonic()
-        encode(images).numpy()
-        seconds.append(time.monotonic() - start)
-    return len(images) / min(seconds)
 
 
 def check_store(run: Run) -> dict:

@@ -14,7 +14,7 @@ from candle_tf.methods import Method
 from candle_tf.networks.surgery import at_policy, check_size
 from candle_tf.reports.tables import summary_table
 from candle_tf.resolution import RandomResolution, in_proportion, resize
-from candle_tf.runs.build import named_teacher
+from candle_tf.runs.build import images_per_second, named_teacher
 from candle_tf.runs.checkpoints import restored
 from candle_tf.runs.evaluate import logits_of, save_predictions
 from candle_tf.runs.settings import OF_VIEWS, Settings, canonical, first_stage_of, method_of
@@ -191,6 +191,12 @@ class Run:
             teacher.encoder = at_policy(teacher.encoder, settings.precision)
             teacher.encoder.trainable = False
         return teacher
+
+    @cached_property
+    def teacher_speed(self) -> float:
+        """The number of images that the teacher encodes per second, measured once."""
+        batches = self.training_batches(num_examples=self.settings.batch_size)
+        return images_per_second(self.teacher.embed, next(iter(batches))[0])
 
     @cached_property
     def student(self) -> StudentModel:

@@ -11,11 +11,12 @@ SECONDS = 2.0  # of reading, after the first batch
 BATCHES = 20  # the most that are read to measure
 
 
-def seconds_per_item(items: Iterator) -> float:
+def seconds_per_item(items: Iterator, at_most: float = SECONDS) -> float:
     """Returns the mean seconds until an iterator gives its next item, after the first one.
 
     Args:
-        items: Iterator of at least two items; those of about `SECONDS` seconds are taken.
+        items: Iterator of at least two items.
+        at_most: Seconds after which no further item is taken.
 
     Example:
         >>> 0.0 < seconds_per_item(iter(tf.data.Dataset.range(5))) < 1.0
@@ -25,7 +26,7 @@ def seconds_per_item(items: Iterator) -> float:
     began, count = time.monotonic(), 0
     for _ in islice(items, BATCHES):
         count += 1
-        if time.monotonic() - began > SECONDS:
+        if time.monotonic() - began > at_most:
             break
     return (time.monotonic() - began) / max(count, 1)
 

@@ -8,6 +8,7 @@ import pytest
 from absl import flags
 from candle_tf.cli import run_flags
 from candle_tf.runs import job, plan
+from candle_tf.runs import run as runs
 from candle_tf.runs.run import Run
 from candle_tf.runs.settings import PASSES, PLANNED, UPDATES, Settings, canonical
 from candle_tf.runs.workdir import identity
@@ -104,7 +105,7 @@ def test_values_of_earlier_versions_do_not_make_another_run():
 def test_minutes_plan_the_updates(tmp_path, no_report, monkeypatch, capsys):
     """At half a second an update and 1,000 images a second, four minutes are spent."""
     monkeypatch.setattr(plan, "seconds_per_update", lambda run, student: 0.5)
-    monkeypatch.setattr(plan, "images_per_second", lambda embed, images: 1000.0)
+    monkeypatch.setattr(runs, "images_per_second", lambda embed, images: 1000.0)
     settings = tiny(tmp_path / "run", epochs=None, minutes=4.0)
     run = Run(settings)
     student, _ = job.prepare(run)
@@ -125,14 +126,14 @@ def test_a_measured_update_leaves_the_student_as_it_is(tmp_path):
 
 def test_too_few_minutes_for_the_teacher_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "seconds_per_update", lambda run, student: 0.5)
-    monkeypatch.setattr(plan, "images_per_second", lambda embed, images: 20.0)
+    monkeypatch.setattr(runs, "images_per_second", lambda embed, images: 20.0)
     with pytest.raises(ValueError, match="teacher alone takes .* Give more minutes"):
         job.prepare(Run(tiny(tmp_path / "run", epochs=None, minutes=1.0)))
 
 
 def test_a_live_teacher_takes_part_of_each_update(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "seconds_per_update", lambda run, student: 0.5)
-    monkeypatch.setattr(plan, "images_per_second", lambda embed, images: 64.0)
+    monkeypatch.setattr(runs, "images_per_second", lambda embed, images: 64.0)
     settings = tiny(tmp_path / "run", epochs=None, minutes=1.0, teacher_views=0)
     run = Run(settings)
     job.prepare(run)
