@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 MANY, FEW = 100, 20  # shots: many > 100, medium 20 to 100, few < 20 training images
+SHIFTS = {"forward 50": 50, "forward 10": 10, "backward 10": 1 / 10, "backward 50": 1 / 50}
 
 
 def shot_groups(class_counts: Sequence[int]) -> dict[str, np.ndarray]:
@@ -101,9 +102,9 @@ def accuracy_report(
         bounds: Ranks at which medium and tail begin; thirds by default.
 
     Returns:
-        {"overall", "class_mean", "shots": {...}, "ranks": {...}, "per_class": [...]} in fractions
-        of 1. A group without a class, or without an example, is left out. A class without an
-        example is None in per_class.
+        {"overall", "class_mean", "shots": {...}, "ranks": {...}, "shifted": {...}, "per_class":
+        [...]} in fractions of 1. A group without a class, or without an example, is left out. A
+        class without an example is None in per_class. For "shifted" see `shifted_accuracy`.
 
     Example:
         >>> labels, predictions = np.array([0, 0, 1, 2]), np.array([0, 0, 1, 1])
@@ -121,7 +122,35 @@ def accuracy_report(
         "class_mean": float(np.nanmean(per_class)),
         "shots": means(shot_groups(class_counts)),
         "ranks": means(rank_groups(class_counts, bounds)),
+        "shifted": shifted_accuracy(per_class, class_counts),
         "per_class": [None if np.isnan(a) else float(a) for a in per_class],
+    }
+
+
+def shifted_accuracy(per_class: np.ndarray, class_counts: Sequence[int]) -> dict[str, float]:
+    """Returns the accuracy to expect where some classes are more frequent than others.
+
+    The class priors are exponential profiles over the classes that have examples, sorted from head
+    to tail. "forward 50" means that the largest training class is 50 times as frequent as the
+    smallest one, "backward 50" the reverse (Zhang et al., TADE, NeurIPS 2022, section 5).
+
+    Args:
+        per_class: Accuracy of each class, float (classes,); NaN for a class without an example.
+        class_counts: Training images per class, (classes,).
+
+    Returns:
+        Accuracies in fractions of 1, by the names of `SHIFTS`.
+
+    Example:
+        >>> shifted = shifted_accuracy(np.array([1.0, 0.0]), class_counts=[9, 1])
+        >>> round(shifted["forward 10"], 3), round(shifted["backward 10"], 3)
+        (0.909, 0.091)
+    """
+    order = head_to_tail(class_counts)
+    accuracy = per_class[order[~np.isnan(per_class[order])]]
+    rank = np.arange(len(accuracy)) / max(len(accuracy) - 1, 1)
+    return {
+        name: float(np.average(accuracy, weights=ratio**-rank)) for name, ratio in SHIFTS.items()
     }
 
 

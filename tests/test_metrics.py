@@ -80,6 +80,19 @@ def test_accuracy_report():
     assert report["ranks"] == pytest.approx(group_means(accuracy, ranks))
 
 
+def test_shifted_accuracy_is_the_mean_over_long_tailed_test_images():
+    labels, scores = examples(without=[0])
+    predictions = scores.argmax(-1)
+    shifted = metrics.accuracy_report(labels, predictions, COUNTS)["shifted"]
+    order = [c for c in metrics.head_to_tail(COUNTS) if c != 0]
+    for ratio in (10, 50):
+        for direction, ranked in (("forward", order), ("backward", order[::-1])):
+            frequency = dict(zip(ranked, np.geomspace(1, 1 / ratio, len(ranked))))
+            weights = [frequency[y] / np.sum(labels == y) for y in labels]
+            expected = np.average(labels == predictions, weights=weights)
+            assert shifted[f"{direction} {ratio}"] == pytest.approx(expected)
+
+
 def test_classes_and_groups_without_an_example_are_left_out():
     labels, scores = examples(without=[8, *SHOTS["few"]])
     report = metrics.accuracy_report(labels, scores.argmax(-1), COUNTS)

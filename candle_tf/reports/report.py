@@ -4,14 +4,14 @@ import base64
 import csv
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from candle_tf import data, metrics
 from candle_tf.reports import figures
-from candle_tf.reports.tables import accuracy_columns, read_metrics
+from candle_tf.reports.tables import accuracy_columns, read_metrics, shifted_columns
 from candle_tf.utils.files import directory_beside
 from candle_tf.utils.run_files import FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE, REPORT
 
@@ -38,6 +38,10 @@ pre {{ overflow-x: auto; background: #f4f4f4; padding: 1em; }}
 {notes}
 <h2>Test accuracy (%)</h2>
 {table}
+<h2>Accuracy to expect where the class frequencies are long-tailed (%)</h2>
+<p>Forward 50: the largest training class is 50 times as frequent as the smallest one. Backward:
+the reverse.</p>
+{shifted}
 {sections}
 <h2>Flags</h2>
 <pre>{flags}</pre>
@@ -95,7 +99,7 @@ def write_report(
         ),
         "Worst tail images": worst_tail_images(predicted, examples),
     }
-    return write_page(Path(workdir), run, accuracy_table(networks), sections)
+    return write_page(Path(workdir), run, networks, sections)
 
 
 def read_predictions(workdir: str, examples: data.LongTailedData) -> Mapping[str, np.ndarray]:
@@ -194,16 +198,14 @@ def worst_tail_images(
     return figures.image_grid(images, captions)
 
 
-def accuracy_table(networks: Mapping[str, dict]) -> str:
-    """Returns the accuracies and sizes as an HTML table, one row per network."""
-    columns = accuracy_columns({name: network["test"] for name, network in networks.items()})
-    columns["kB"] = {name: f"{network['kilobytes']:.0f}" for name, network in networks.items()}
+def table(columns: Mapping[str, Mapping[str, str]], rows: Iterable[str]) -> str:
+    """Returns an HTML table of cells by column name and row name."""
     head = "".join(f"<th>{html.escape(column)}</th>" for column in ("", *columns))
-    rows = ""
-    for name in networks:
+    lines = ""
+    for name in rows:
         cells = "".join(f"<td>{column[name]}</td>" for column in columns.values())
-        rows += f"<tr><th>{html.escape(name)}</th>{cells}</tr>\n"
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>"
+        lines += f"<tr><th>{html.escape(name)}</th>{cells}</tr>\n"
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}</tbody>\n</table>"
 
 
 def notes_of(run: dict) -> str:
@@ -215,9 +217,14 @@ def notes_of(run: dict) -> str:
 
 
 def write_page(
-    workdir: Path, run: dict, table: str, sections: Mapping[str, "Figure | str"]
+    workdir: Path,
+    run: dict,
+    networks: Mapping[str, dict],
+    sections: Mapping[str, "Figure | str"],
 ) -> Path:
     """Writes WORKDIR/report, and moves the finished directory into place."""
+    reports = {name: network["test"] for name, network in networks.items()}
+    sizes = {name: f"{network['kilobytes']:.0f}" for name, network in networks.items()}
     parts, images = [], {}
     for title, section in sections.items():
         if isinstance(section, str):
@@ -240,7 +247,8 @@ def write_page(
         summary=f"{trained} on {sum(counts):,} images of {len(counts)} classes, "
         f"imbalance ratio {run['imbalance_ratio']:.4g}; {run['test_images']:,} test images.",
         notes=notes_of(run),
-        table=table,
+        table=table({**accuracy_columns(reports), "kB": sizes}, reports),
+        shifted=table(shifted_columns(reports), reports),
         sections="\n".join(parts),
         flags=html.escape((workdir / FLAG_FILE).read_text(encoding="utf-8")),
     )

@@ -4,6 +4,7 @@ import os
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
+from candle_tf.metrics import SHIFTS
 from candle_tf.utils.run_files import METRICS_FILE, read_results
 
 GROUPS = {"shots": ("many", "medium", "few"), "ranks": ("head", "medium", "tail")}
@@ -122,6 +123,19 @@ def per_class_table(reports: Mapping[str, dict], class_names: Sequence[str]) -> 
         for c, class_name in enumerate(class_names)
     }
     return markdown(columns, reports)
+
+
+def shifted_columns(reports: Mapping[str, dict]) -> dict[str, dict[str, str]]:
+    """Returns the cells of a table of accuracies under shifted class priors.
+
+    Args:
+        reports: Reports of `candle_tf.metrics.accuracy_report` by row name. In those of earlier
+            versions the shifted accuracies are missing.
+    """
+    return {
+        shift: {name: percent(r.get("shifted", {}).get(shift)) for name, r in reports.items()}
+        for shift in SHIFTS
+    }
 
 
 def percent(share: float | None) -> str:

@@ -70,7 +70,10 @@ def test_a_run_ends_with_a_page_that_needs_nothing_beside_it(finished):
     assert page.count("src=") == len(FIGURES) and "http" not in page and "<link" not in page
     assert (workdir / "flags.cfg").read_text() in page
     for network in ("student", "teacher"):
-        assert f"<td>{100 * metrics[network]['test']['overall']:.1f}</td>" in page
+        report = metrics[network]["test"]
+        assert f"<td>{100 * report['overall']:.1f}</td>" in page
+        shifted = "".join(f"<td>{100 * share:.1f}</td>" for share in report["shifted"].values())
+        assert f"</th>{shifted}</tr>" in page
     assert "6 updates" in page and "imbalance ratio 10" in page
     assert not (workdir / "report.tmp").exists()
 
@@ -120,6 +123,12 @@ def test_what_does_not_apply_is_left_out_and_said(copy, examples):
     assert "Left out: The student&#x27;s classifier is not a linear one." in path.read_text()
     (run / "history.csv").unlink()
     assert "kept no history.csv" in write_report(run, examples, DRAWN).read_text()
+
+
+def test_the_run_of_an_earlier_version_has_no_shifted_accuracies(finished, copy, examples):
+    test = {k: v for k, v in finished[1]["student"]["test"].items() if k != "shifted"}
+    page = write_report(copy("run", student={"test": test}), examples, DRAWN).read_text()
+    assert "<th>this run: candle</th>" + 4 * "<td>-</td>" in page
 
 
 def test_a_second_report_leaves_nothing_of_the_first(copy, examples):
