@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from operator import length_hint
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -83,8 +84,7 @@ def progress(
         >>> list(progress("abc", "Reading"))
         ['a', 'b', 'c']
     """
-    if total is None and hasattr(items, "__len__"):
-        total = len(items)
+    total = total or length_hint(items) or None
     with counted(what, total, unit, show) as add:
         for item in items:
             yield item

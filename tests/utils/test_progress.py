@@ -2,6 +2,7 @@ import io
 import sys
 
 import pytest
+import tensorflow as tf
 from candle_tf.utils.progress import counted, duration, progress
 
 
@@ -13,6 +14,11 @@ class Terminal(io.StringIO):
 def test_short_work_writes_nothing(capsys):
     assert list(progress([1, 2], "Reading")) == [1, 2]
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_data_set_may_not_know_its_length():
+    some = tf.data.Dataset.range(5).filter(lambda n: n > 2)
+    assert [int(n) for n in progress(some, "Reading")] == [3, 4]
 
 
 def test_long_work_writes_two_lines_in_a_file(capsys):
