@@ -48,18 +48,6 @@ COMPARED = 512  # test images on which the restored student must equal the run's
 TOLERATED = 0.01  # difference of accuracy: other versions decode and round differently
 CONFUSIONS = 10
 
-flags.DEFINE_string("workdir", None, "Directory of the finished run.", required=True)
-flags.DEFINE_string("data_dir", None, "Present directory of the run's data.")
-flags.DEFINE_string("name", None, "Name of the entry.", required=True)
-flags.DEFINE_string("data", None, "The data set as a phrase, with its source.", required=True)
-flags.DEFINE_string(
-    "data_licence", None, "The licence of the data, or 'not stated'.", required=True
-)
-flags.DEFINE_string(
-    "classes", None, "Text file with a name per line, for a run whose classes are numbered from 0."
-)
-flags.DEFINE_string("teacher", None, "The teacher as a phrase, with what it was pretrained on.")
-
 
 def wilson(share: float, n: float) -> dict[str, float]:
     """Returns a share with Wilson's 95 % interval.
@@ -410,5 +398,23 @@ def write_table():
     write_text(PAGE, re.sub(r"^\|.*\|$\n(?:\|.*\|$\n)*", f"{rows}\n", text, count=1, flags=re.M))
 
 
-if __name__ == "__main__":
+def main():
+    """Defines the flags and adds the entry."""
+    flags.DEFINE_string("workdir", None, "Directory of the finished run.", required=True)
+    flags.DEFINE_string("data_dir", None, "Present directory of the run's data.")
+    flags.DEFINE_string("name", None, "Name of the entry.", required=True)
+    flags.DEFINE_string("data", None, "The data set as a phrase, with its source.", required=True)
+    flags.DEFINE_string(
+        "data_licence", None, "The licence of the data, or 'not stated'.", required=True
+    )
+    flags.DEFINE_string(
+        "classes",
+        None,
+        "Text file with a name per line, for a run whose classes are numbered from 0.",
+    )
+    flags.DEFINE_string("teacher", None, "The teacher as a phrase, with what it was pretrained on.")
     run_flags.start(add)
+
+
+if __name__ == "__main__":
+    main()
