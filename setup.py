@@ -42,11 +42,17 @@ setup(
         "Programming Language :: Python :: 3.12",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=[*find_packages(include=["candle_tf", "candle_tf.*"]), "candle_tf.configs"],
-    package_dir={"candle_tf.configs": "configs"},  # for --config=NAME outside the clone
+    packages=[
+        *find_packages(include=["candle_tf", "candle_tf.*"]),
+        "candle_tf.configs",
+        "candle_tf.zoo.files",
+    ],
+    # For --config=NAME and ct.zoo outside the clone.
+    package_dir={"candle_tf.configs": "configs", "candle_tf.zoo.files": "zoo"},
     package_data={
         "candle_tf": ["assets/*", "cli/flags.json", "py.typed"],
         "candle_tf.configs": ["*.cfg", "*/*.cfg"],
+        "candle_tf.zoo.files": ["*"],
     },
     entry_points={"console_scripts": ["candle-tf = candle_tf.__main__:main"]},
     python_requires=">=3.10,<3.13",

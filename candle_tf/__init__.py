@@ -31,7 +31,7 @@ if not keras_2:
         "set TF_USE_LEGACY_KERAS=1 in the environment."
     )
 
-from candle_tf import classifiers, data, export, losses, methods, metrics, students  # noqa: E402
+from candle_tf import classifiers, data, export, losses, methods, metrics, students, zoo  # noqa: E402
 from candle_tf.balancer import AdversarialBalancer  # noqa: E402
 from candle_tf.model import CandleModel  # noqa: E402
 from candle_tf.resolution import RandomResolution  # noqa: E402
@@ -61,4 +61,5 @@ __all__ = [
     "schemes",
     "students",
     "train",
+    "zoo",
 ]

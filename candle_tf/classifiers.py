@@ -15,6 +15,7 @@ from candle_tf.data.entrance import check_spec, reading_errors
 from candle_tf.data.samplers import epoch_length, epoch_order
 from candle_tf.utils.distribution import ALONE, from_first, leads, on_all_replicas
 from candle_tf.utils.files import Rows, locked
+from candle_tf.utils.progress import counted
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -158,20 +159,21 @@ def encode_dataset(
         check_spec(dataset.element_spec, "calibrate")
     look = on_all_replicas(strategy, look_at)
     encode = on_all_replicas(strategy, lambda images: embed(tf.cast(images, tf.float32)))
-    progress = tf.keras.utils.Progbar(None, verbose=int(verbose != 0), unit_name="batch")
+    total = views * int(np.sum(class_counts))
     with reading_errors(), contextlib.ExitStack() as stack:
         # A file that is unlinked exists as long as it is mapped.
         directory = directory or stack.enter_context(tempfile.TemporaryDirectory())
+        add = stack.enter_context(counted("Encoding images", total, "images", bool(verbose)))
         if leads(strategy):
             stack.enter_context(locked(directory))
-        kept = KeptFeatures(directory, made_of, views * int(np.sum(class_counts)), strategy)
+        kept = KeptFeatures(directory, made_of, total, strategy)
         for batch in itertools.chain.from_iterable(itertools.repeat(dataset, views)):
             images, labels, _ = tf.keras.utils.unpack_x_y_sample_weight(batch)
             labels, checks, *seen = (x.numpy() for x in look(images, labels))
             check_content(labels, *seen, classes=len(class_counts), first=kept.seen)
             features = encode(images) if kept.lacks(len(labels)) else None
             kept.add(labels, checks, features)
-            progress.add(1)
+            add(len(labels))
         features, labels = kept.finished()
     check_counts(kept.labels, class_counts, views)
     return features, labels

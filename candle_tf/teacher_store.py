@@ -26,7 +26,7 @@ from candle_tf.utils.distribution import (
     on_all_replicas,
 )
 from candle_tf.utils.files import Rows, fingerprint, locked
-from candle_tf.utils.throughput import duration
+from candle_tf.utils.progress import counted, duration
 
 ENOUGH = 20  # views per image: more did not help on CIFAR-10-LT (docs/results.md)
 FEWEST = 4  # views per image
@@ -148,13 +148,13 @@ class TeacherStore:
             return
         teacher = on_all_replicas(strategy, self.model.teacher)
         writes = leads(strategy)
-        with reading_errors(), locked(self.rows.directory) if writes else contextlib.nullcontext():
+        with reading_errors(), contextlib.ExitStack() as stack:
             if writes:
+                stack.enter_context(locked(self.rows.directory))
                 self.rows.claim(len(self))
             done = from_first(strategy, len(self.rows))
-            progress = tf.keras.utils.Progbar(
-                len(self) - done, verbose=int(verbose != 0), unit_name="view"
-            )
+            total, show = len(self) - done, bool(verbose)
+            add = stack.enter_context(counted("Teacher views", total, "views", show))
             batch_size *= strategy.num_replicas_in_sync
             for places, size in self.places(done):
                 teacher_size = self.model.teacher_size(size)
@@ -163,7 +163,7 @@ class TeacherStore:
                     records = self.filled(place, size, *teacher(batch, teacher_size))
                     if writes:
                         self.rows.append(records)
-                    progress.add(len(records))
+                    add(len(records))
         meet(strategy)  # all records are there
 
     def filled(self, place: dict, size: int, features: tf.Tensor, logits: tf.Tensor) -> np.ndarray:

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 MODULES = [module.name for module in pkgutil.walk_packages(ct.__path__, "candle_tf.")]
 KINDS = (property, classmethod, staticmethod)
-PUBLIC = [ct, ct.classifiers, ct.data, ct.export, ct.losses, ct.methods, ct.metrics, ct.students]
+PUBLIC = [ct, ct.classifiers, ct.data, ct.export, ct.losses, ct.methods, ct.metrics]
+PUBLIC += [ct.students, ct.zoo]
 GIVEN = {"ct": ct, "np": np, "tf": tf}
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -11,7 +11,7 @@ LEVELS = (  # from top to bottom; a room imports from its own level and from tho
     {"runs"},
     {"reports", "methods", "teacher_store"},
     {"model"},
-    {"export", "student_model", "teacher", "calibration"},
+    {"export", "student_model", "teacher", "calibration", "zoo"},
     {"students", "data", "networks", "balancer", "resolution", "mixup", "classifiers"},
     {"losses", "metrics"},
     {"utils"},

@@ -87,7 +87,7 @@ def write(image: Callable[[tf.Tensor], tf.Tensor], count: int, directory: Path):
     try:
         with open(directory / PIXELS, "wb") as file:
             every = decoded(np.arange(count)).as_numpy_iterator()
-            for pixels in progress(every, "Decoding images", count, "image"):
+            for pixels in progress(every, "Decoding images", count, "images"):
                 file.write(pixels.tobytes())
                 shapes.append(pixels.shape[:2])
     except OSError as error:

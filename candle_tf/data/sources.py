@@ -202,7 +202,7 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
                 f"{dataset} is not in {builder.data_dir}: pass `data_dir=DIR`, the directory that "
                 f"holds {name!r}, or `download=True` to let TFDS fetch and prepare it there."
             ) from error
-        batches = progress(batches, f"Reading labels of {split}", unit="10,000 images")
+        batches = progress(batches, f"Reading labels of {split}", unit="batches")
         labels = np.concatenate([batch[label_key].numpy() for batch in batches])
         if prepared:
             with contextlib.suppress(OSError):  # the labels are known even if nobody can cache them
@@ -219,7 +219,7 @@ def read_tfds(dataset: str, data_dir: str | None, download: bool) -> Source:
         ).map(lambda example: example[image_key])
         chosen = encoded.enumerate().filter(lambda i, _: tf.gather(mask, i))
         batches = chosen.map(lambda _, image: image).batch(10_000)
-        batches = list(progress(batches, f"Reading {split}", unit="10,000 images"))
+        batches = list(progress(batches, f"Reading {split}", unit="batches"))
         examples = Examples(tf.concat(batches, axis=0), labels[kept])
         return examples.decoded() if side and side <= SMALL else examples
 

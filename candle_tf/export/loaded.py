@@ -142,7 +142,7 @@ def agreement(exported: Exported, model: tf.keras.Model, batches: tf.data.Datase
     """
     same = images = 0
     largest = 0.0
-    for batch, _ in progress(batches, "Comparing", unit="batch"):
+    for batch, _ in progress(batches, "Comparing", unit="batches"):
         mine = tf.nn.softmax(model.predict_on_batch(batch)).numpy()
         theirs = exported.predict(batch)
         same += int(np.sum(mine.argmax(-1) == theirs.argmax(-1)))

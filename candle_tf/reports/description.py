@@ -55,7 +55,7 @@ def pixels(examples: data.Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     """
     chosen = np.unique(np.linspace(0, len(examples) - 1, MEASURED_IMAGES).astype(int))
     moments, sides = [], []
-    for i in progress(chosen, "Measuring pixels", unit="image"):
+    for i in progress(chosen, "Measuring pixels", unit="images"):
         image = examples.image(i).numpy() / 255
         sides.append(image.shape[:2])
         moments.append([image.mean(axis=(0, 1)), (image**2).mean(axis=(0, 1))])

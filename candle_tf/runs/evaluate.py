@@ -29,7 +29,7 @@ def logits_of(
         title: Title of the progress bar.
         verbose: Whether to show the progress bar.
     """
-    shown = progress(batches, title, total, "batch", verbose)
+    shown = progress(batches, title, total, "batches", verbose)
     with reading_errors():
         return np.concatenate([predict(images).numpy() for images, _ in shown])
 

@@ -123,7 +123,7 @@ def fit(
             f"Training {settings.student} by {settings.method}: epochs of {steps} updates; the "
             "first update waits for TensorFlow to build its graph"
         )
-    speed = throughput(run, model, store, epochs * steps - checkpoints.updates)
+    speed = throughput(run, model, store, checkpoints.updates, epochs)
     with checkpoints.saving_on_sigterm():
         if skips and checkpoints.updates == first_epoch * steps:
             checkpoints.save("the beginning")
@@ -144,7 +144,7 @@ def fit(
                         speed,
                         checkpoints,
                     ],
-                    verbose=int(run.leads),
+                    verbose=0,  # `speed` prints
                 )
             except NotFinite as error:
                 skipped = leave_out(run, checkpoints, skipped, error)
@@ -155,9 +155,9 @@ def fit(
 
 
 def throughput(
-    run: Run, model: StudentModel, store: TeacherStore | None, updates: int
+    run: Run, model: StudentModel, store: TeacherStore | None, done: int, epochs: int
 ) -> Throughput:
-    """Returns the callback that tells the speed of a training, after it timed the parts.
+    """Returns the callback that prints a training's epochs, after it timed the parts.
 
     Reading and a live teacher are each timed alone, unless the training has few updates.
 
@@ -165,15 +165,17 @@ def throughput(
         run: Run that the training belongs to.
         model: Compiled model.
         store: Store of the teacher's outputs, for a run with `teacher_views`.
-        updates: Number of updates that are left.
+        done: Number of updates that are done.
+        epochs: Number of the epoch to stop before.
     """
     parts, batch_size = {}, run.settings.batch_size
+    updates = epochs * run.steps_per_epoch - done
     if updates >= UNTIMED and run.share.workers == 1:
         batches = iter(run.training_stream(store=store, share=run.share))
         parts["reading"] = seconds_per_item(batches) * run.share.replicas
         live = run.method.distills and run.teacher is not None and store is None
         parts["teacher"] = batch_size / run.teacher_speed if live else 0.0
-    return Throughput(batch_size, updates, parts, show=run.leads)
+    return Throughput(batch_size, updates, epochs, parts, show=run.leads)
 
 
 def leave_out(

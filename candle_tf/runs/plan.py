@@ -17,8 +17,9 @@ from candle_tf.teacher_store import (
 )
 from candle_tf.utils.distribution import from_first
 from candle_tf.utils.files import Rows, check_room, locked
+from candle_tf.utils.progress import duration
 from candle_tf.utils.run_files import FLAG_FILE
-from candle_tf.utils.throughput import duration, seconds_per_item
+from candle_tf.utils.throughput import seconds_per_item
 
 MEASURED = 8  # updates that are timed, or fewer if they take 10 seconds
 

@@ -223,19 +223,28 @@ class Run:
             pretrained: Whether to load pretrained weights, which a checkpoint would replace.
         """
         settings = self.settings
-        name, arguments = parse_spec(settings.student)
-        if not pretrained and arguments.get("weights"):
-            arguments["weights"] = ""
+        name, arguments = self.student_arguments(pretrained)
         tf.keras.utils.set_random_seed(settings.seed)
-        if name in students.STUDENTS:  # a network of larq-zoo scales its input itself
-            info = data.info_of(settings.dataset)
-            scaling = {"mean": info.mean, "std": info.std} if info.mean else {}
-            arguments = {**scaling, **arguments}
         with arguments_of("student", settings.student):
             student = students.create(
                 name, num_classes=num_classes, image_size=settings.image_size, **arguments
             )
         return self.method.network(bits.at_bits(student, settings.student_bits))
+
+    def student_arguments(self, pretrained: bool = True) -> tuple[str, dict]:
+        """Returns the name of the student and the arguments of its function.
+
+        Args:
+            pretrained: Whether the arguments may name pretrained weights.
+        """
+        name, arguments = parse_spec(self.settings.student)
+        if not pretrained and arguments.get("weights"):
+            arguments["weights"] = ""
+        if name in students.STUDENTS:  # a network of larq-zoo scales its input itself
+            info = data.info_of(self.settings.dataset)
+            scaling = {"mean": info.mean, "std": info.std} if info.mean else {}
+            arguments = {**scaling, **arguments}
+        return name, arguments
 
     # Sizes.
 

@@ -1,4 +1,4 @@
-"""The speed of a training, the time left, and the parts of an update."""
+"""The line of each epoch: the metrics, the speed, the time left and the parts of an update."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -6,6 +6,8 @@ from itertools import islice
 from types import MappingProxyType
 
 import tensorflow as tf
+from candle_tf.utils.progress import duration
+from tqdm import tqdm
 
 SECONDS = 2.0  # of reading, after the first batch
 BATCHES = 20  # the most that are read to measure
@@ -32,13 +34,15 @@ def seconds_per_item(items: Iterator, at_most: float = SECONDS) -> float:
 
 
 class Throughput(tf.keras.callbacks.Callback):
-    """Prints, after each epoch, the images per second, the time left and the parts of an update.
+    """Prints one line per epoch: the metrics, the images per second and the time left.
 
-    The first update is left out, because TensorFlow builds its graph then.
+    The first update is left out of the speed, because TensorFlow builds its graph then. On a
+    terminal, a bar shows the updates of the epoch until its line is printed.
 
     Args:
         images: Number of images per update.
         updates: Number of updates that are left.
+        epochs: Number of epochs of the whole training.
         parts: Seconds per update that each part needs alone, by name: "reading" and "teacher". The
             student has the rest of the time. An empty mapping leaves the parts out.
         show: Whether to print.
@@ -48,7 +52,7 @@ class Throughput(tf.keras.callbacks.Callback):
             of 1. Reading happens beside the update, so its share may be 1 where it is the limit.
 
     Example:
-        >>> speed = Throughput(128, 1000, {"reading": 0.02, "teacher": 0.0})
+        >>> speed = Throughput(128, 1000, 10, {"reading": 0.02, "teacher": 0.0})
         >>> speed.measured(updates=10, seconds=1.0)
         '1,280 images a second, 100 s left; reading 20 %, teacher 0 %, student 80 % of the time'
     """
@@ -57,25 +61,36 @@ class Throughput(tf.keras.callbacks.Callback):
         self,
         images: int,
         updates: int,
+        epochs: int,
         parts: Mapping[str, float] = MappingProxyType({}),
         show: bool = True,
     ):
         super().__init__()
-        self.images, self.left, self.parts, self.show = images, updates, dict(parts), show
+        self.images, self.left, self.epochs, self.parts = images, updates, epochs, dict(parts)
+        self.show, self.bar = show, None
         self.results, self.began, self.counted = {}, None, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        title, disable = f"Epoch {epoch + 1}/{self.epochs}", None if self.show else True
+        self.bar = tqdm(
+            None, title, self.params["steps"], unit=" updates", leave=False, disable=disable
+        )
 
     def on_train_batch_end(self, batch, logs=None):
         self.left -= 1
+        self.bar.update()
         if self.began is None:  # the first update, or the first one after an epoch's end
             self.began, self.counted = time.monotonic(), 0
         else:
             self.counted += 1
 
     def on_epoch_end(self, epoch, logs=None):
+        self.bar.close()
+        said = ", ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
         if self.counted:
-            line = self.measured(self.counted, time.monotonic() - self.began)
-            if self.show:
-                print(line)
+            said += f"; {self.measured(self.counted, time.monotonic() - self.began)}"
+        if self.show:
+            print(f"Epoch {epoch + 1}/{self.epochs}: {said}", flush=True)
         self.began = None
 
     def measured(self, updates: int, seconds: float) -> str:
@@ -90,13 +105,3 @@ class Throughput(tf.keras.callbacks.Callback):
         self.results |= {name: round(share, 3) for name, share in shares.items()}
         parts = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
         return f"{said}; {parts} of the time"
-
-
-def duration(seconds: float) -> str:
-    """Returns a duration in words.
-
-    Example:
-        >>> duration(90), duration(600)
-        ('90 s', '10 minutes')
-    """
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"

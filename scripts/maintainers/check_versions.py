@@ -27,7 +27,7 @@ flags.DEFINE_list("pythons", "3.10,3.11,3.12", "Versions of Python.")
 flags.DEFINE_list("tensorflows", "2.16,2.17,2.18,2.19", "Versions of TensorFlow and tf-keras.")
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("candle_tf", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("candle_tf", "configs", "zoo", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 RUN, FLATBUFFER = "--workdir=run", "student.tflite"
 JOB = (  # with the student's SavedModel, which the training writes, in TensorFlow alone
     ("candle-tf", "train", "--config=digits_lt", "--epochs=1", RUN),

@@ -1,4 +1,4 @@
-"""Completes pages while `make docs` builds the site: tables of flags, docstrings' examples."""
+"""Completes pages while `make docs` builds the site: tables of flags, model cards, examples."""
 
 import json
 import re
@@ -8,11 +8,20 @@ import griffe
 
 FLAGS = Path(__file__).parents[2] / "candle_tf" / "cli" / "flags.json"
 PLACE = "<!-- flags -->"  # line of docs/flags.md in whose place the tables come
+ZOO = Path(__file__).parents[2] / "zoo"
+CARDS = "<!-- cards -->"  # line of docs/zoo.md in whose place the model cards come
 
 
 def on_page_markdown(markdown: str, **_) -> str:
-    """Returns the text of a page with the tables of flags in their place."""
-    return markdown.replace(PLACE, tables(json.loads(FLAGS.read_text(encoding="utf-8"))))
+    """Returns the text of a page with the tables of flags or the model cards in their place."""
+    markdown = markdown.replace(PLACE, tables(json.loads(FLAGS.read_text(encoding="utf-8"))))
+    return markdown.replace(CARDS, cards())
+
+
+def cards() -> str:
+    """Returns all model cards, with their headings one level lower."""
+    pages = (path.read_text(encoding="utf-8") for path in sorted(ZOO.glob("*.md")))
+    return re.sub(r"^(?=#)", "#", "\n".join(pages), flags=re.MULTILINE)
 
 
 def tables(commands: dict) -> str:

@@ -10,6 +10,7 @@ import venv
 
 import check_versions
 import pytest
+from check_versions import ROOT
 
 pytestmark = pytest.mark.long
 
@@ -59,6 +60,8 @@ def test_maintainers_tools_stay_in_the_clone(installed):
     code = "import importlib.metadata as m; print(*m.files('candle_tf'), sep='\\n')"
     files = installed("python", "-c", code).stdout.split()
     assert "candle_tf/cli/flags.json" in files and "candle_tf/configs/paper/flowers_lt.cfg" in files
+    entries = {f"candle_tf/zoo/files/{path.name}" for path in (ROOT / "zoo").iterdir()}
+    assert entries and entries <= set(files)
     folders = {name.split("/")[0] for name in files if not name.startswith("..")}
     assert {name for name in folders if not name.endswith(".dist-info")} == {"candle_tf"}
 
@@ -68,6 +71,12 @@ def test_the_page_of_the_index_has_no_link_that_breaks(installed):
     page = installed("python", "-c", code).stdout
     assert page.startswith("# candle_tf") and "## Start" in page and "[Larq](https" in page
     assert not re.findall(r"\]\((?!https?:)", page)
+
+
+def test_the_zoo(installed):
+    code = "import candle_tf as ct; print(ct.zoo.list(), ct.zoo.load('digits_lt').output_shape)"
+    done = installed("python", "-c", code)
+    assert "'digits_lt'" in done.stdout and "(None, 10)" in done.stdout, done.stderr[-2000:]
 
 
 def test_the_main_job(installed):

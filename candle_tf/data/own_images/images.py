@@ -111,7 +111,8 @@ def look_at_files(paths: Sequence[str], cache: str | os.PathLike | None = None) 
                 todo.append(i)
         found = pool.map(look_at, [paths[i] for i in todo])
         try:
-            for i, (problem, mark) in zip(todo, progress(found, "Looking at images", len(todo))):
+            looked = progress(found, "Looking at images", len(todo), "images")
+            for (problem, mark), i in zip(looked, todo):
                 problems[i], marks[i] = problem, mark
                 # A file that could not be opened may be readable the next time.
                 if not (problem or "").startswith(UNREADABLE):
