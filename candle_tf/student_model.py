@@ -20,6 +20,7 @@ from candle_tf.networks.keras_internals import (
     log_of_first_replica,
     start_built,
 )
+from candle_tf.networks.quick_gradients import quicken
 from candle_tf.networks.surgery import check_size, split_at_features
 from candle_tf.resolution import RandomResolution, resize
 from candle_tf.utils.names import lookup
@@ -113,6 +114,7 @@ class StudentModel(tf.keras.Model):
         own_size_only = self.resolution.sizes == (student.input_shape[1],)
         self.halves = Halves(*split_at_features(student, own_size_only))
         check_size(self.halves.encoder, base, self.resolution.sizes[0], "student")
+        quicken(student)
         start_built(self)
         log_of_first_replica(self)
 

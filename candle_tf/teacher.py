@@ -4,7 +4,7 @@ import importlib
 import json
 import numbers
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -22,10 +22,12 @@ from candle_tf.networks.safe_load import load_model
 from candle_tf.networks.surgery import any_size, check_size, fold_batch_norm
 from candle_tf.resolution import resize
 from candle_tf.students.bits import at_bits
+from candle_tf.utils.distribution import only_cpus
 from candle_tf.utils.files import fingerprint
 from candle_tf.utils.names import lookup
 
 MOST_LABEL_WEIGHT = 99.0
+MOST_PIXELS = 2**18  # that an encoder sees at once on CPUs (docs/performance.md)
 PREPROCESSING = ("tf", "torch", "caffe", "none")
 
 
@@ -237,11 +239,22 @@ class Teacher(tf.keras.Model):
         return features, self.classifier(features)
 
     def embed(self, images: tf.Tensor, image_size: tf.Tensor | int | None = None) -> tf.Tensor:
-        """Returns the pooled features g(x), float32 (batch, width); arguments as in `call`."""
-        images = resize(images, self.image_size if image_size is None else image_size)
-        encoded = self.encoder(self.preprocessing(images), training=False)
-        encoded = tf.cast(encoded, tf.float32)
-        return tf.reduce_mean(encoded, axis=(1, 2)) if encoded.shape.rank == 4 else encoded
+        """Returns the pooled features g(x), float32 (batch, width); arguments as in `call`.
+
+        On CPUs, the encoder sees a few images at once, so that its feature maps stay in the cache.
+        """
+        size = self.image_size if image_size is None else image_size
+
+        def encode(images):
+            encoded = self.encoder(self.preprocessing(resize(images, size)), training=False)
+            encoded = tf.cast(encoded, tf.float32)
+            return tf.reduce_mean(encoded, axis=(1, 2)) if encoded.shape.rank == 4 else encoded
+
+        if not only_cpus():
+            return encode(images)
+        images = tf.convert_to_tensor(images)
+        features = in_parts(encode, images, tf.maximum(1, MOST_PIXELS // size**2))
+        return tf.ensure_shape(features, (images.shape[0], self.width))
 
     def calibrate(
         self,
@@ -414,6 +427,33 @@ class Teacher(tf.keras.Model):
         if config.get("cross_validation"):
             teacher.cross_validation = CrossValidation(**config["cross_validation"])
         return teacher
+
+
+def in_parts(
+    function: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor, size: tf.Tensor | int
+) -> tf.Tensor:
+    """Returns a function's results for images, computed for one part of the images after the other.
+
+    Args:
+        function: Function from images (n, ...) to float32 (n, width).
+        images: Images (batch, ...).
+        size: Number of images per part.
+
+    Example:
+        >>> in_parts(lambda part: part + tf.reduce_max(part), tf.constant([[1.0], [2.0], [5.0]]), 2)
+        <tf.Tensor: shape=(3, 1), dtype=float32, numpy=
+        array([[ 3.],
+               [ 4.],
+               [10.]], dtype=float32)>
+    """
+    count = tf.maximum(1, -(-tf.shape(images)[0] // size))
+    results = tf.TensorArray(tf.float32, count, infer_shape=False)
+
+    def add(i, results):
+        return i + 1, results.write(i, function(images[i * size : (i + 1) * size]))
+
+    _, results = tf.while_loop(lambda i, _: i < count, add, (0, results), parallel_iterations=1)
+    return results.concat()
 
 
 def nameless(layer: tf.keras.layers.Layer):

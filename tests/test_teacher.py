@@ -2,6 +2,7 @@
 
 import importlib
 
+import candle_tf
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -216,6 +217,26 @@ def test_images_keep_their_precision_under_a_mixed_policy(noise):
         mixed = mirrored_teacher(plain)
     for mine, expected in zip(mixed(noise), plain(noise)):
         np.testing.assert_array_equal(mine, expected)
+
+
+@pytest.mark.parametrize("size", [8, 12])
+@pytest.mark.parametrize("count", [0, 1, 4, 7])
+def test_a_batch_in_parts_has_the_features_of_the_whole_batch(count, size, monkeypatch):
+    teacher = tiny_teacher()
+    images = np.random.default_rng(0).uniform(0, 255, (count, 8, 8, 3)).astype(np.float32)
+    seen, call = [], teacher.encoder.call
+    monkeypatch.setattr(teacher.encoder, "call", lambda x, **k: seen.append(len(x)) or call(x, **k))
+    embed = tf.function(teacher.embed)
+    for pixels in (3 * 8**2, 2**18):
+        monkeypatch.setattr(candle_tf.teacher, "MOST_PIXELS", pixels)
+        features = teacher.embed(images, tf.constant(size))
+        assert max(seen) == min(count, max(1, pixels // size**2)) and sum(seen) == count
+        seen.clear()
+        whole = teacher.encoder(teacher.preprocessing(tf.image.resize(images, (size, size))))
+        np.testing.assert_allclose(features, tf.reduce_mean(whole, (1, 2)), atol=1e-5)
+        seen.clear()
+    monkeypatch.undo()
+    assert embed(images).shape == (count, teacher.width)
 
 
 @pytest.fixture(

@@ -97,6 +97,34 @@ def made_by(tensor) -> tuple[tf.keras.layers.Layer, Any]:
     return node.layer, node.keras_inputs[0] if node.keras_inputs else None
 
 
+def pad_in_convolution_op(layer: tf.keras.layers.Conv2D):
+    """Has a built Larq convolution leave its padding to `convolution_op`; see `left_padding`.
+
+    Example:
+        >>> layer = lq.layers.QuantConv2D(4, 3, padding="same", pad_values=1.0)
+        >>> layer.build((None, 8, 8, 3))
+        >>> pad_in_convolution_op(layer)
+        >>> left_padding(layer, tf.zeros((1, 8, 8, 3)))
+        [[0, 0], (1, 1), (1, 1), [0, 0]]
+    """
+    if isinstance(layer, lq.layers.QuantConv2D):
+        layer._is_native_padding = True
+
+
+def left_padding(layer: tf.keras.layers.Conv2D, inputs: tf.Tensor) -> list | None:
+    """Returns the paddings, as `tf.pad` takes them, with the `pad_values` of a Larq convolution.
+
+    None if the convolution pads with zeros, or not at all.
+
+    Args:
+        layer: Layer of `pad_in_convolution_op`.
+        inputs: Inputs (batch, height, width, channels), not padded yet.
+    """
+    if layer.padding == "same" and getattr(layer, "pad_values", 0.0) != 0.0:
+        return layer._get_padding_same(inputs)
+    return None
+
+
 def create_slots(optimizer, variables: list[tf.Variable]):
     """Creates an optimizer's slots now, so that a saved state finds them.
 

@@ -18,6 +18,16 @@ WORKER_LOST = 76  # exit code of the workers that are left when one is lost
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
+def only_cpus() -> bool:
+    """Returns whether TensorFlow computes on CPUs alone: what is faster there may not be on a GPU.
+
+    Example:
+        >>> only_cpus()  # doctest: +SKIP
+        True
+    """
+    return all(device.device_type == "CPU" for device in tf.config.list_physical_devices())
+
+
 @dataclass(frozen=True)
 class Share:
     """The part of each batch that one of several workers reads, for its replicas.

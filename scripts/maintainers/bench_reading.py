@@ -23,10 +23,6 @@ from candle_tf.data.own_images.images import look_at_files
 from candle_tf.reports.tables import markdown
 from PIL import Image
 
-flags.DEFINE_string("images", None, "Directory with at least 300 photographs.", required=True)
-flags.DEFINE_integer("rounds", 9, "How often each reader reads all photographs.")
-flags.DEFINE_integer("files", 20_000, "Files of the looks.")
-
 COUNT, SIZE, BATCH = 300, 224, 50
 
 
@@ -67,25 +63,36 @@ def seconds_of(job: Callable[[], object]) -> np.ndarray:
     return np.array([time.perf_counter(), time.process_time()]) - began
 
 
+def photographs_by_reader(directory: Path, images: str, rounds: int) -> dict[str, np.ndarray]:
+    """Returns the median seconds of wall and CPU time, (2,), that each reader needs; Keras is last.
+
+    Args:
+        directory: Empty directory for the photographs.
+        images: Directory to take them from.
+        rounds: How often each reader reads them all.
+    """
+    write_photographs(directory / "photographs", images)
+    names, datasets = zip(*readers(directory / "photographs", directory / "cache"))
+    seconds = np.zeros((rounds + 1, len(names), 2))
+    for i in range(len(seconds)):
+        for j, batches in enumerate(datasets):
+            seconds[i, j] = seconds_of(lambda batches=batches: list(map(len, batches)))
+    return dict(zip(names, np.median(seconds[1:], axis=0)))  # the first round builds the graphs
+
+
 def bench(_):
     with tempfile.TemporaryDirectory() as directory:
-        root, cache = Path(directory, "photographs"), Path(directory, "cache")
-        write_photographs(root, flags.FLAGS.images)
-        names, datasets = zip(*readers(root, cache))
-        seconds = np.zeros((flags.FLAGS.rounds + 1, len(names), 2))
-        for i in range(len(seconds)):
-            for j, batches in enumerate(datasets):
-                seconds[i, j] = seconds_of(lambda batches=batches: list(map(len, batches)))
-        median = np.median(seconds[1:], axis=0)  # the first round builds the graphs
-        ratio = median[-1] / median
+        directory = Path(directory)
+        seconds = photographs_by_reader(directory, flags.FLAGS.images, flags.FLAGS.rounds)
+        keras = seconds["Keras"]
         columns = {
-            "images a second": dict(zip(names, (f"{COUNT / s:.0f}" for s in median[:, 0]))),
-            "CPU ms an image": dict(zip(names, (f"{1e3 * s / COUNT:.2f}" for s in median[:, 1]))),
-            "speed / Keras', wall": dict(zip(names, (f"{r:.2f}" for r in ratio[:, 0]))),
-            "CPU": dict(zip(names, (f"{r:.2f}" for r in ratio[:, 1]))),
+            "images a second": {name: f"{COUNT / s[0]:.0f}" for name, s in seconds.items()},
+            "CPU ms an image": {name: f"{1e3 * s[1] / COUNT:.2f}" for name, s in seconds.items()},
+            "speed / Keras', wall": {n: f"{keras[0] / s[0]:.2f}" for n, s in seconds.items()},
+            "CPU": {name: f"{keras[1] / s[1]:.2f}" for name, s in seconds.items()},
         }
-        print(markdown(columns, list(names)))
-        look_at_many(root, cache, Path(directory, "many"))
+        print(markdown(columns, list(seconds)))
+        look_at_many(directory / "photographs", directory / "cache", directory / "many")
 
 
 def look_at_many(root: Path, cache: Path, many: Path):
@@ -101,4 +108,7 @@ def look_at_many(root: Path, cache: Path, many: Path):
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("images", None, "Directory with at least 300 photographs.", required=True)
+    flags.DEFINE_integer("rounds", 9, "How often each reader reads all photographs.")
+    flags.DEFINE_integer("files", 20_000, "Files of the looks.")
     app.run(bench)

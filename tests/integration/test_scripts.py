@@ -231,8 +231,11 @@ def test_bench_speed_prints_a_ratio_of_every_pair(shared_data):
     """Whatever the ratios are: how long something takes is no test."""
     teacher = shared_data / "weights" / "mobilenet_1_0_conv_pw_12.h5"
     given = [f"--data_dir={shared_data / 'tfds'}", f"--teacher={teacher}", "--rounds=1"]
-    parts = ("store", "step", "input", "peers")  # the calibration takes minutes
+    # The calibration takes minutes.
+    parts = ("teacher", "store", "step", "input", "reading", "peers")
+    given.append(f"--images={shared_data / 'images' / 'caltech101'}")
     done = script("maintainers/bench_speed", *given, *(f"--parts={part}" for part in parts))
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [line for line in done.stdout.splitlines() if re.search(r"\| \d+\.\d\d \|", line)]
-    assert len(rows) == 3 + 4 + 1 + 4
+    assert all(("holds" in row or "missed" in row) == ("≤" in row or "≥" in row) for row in rows)
+    assert len(rows) == 1 + 3 + 6 + 1 + 3 + 4
