@@ -10,7 +10,7 @@ struct window {
     int start[2], first[2], last[2];
 };
 
-/* Where the `count` numbers of a window are: in the strip of its rows, and among all `all` weights. */
+/* Where `count` numbers of a window are: in the strip of its rows, and among `all` weights. */
 struct places {
     const int32_t *from, *at;
     int count, all;
@@ -41,7 +41,7 @@ struct kernels {
     channelwise *depthwise;
 };
 
-static INLINE struct window window_of(const struct shape *shape, int y, int x)
+static ONCE struct window window_of(const struct shape *shape, int y, int x)
 {
     const int size[2] = {shape->height, shape->width};
     struct window window;
@@ -68,7 +68,7 @@ static INLINE size_t under(const struct shape *shape, const struct window *windo
 }
 
 /* exp(x) to 2 units in the last place, without a library and alike on every machine. */
-static COLD float exponential(float x)
+static SMALL float exponential(float x)
 {
     float n, r, power;
     uint32_t bits;
@@ -99,8 +99,10 @@ static INLINE int strip_width(const struct shape *shape)
  *
  * So the windows of that row overlap in memory, and none needs a copy of its own. */
 static ONCE void fill_strip(
-    const struct shape *shape, const unsigned char *map, size_t unit, int y, unsigned char *to)
+    const struct shape *shape, const void *map, size_t unit, int y, void *strip)
 {
+    const char *from = map;
+    char *to = strip;
     int width = strip_width(shape), left = shape->before[1], row, k;
     int inside = width - left < shape->width ? width - left : shape->width;
     for (k = 0; k < shape->kernel[0]; k++, to += (size_t)width * unit) {
@@ -108,7 +110,7 @@ static ONCE void fill_strip(
         memset(to, 0, (size_t)width * unit);
         if (row >= 0 && row < shape->height)
             memcpy(
-                to + (size_t)left * unit, map + (size_t)(row * shape->width) * unit,
+                to + (size_t)left * unit, from + (size_t)(row * shape->width) * unit,
                 (size_t)inside * unit);
     }
 }
@@ -129,7 +131,7 @@ static ONCE struct places places_of(
 }
 
 /* The places of a whole window. */
-static INLINE struct places all_places(struct SCRATCH *s, const struct shape *shape, int channels)
+static ONCE struct places all_places(struct SCRATCH *s, const struct shape *shape, int channels)
 {
     struct window whole = {{0, 0}, {0, 0}, {0, 0}};
     whole.last[0] = shape->kernel[0];
@@ -226,10 +228,6 @@ static ONCE void max(
         }
 }
 /* section: binary */
-/* Counts, for each output, the bits in which the words of `pixels` windows differ from the weights.
- *
- * The windows begin `step` words apart. The weights of 8 outputs lie side by side, word by word.
- * `whole` is the sum where none differs. */
 #if !defined(AVX2) && !defined(__ARM_NEON)
 static INLINE int32_t FN(ones)(uint64_t x)
 {
@@ -244,6 +242,11 @@ static INLINE int32_t FN(ones)(uint64_t x)
 }
 #endif
 
+/* Counts, for each output, the bits in which the words of `pixels` windows differ from the weights.
+ *
+ * The windows begin `step` words apart. The weights of 8 outputs lie side by side, word by word.
+ * `whole` is the sum where none differs. With AVX2, the windows have only the low half of each
+ * byte, and the high halves follow STRIP words later. */
 static BLOCK TARGET void FN(count)(
     const uint64_t *windows, size_t step, int pixels, const struct places *places,
     const uint64_t *weights, int outputs, int32_t whole, int32_t *sums)
@@ -256,13 +259,14 @@ static BLOCK TARGET void FN(count)(
         for (p = 0; p < pixels; p++)
             total[p] = _mm512_setzero_si512();
         for (i = 0; i < n; i++) {
-                __m512i w = _mm512_loadu_si512((const void *)(weights + 8 * places->at[i]));
-                UNROLL
-                for (p = 0; p < pixels; p++) {
-                    __m512i x = _mm512_set1_epi64((long long)windows[places->from[i] + (size_t)p * step]);
-                    x = _mm512_popcnt_epi64(_mm512_xor_si512(x, w));
-                    total[p] = _mm512_add_epi64(total[p], x);
-                }
+            const uint64_t *window = windows + places->from[i];
+            __m512i w = _mm512_loadu_si512((const void *)(weights + 8 * places->at[i]));
+            UNROLL
+            for (p = 0; p < pixels; p++) {
+                __m512i x = _mm512_set1_epi64((long long)window[p * step]);
+                x = _mm512_popcnt_epi64(_mm512_xor_si512(x, w));
+                total[p] = _mm512_add_epi64(total[p], x);
+            }
         }
         UNROLL
         for (p = 0; p < pixels; p++) {
@@ -287,13 +291,13 @@ static BLOCK TARGET void FN(count)(
             for (p = 0; p < pixels; p++)
                 bytes[p][0] = bytes[p][1] = _mm256_setzero_si256();
             for (; i < stop; i++) {
-                const uint64_t *at = windows + places->from[i];
+                const uint64_t *window = windows + places->from[i];
+                const uint64_t *at = weights + 8 * places->at[i];
                 __m256i w[2][2];
                 int q, h;
                 UNROLL
                 for (q = 0; q < 2; q++) {
-                    w[0][q] = _mm256_loadu_si256(
-                        (const void *)(weights + 8 * places->at[i] + 4 * q));
+                    w[0][q] = _mm256_loadu_si256((const void *)(at + 4 * q));
                     w[1][q] = _mm256_and_si256(_mm256_srli_epi16(w[0][q], 4), half);
                     w[0][q] = _mm256_and_si256(w[0][q], half);
                 }
@@ -301,7 +305,7 @@ static BLOCK TARGET void FN(count)(
                 for (p = 0; p < pixels; p++)
                     UNROLL
                     for (h = 0; h < 2; h++) {
-                        __m256i x = _mm256_set1_epi64x((long long)at[(size_t)p * step + h * STRIP]);
+                        __m256i x = _mm256_set1_epi64x((long long)window[p * step + h * STRIP]);
                         UNROLL
                         for (q = 0; q < 2; q++)
                             bytes[p][q] = _mm256_add_epi8(
@@ -333,48 +337,53 @@ static BLOCK TARGET void FN(count)(
             for (q = 0; q < 4; q++)
                 total[p][q] = vdupq_n_u32(0);
         for (i = 0; i < n;) {
-                uint8x16_t bytes[PIXELS][4];
-                stop = i + 31 < n ? i + 31 : n;
+            uint8x16_t bytes[PIXELS][4]; /* each holds 31 words' counts of up to 8 */
+            stop = i + 31 < n ? i + 31 : n;
+            UNROLL
+            for (p = 0; p < pixels; p++)
                 UNROLL
-                for (p = 0; p < pixels; p++)
+                for (q = 0; q < 4; q++)
+                    bytes[p][q] = vdupq_n_u8(0);
+            for (; i < stop; i++) {
+                const uint64_t *window = windows + places->from[i];
+                UNROLL
+                for (q = 0; q < 4; q++) {
+                    uint64x2_t w = vld1q_u64(weights + 8 * places->at[i] + 2 * q);
                     UNROLL
-                    for (q = 0; q < 4; q++)
-                        bytes[p][q] = vdupq_n_u8(0);
-                for (; i < stop; i++)
-                    UNROLL
-                    for (q = 0; q < 4; q++) {
-                        uint64x2_t w = vld1q_u64(weights + 8 * places->at[i] + 2 * q);
-                        UNROLL
-                        for (p = 0; p < pixels; p++) {
-                            uint64x2_t x = veorq_u64(vdupq_n_u64(windows[places->from[i] + (size_t)p * step]), w);
-                            bytes[p][q] = vaddq_u8(bytes[p][q], vcntq_u8(vreinterpretq_u8_u64(x)));
-                        }
+                    for (p = 0; p < pixels; p++) {
+                        uint64x2_t x = veorq_u64(vdupq_n_u64(window[p * step]), w);
+                        bytes[p][q] = vaddq_u8(bytes[p][q], vcntq_u8(vreinterpretq_u8_u64(x)));
                     }
+                }
+            }
+            UNROLL
+            for (p = 0; p < pixels; p++)
                 UNROLL
-                for (p = 0; p < pixels; p++)
-                    UNROLL
-                    for (q = 0; q < 4; q++)
-                        total[p][q] = vpadalq_u16(total[p][q], vpaddlq_u8(bytes[p][q]));
+                for (q = 0; q < 4; q++)
+                    total[p][q] = vpadalq_u16(total[p][q], vpaddlq_u8(bytes[p][q]));
         }
         UNROLL
         for (p = 0; p < pixels; p++)
             UNROLL
             for (q = 0; q < 4; q++) {
                 int32_t *to = sums + p * outputs + group + 2 * q;
-                to[0] = whole - 2 * (int32_t)(vgetq_lane_u32(total[p][q], 0) + vgetq_lane_u32(total[p][q], 1));
-                to[1] = whole - 2 * (int32_t)(vgetq_lane_u32(total[p][q], 2) + vgetq_lane_u32(total[p][q], 3));
+                uint64x2_t counted = vpaddlq_u32(total[p][q]);
+                to[0] = whole - 2 * (int32_t)vgetq_lane_u64(counted, 0);
+                to[1] = whole - 2 * (int32_t)vgetq_lane_u64(counted, 1);
             }
 #else
         int o;
+        (void)stop;
         for (p = 0; p < pixels; p++) {
             int32_t total[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-            for (i = 0; i < n; i++)
-                    for (o = 0; o < 8; o++)
-                        total[o] += FN(ones)(windows[places->from[i] + (size_t)p * step] ^ weights[8 * places->at[i] + o]);
+            for (i = 0; i < n; i++) {
+                uint64_t x = windows[places->from[i] + p * step];
+                for (o = 0; o < 8; o++)
+                    total[o] += FN(ones)(x ^ weights[8 * places->at[i] + o]);
+            }
             for (o = 0; o < 8; o++)
                 sums[p * outputs + group + o] = whole - 2 * total[o];
         }
-        (void)stop;
 #endif
     }
 }
@@ -388,8 +397,8 @@ static ONCE TARGET void FN(binary)(
     struct places places = all_places(s, shape, words);
     size_t step = (size_t)(shape->stride[1] * words), pixel = 0;
     for (y = 0; y < shape->out_height; y++) {
-        fill_strip(shape, (const void *)map, (size_t)words * sizeof *map, y, (void *)s->strip.bits);
-#if defined(AVX2) && !defined(AVX512) /* the high halves of the bytes follow the low ones */
+        fill_strip(shape, map, (size_t)words * sizeof *map, y, s->strip.bits);
+#if defined(AVX2) && !defined(AVX512) /* part the half bytes */
         for (p = 0; p < shape->kernel[0] * strip_width(shape) * words; p++) {
             const uint64_t half = 0x0f0f0f0f0f0f0f0fULL, word = s->strip.bits[p];
             s->strip.bits[p] = word & half;
@@ -397,10 +406,10 @@ static ONCE TARGET void FN(binary)(
         }
 #endif
         for (x = 0; x < shape->out_width; x += count) {
-            const uint64_t *windows = s->strip.bits + (size_t)x * step;
+            const uint64_t *windows = s->strip.bits + x * step;
             int32_t whole;
             count = shape->out_width - x < PIXELS ? 1 : PIXELS;
-            if (zeros_outside) { /* by the taps that lie inside, alone where other taps do */
+            if (zeros_outside) { /* count only the taps inside: pixels with other taps wait */
                 struct window part = window_of(shape, y, x);
                 struct window last = window_of(shape, y, x + count - 1);
                 places = places_of(s, shape, &part, words);
@@ -422,15 +431,15 @@ static ONCE TARGET void FN(binary)(
 #if defined(AVX2)
 /* Those of `groups` times 8 outputs at once, for which each input is loaded once. */
 static INLINE TARGET void FN(groups)(
-    const float *windows, size_t step, int pixels, const struct places *places, const WEIGHT *weights,
-    int groups, int outputs, float *sums)
+    const float *windows, size_t step, int pixels, const struct places *places,
+    const WEIGHT *weights, int groups, int outputs, float *sums)
 {
     __m256 total[PIXELS][2], w[2];
     const float *window[PIXELS];
     int n = places->count, p, i, g;
     UNROLL
     for (p = 0; p < pixels; p++) {
-        window[p] = windows + (size_t)p * step;
+        window[p] = windows + p * step;
         UNROLL
         for (g = 0; g < groups; g++)
             total[p][g] = _mm256_setzero_ps();
@@ -456,8 +465,8 @@ static INLINE TARGET void FN(groups)(
 #endif
 
 static BLOCK TARGET void FN(multiply)(
-    const float *windows, size_t step, int pixels, const struct places *places, const WEIGHT *weights,
-    int outputs, float *sums)
+    const float *windows, size_t step, int pixels, const struct places *places,
+    const WEIGHT *weights, int outputs, float *sums)
 {
 #if defined(AVX2)
     int n = places->count, group = 0;
@@ -472,7 +481,7 @@ static BLOCK TARGET void FN(multiply)(
             float total[8] = {0.0f};
             for (i = 0; i < n; i++)
                 for (o = 0; o < 8; o++)
-                    total[o] += windows[places->from[i] + (size_t)p * step] * (float)weights[8 * i + o];
+                    total[o] += windows[places->from[i] + p * step] * (float)weights[8 * i + o];
             for (o = 0; o < 8; o++)
                 sums[p * outputs + group + o] = total[o];
         }
@@ -488,9 +497,9 @@ static ONCE TARGET void FN(real)(
     struct places places = all_places(s, shape, channels);
     size_t step = (size_t)(shape->stride[1] * channels), pixel = 0;
     for (y = 0; y < shape->out_height; y++) {
-        fill_strip(shape, (const void *)map, (size_t)channels * sizeof *map, y, (void *)s->strip.reals);
+        fill_strip(shape, map, (size_t)channels * sizeof *map, y, s->strip.reals);
         for (x = 0; x < shape->out_width; x += count) {
-            const float *windows = s->strip.reals + (size_t)x * step;
+            const float *windows = s->strip.reals + x * step;
             count = shape->out_width - x < PIXELS ? 1 : PIXELS;
             if (count == PIXELS)
                 FN(multiply)(windows, step, PIXELS, &places, weights, outputs, s->products);

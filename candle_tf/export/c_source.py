@@ -430,7 +430,7 @@ class Layer:
             at = f"s->bits + {self.places.bits[value, j]} + pixel * {words_of(channels)}"
             packs.append(f"pack(out, {thresholds}, {channels}, {at});")
         text = [
-            f"static void finish_{i}(struct SCRATCH *s, const void *row, size_t pixel)",
+            f"static ONCE void finish_{i}(struct SCRATCH *s, const void *row, size_t pixel)",
             "{",
         ]
         text += [f"    {line}" for line in (*lines, "int c;")]
@@ -607,11 +607,11 @@ SOURCE = """\
 #if defined(__GNUC__) && !defined(__clang__) /* clang unrolls by itself */
 #define UNROLL _Pragma("GCC unroll 8")
 #define ONCE __attribute__((noinline, noclone))
-#define COLD __attribute__((cold)) /* small rather than fast */
+#define SMALL __attribute__((noinline, optimize("Os"))) /* "cold" would spread to what it calls */
 #else
 #define UNROLL
 #define ONCE
-#define COLD
+#define SMALL
 #endif
 /* One rounding per operation, so that all machines compute the same numbers. The flags of inexact
  * operations are not used. */
@@ -636,7 +636,7 @@ const char *const @NAME@_class_names[@UPPER@_CLASSES] = {
 @COMMON@@SHARED@@TABLES@
 @FINISHES@
 /* Runs the network. */
-static ONCE void run(
+static SMALL void run(
     const uint8_t *rgb, float *logits, struct SCRATCH *s, const struct kernels *kernels)
 {
     size_t pixel;
@@ -677,7 +677,7 @@ static ONCE void run(
 #include "@NAME@.c"
 
 /* Returns the name of the fastest instructions of this machine, and their kernels. */
-static const char *fastest(const struct kernels **kernels)
+static SMALL const char *fastest(const struct kernels **kernels)
 {
 #if defined(DISPATCH)
     __builtin_cpu_init();
