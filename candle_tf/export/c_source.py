@@ -48,7 +48,7 @@ def export_c(
             shorter side; a constant in the header.
         weight_bits: Bits of the weights of other convolutions that are not binary, such as the
             stem's: 32 (float32), 16 or 8 (integers with one scale per output). Rounding them turns
-            signs, so 16 bits change the class of about 2 images of 1,000.
+            signs, so 16 bits change the class of about 3 images of 1,000.
 
     Raises:
         ValueError: If the numbers of names and classes differ. Also for a layer that the C source
@@ -489,7 +489,7 @@ class Layer:
         """Returns a loop over the pixels of the value."""
         pixels = self.value.shape[0] * self.value.shape[1]
         body = "".join(f"        {statement}\n" for statement in statements)
-        return f"    for (pixel = 0; pixel < {pixels}; pixel++) {{\n{body}    }}\n"
+        return f"    for (size_t pixel = 0; pixel < {pixels}; pixel++) {{\n{body}    }}\n"
 
 
 def comment(text: str) -> str:
@@ -639,7 +639,6 @@ const char *const @NAME@_class_names[@UPPER@_CLASSES] = {
 static SMALL void run(
     const uint8_t *rgb, float *logits, struct SCRATCH *s, const struct kernels *kernels)
 {
-    size_t pixel;
     (void)kernels;
 @CALLS@    memcpy(logits, s->maps + @LOGITS@, @UPPER@_CLASSES * sizeof *logits);
 }
