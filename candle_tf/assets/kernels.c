@@ -10,9 +10,10 @@ struct window {
     int start[2], first[2], last[2];
 };
 
-/* What counts of a window: `runs` parts of `run` words, `apart` from each other. */
-struct part {
-    int first, run, apart, runs;
+/* Where `count` numbers of a window are: in the strip of its rows, and among `all` weights. */
+struct places {
+    const int32_t *from, *at;
+    int count, all;
 };
 
 /* What follows a layer on the channels of one pixel. */
@@ -40,7 +41,7 @@ struct kernels {
     channelwise *depthwise;
 };
 
-static INLINE struct window window_of(const struct shape *shape, int y, int x)
+static ONCE struct window window_of(const struct shape *shape, int y, int x)
 {
     const int size[2] = {shape->height, shape->width};
     struct window window;
@@ -67,7 +68,7 @@ static INLINE size_t under(const struct shape *shape, const struct window *windo
 }
 
 /* exp(x) to 2 units in the last place, without a library and alike on every machine. */
-static COLD float exponential(float x)
+static SMALL float exponential(float x)
 {
     float n, r, power;
     uint32_t bits;
@@ -86,28 +87,56 @@ static COLD float exponential(float x)
     memcpy(&r, &bits, sizeof r);
     return power * r;
 }
-/* section: gather */
-/* Copies the window of a pixel tap by tap, with zeros outside the map. */
-static ONCE struct window gather(
-    const struct shape *shape, const unsigned char *map, size_t unit, int y, int x, unsigned char *to)
+/* section: strip */
+/* Pixels in a row of the strip. */
+static INLINE int strip_width(const struct shape *shape)
 {
-    struct window window = window_of(shape, y, x);
-    size_t taps = (size_t)shape->kernel[1], run = (size_t)(window.last[1] - window.first[1]);
-    for (y = 0; y < shape->kernel[0]; y++, to += taps * unit) {
-        int outside = y < window.first[0] || y >= window.last[0];
-        if (outside || run < taps)
-            memset(to, 0, taps * unit);
-        if (outside)
-            continue;
-        if (shape->dilation[1] == 1)
+    return (shape->out_width - 1) * shape->stride[1] +
+           (shape->kernel[1] - 1) * shape->dilation[1] + 1;
+}
+
+/* Copies the rows under row y of the outputs, with zeros outside the map.
+ *
+ * So the windows of that row overlap in memory, and none needs a copy of its own. */
+static ONCE void fill_strip(
+    const struct shape *shape, const void *map, size_t unit, int y, void *strip)
+{
+    const char *from = map;
+    char *to = strip;
+    int width = strip_width(shape), left = shape->before[1], row, k;
+    int inside = width - left < shape->width ? width - left : shape->width;
+    for (k = 0; k < shape->kernel[0]; k++, to += (size_t)width * unit) {
+        row = y * shape->stride[0] - shape->before[0] + k * shape->dilation[0];
+        memset(to, 0, (size_t)width * unit);
+        if (row >= 0 && row < shape->height)
             memcpy(
-                to + (size_t)window.first[1] * unit,
-                map + under(shape, &window, y, window.first[1]) * unit, run * unit);
-        else
-            for (x = window.first[1]; x < window.last[1]; x++)
-                memcpy(to + (size_t)x * unit, map + under(shape, &window, y, x) * unit, unit);
+                to + (size_t)left * unit, from + (size_t)(row * shape->width) * unit,
+                (size_t)inside * unit);
     }
-    return window;
+}
+
+/* Lists the places of those numbers of a window that lie in a part of it. */
+static ONCE struct places places_of(
+    struct SCRATCH *s, const struct shape *shape, const struct window *part, int channels)
+{
+    struct places places = {s->from, s->at, 0, shape->kernel[0] * shape->kernel[1] * channels};
+    int width = strip_width(shape), y, x, c;
+    for (y = part->first[0]; y < part->last[0]; y++)
+        for (x = part->first[1]; x < part->last[1]; x++)
+            for (c = 0; c < channels; c++, places.count++) {
+                s->from[places.count] = (y * width + x * shape->dilation[1]) * channels + c;
+                s->at[places.count] = (y * shape->kernel[1] + x) * channels + c;
+            }
+    return places;
+}
+
+/* The places of a whole window. */
+static ONCE struct places all_places(struct SCRATCH *s, const struct shape *shape, int channels)
+{
+    struct window whole = {{0, 0}, {0, 0}, {0, 0}};
+    whole.last[0] = shape->kernel[0];
+    whole.last[1] = shape->kernel[1];
+    return places_of(s, shape, &whole, channels);
 }
 /* section: pack */
 /* Sets a bit for each channel below its threshold; with step 0, all share 8 thresholds. */
@@ -154,24 +183,25 @@ static ONCE void average(
     struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
     finish *then)
 {
+    float *restrict out = s->row;
     size_t pixel = 0;
     int row, column, y, x, c;
     for (row = 0; row < shape->out_height; row++)
         for (column = 0; column < shape->out_width; column++, pixel++) {
             struct window window = window_of(shape, row, column);
             for (c = 0; c < channels; c++)
-                s->row[c] = 0.0f;
+                out[c] = 0.0f;
             for (y = window.first[0]; y < window.last[0]; y++)
                 for (x = window.first[1]; x < window.last[1]; x++) {
                     const float *in = map + under(shape, &window, y, x) * (size_t)channels;
                     for (c = 0; c < channels; c++)
-                        s->row[c] += in[c];
+                        out[c] += in[c];
                 }
             y = window.last[0] - window.first[0];
             x = window.last[1] - window.first[1];
             for (c = 0; c < channels; c++)
-                s->row[c] /= (float)(y * x);
-            then(s, s->row, pixel);
+                out[c] /= (float)(y * x);
+            then(s, out, pixel);
         }
 }
 /* section: max */
@@ -180,27 +210,24 @@ static ONCE void max(
     struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
     finish *then)
 {
+    float *restrict out = s->row;
     size_t pixel = 0;
     int row, column, y, x, c;
     for (row = 0; row < shape->out_height; row++)
         for (column = 0; column < shape->out_width; column++, pixel++) {
             struct window window = window_of(shape, row, column);
             for (c = 0; c < channels; c++)
-                s->row[c] = -3.4028234e38f;
+                out[c] = -3.4028234e38f;
             for (y = window.first[0]; y < window.last[0]; y++)
                 for (x = window.first[1]; x < window.last[1]; x++) {
                     const float *in = map + under(shape, &window, y, x) * (size_t)channels;
                     for (c = 0; c < channels; c++)
-                        s->row[c] = in[c] > s->row[c] ? in[c] : s->row[c];
+                        out[c] = in[c] > out[c] ? in[c] : out[c];
                 }
-            then(s, s->row, pixel);
+            then(s, out, pixel);
         }
 }
 /* section: binary */
-/* Counts, for each output, the bits in which `pixels` windows of n words differ from the weights.
- *
- * The weights of 8 outputs lie side by side, word by word. `whole` is the sum where none differs.
- */
 #if !defined(AVX2) && !defined(__ARM_NEON)
 static INLINE int32_t FN(ones)(uint64_t x)
 {
@@ -215,27 +242,30 @@ static INLINE int32_t FN(ones)(uint64_t x)
 }
 #endif
 
+/* Counts, for each output, the bits in which the words of `pixels` windows differ from the weights.
+ *
+ * The windows begin `step` words apart. The weights of 8 outputs lie side by side, word by word.
+ * `whole` is the sum where none differs. With AVX2, the windows have only the low half of each
+ * byte, and the high halves follow STRIP words later. */
 static BLOCK TARGET void FN(count)(
-    const uint64_t *windows, int pixels, const uint64_t *weights, int n, int outputs,
-    struct part part, int32_t whole, int32_t *sums)
+    const uint64_t *windows, size_t step, int pixels, const struct places *places,
+    const uint64_t *weights, int outputs, int32_t whole, int32_t *sums)
 {
-    int group, begin, p, r, i, stop;
-    for (group = 0; group < outputs; group += 8, weights += 8 * n) {
+    int n = places->count, group, p, i, stop;
+    for (group = 0; group < outputs; group += 8, weights += 8 * places->all) {
 #if defined(AVX512)
         __m512i total[PIXELS];
         UNROLL
         for (p = 0; p < pixels; p++)
             total[p] = _mm512_setzero_si512();
-        for (r = 0; r < part.runs; r++) {
-            begin = part.first + r * part.apart;
-            for (i = begin; i < begin + part.run; i++) {
-                __m512i w = _mm512_loadu_si512((const void *)(weights + 8 * i));
-                UNROLL
-                for (p = 0; p < pixels; p++) {
-                    __m512i x = _mm512_set1_epi64((long long)windows[p * n + i]);
-                    x = _mm512_popcnt_epi64(_mm512_xor_si512(x, w));
-                    total[p] = _mm512_add_epi64(total[p], x);
-                }
+        for (i = 0; i < n; i++) {
+            const uint64_t *window = windows + places->from[i];
+            __m512i w = _mm512_loadu_si512((const void *)(weights + 8 * places->at[i]));
+            UNROLL
+            for (p = 0; p < pixels; p++) {
+                __m512i x = _mm512_set1_epi64((long long)window[p * step]);
+                x = _mm512_popcnt_epi64(_mm512_xor_si512(x, w));
+                total[p] = _mm512_add_epi64(total[p], x);
             }
         }
         UNROLL
@@ -246,49 +276,48 @@ static BLOCK TARGET void FN(count)(
         }
         (void)stop;
 #elif defined(AVX2)
-        const __m256i nibble = _mm256_set1_epi8(15);
-        const __m256i table = _mm256_setr_epi8(
+        const __m256i half = _mm256_set1_epi8(15);
+        const __m256i ones = _mm256_setr_epi8( /* in each half byte */
             0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,
             0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
         __m256i total[PIXELS][2];
         UNROLL
         for (p = 0; p < pixels; p++)
             total[p][0] = total[p][1] = _mm256_setzero_si256();
-        for (r = 0; r < part.runs; r++) {
-            begin = part.first + r * part.apart;
-            for (i = begin; i < begin + part.run;) {
-                __m256i bytes[PIXELS][2]; /* each holds 31 words' counts of up to 8 */
-                stop = i + 31 < begin + part.run ? i + 31 : begin + part.run;
+        for (i = 0; i < n;) {
+            __m256i bytes[PIXELS][2]; /* each holds 31 words' counts of up to 8 */
+            stop = i + 31 < n ? i + 31 : n;
+            UNROLL
+            for (p = 0; p < pixels; p++)
+                bytes[p][0] = bytes[p][1] = _mm256_setzero_si256();
+            for (; i < stop; i++) {
+                const uint64_t *window = windows + places->from[i];
+                const uint64_t *at = weights + 8 * places->at[i];
+                __m256i w[2][2];
+                int q, h;
+                UNROLL
+                for (q = 0; q < 2; q++) {
+                    w[0][q] = _mm256_loadu_si256((const void *)(at + 4 * q));
+                    w[1][q] = _mm256_and_si256(_mm256_srli_epi16(w[0][q], 4), half);
+                    w[0][q] = _mm256_and_si256(w[0][q], half);
+                }
                 UNROLL
                 for (p = 0; p < pixels; p++)
-                    bytes[p][0] = bytes[p][1] = _mm256_setzero_si256();
-                for (; i < stop; i++) {
-                    const __m256i *at = (const __m256i *)(const void *)(weights + 8 * i);
-                    __m256i w[2];
-                    w[0] = _mm256_loadu_si256(at);
-                    w[1] = _mm256_loadu_si256(at + 1);
                     UNROLL
-                    for (p = 0; p < pixels; p++) {
-                        __m256i x = _mm256_set1_epi64x((long long)windows[p * n + i]);
-                        int half;
+                    for (h = 0; h < 2; h++) {
+                        __m256i x = _mm256_set1_epi64x((long long)window[p * step + h * STRIP]);
                         UNROLL
-                        for (half = 0; half < 2; half++) {
-                            __m256i differ = _mm256_xor_si256(x, w[half]);
-                            __m256i low = _mm256_and_si256(differ, nibble);
-                            __m256i high = _mm256_and_si256(_mm256_srli_epi16(differ, 4), nibble);
-                            low = _mm256_shuffle_epi8(table, low);
-                            high = _mm256_shuffle_epi8(table, high);
-                            bytes[p][half] = _mm256_add_epi8(
-                                bytes[p][half], _mm256_add_epi8(low, high));
-                        }
+                        for (q = 0; q < 2; q++)
+                            bytes[p][q] = _mm256_add_epi8(
+                                bytes[p][q],
+                                _mm256_shuffle_epi8(ones, _mm256_xor_si256(x, w[h][q])));
                     }
-                }
-                UNROLL
-                for (p = 0; p < pixels; p++) {
-                    const __m256i zero = _mm256_setzero_si256();
-                    total[p][0] = _mm256_add_epi64(total[p][0], _mm256_sad_epu8(bytes[p][0], zero));
-                    total[p][1] = _mm256_add_epi64(total[p][1], _mm256_sad_epu8(bytes[p][1], zero));
-                }
+            }
+            UNROLL
+            for (p = 0; p < pixels; p++) {
+                const __m256i zero = _mm256_setzero_si256();
+                total[p][0] = _mm256_add_epi64(total[p][0], _mm256_sad_epu8(bytes[p][0], zero));
+                total[p][1] = _mm256_add_epi64(total[p][1], _mm256_sad_epu8(bytes[p][1], zero));
             }
         }
         UNROLL
@@ -307,55 +336,54 @@ static BLOCK TARGET void FN(count)(
             UNROLL
             for (q = 0; q < 4; q++)
                 total[p][q] = vdupq_n_u32(0);
-        for (r = 0; r < part.runs; r++) {
-            begin = part.first + r * part.apart;
-            for (i = begin; i < begin + part.run;) {
-                uint8x16_t bytes[PIXELS][4];
-                stop = i + 31 < begin + part.run ? i + 31 : begin + part.run;
+        for (i = 0; i < n;) {
+            uint8x16_t bytes[PIXELS][4]; /* each holds 31 words' counts of up to 8 */
+            stop = i + 31 < n ? i + 31 : n;
+            UNROLL
+            for (p = 0; p < pixels; p++)
                 UNROLL
-                for (p = 0; p < pixels; p++)
+                for (q = 0; q < 4; q++)
+                    bytes[p][q] = vdupq_n_u8(0);
+            for (; i < stop; i++) {
+                const uint64_t *window = windows + places->from[i];
+                UNROLL
+                for (q = 0; q < 4; q++) {
+                    uint64x2_t w = vld1q_u64(weights + 8 * places->at[i] + 2 * q);
                     UNROLL
-                    for (q = 0; q < 4; q++)
-                        bytes[p][q] = vdupq_n_u8(0);
-                for (; i < stop; i++)
-                    UNROLL
-                    for (q = 0; q < 4; q++) {
-                        uint64x2_t w = vld1q_u64(weights + 8 * i + 2 * q);
-                        UNROLL
-                        for (p = 0; p < pixels; p++) {
-                            uint64x2_t x = veorq_u64(vdupq_n_u64(windows[p * n + i]), w);
-                            bytes[p][q] = vaddq_u8(bytes[p][q], vcntq_u8(vreinterpretq_u8_u64(x)));
-                        }
+                    for (p = 0; p < pixels; p++) {
+                        uint64x2_t x = veorq_u64(vdupq_n_u64(window[p * step]), w);
+                        bytes[p][q] = vaddq_u8(bytes[p][q], vcntq_u8(vreinterpretq_u8_u64(x)));
                     }
-                UNROLL
-                for (p = 0; p < pixels; p++)
-                    UNROLL
-                    for (q = 0; q < 4; q++)
-                        total[p][q] = vpadalq_u16(total[p][q], vpaddlq_u8(bytes[p][q]));
+                }
             }
+            UNROLL
+            for (p = 0; p < pixels; p++)
+                UNROLL
+                for (q = 0; q < 4; q++)
+                    total[p][q] = vpadalq_u16(total[p][q], vpaddlq_u8(bytes[p][q]));
         }
         UNROLL
         for (p = 0; p < pixels; p++)
             UNROLL
             for (q = 0; q < 4; q++) {
                 int32_t *to = sums + p * outputs + group + 2 * q;
-                to[0] = whole - 2 * (int32_t)(vgetq_lane_u32(total[p][q], 0) + vgetq_lane_u32(total[p][q], 1));
-                to[1] = whole - 2 * (int32_t)(vgetq_lane_u32(total[p][q], 2) + vgetq_lane_u32(total[p][q], 3));
+                uint64x2_t counted = vpaddlq_u32(total[p][q]);
+                to[0] = whole - 2 * (int32_t)vgetq_lane_u64(counted, 0);
+                to[1] = whole - 2 * (int32_t)vgetq_lane_u64(counted, 1);
             }
 #else
         int o;
+        (void)stop;
         for (p = 0; p < pixels; p++) {
             int32_t total[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-            for (r = 0; r < part.runs; r++) {
-                begin = part.first + r * part.apart;
-                for (i = begin; i < begin + part.run; i++)
-                    for (o = 0; o < 8; o++)
-                        total[o] += FN(ones)(windows[p * n + i] ^ weights[8 * i + o]);
+            for (i = 0; i < n; i++) {
+                uint64_t x = windows[places->from[i] + p * step];
+                for (o = 0; o < 8; o++)
+                    total[o] += FN(ones)(x ^ weights[8 * places->at[i] + o]);
             }
             for (o = 0; o < 8; o++)
                 sums[p * outputs + group + o] = whole - 2 * total[o];
         }
-        (void)stop;
 #endif
     }
 }
@@ -365,66 +393,64 @@ static ONCE TARGET void FN(binary)(
     struct SCRATCH *s, const struct shape *shape, const uint64_t *map, int channels,
     const uint64_t *weights, int outputs, int zeros_outside, finish *then)
 {
-    int words = (channels + 63) / 64, taps = shape->kernel[0] * shape->kernel[1], n = taps * words;
-    int y, x, p, count;
-    size_t unit = (size_t)words * sizeof *map, pixel = 0;
-    for (y = 0; y < shape->out_height; y++)
+    int words = (channels + 63) / 64, y, x, p, count;
+    struct places places = all_places(s, shape, words);
+    size_t step = (size_t)(shape->stride[1] * words), pixel = 0;
+    for (y = 0; y < shape->out_height; y++) {
+        fill_strip(shape, map, (size_t)words * sizeof *map, y, s->strip.bits);
+#if defined(AVX2) && !defined(AVX512) /* part the half bytes */
+        for (p = 0; p < shape->kernel[0] * strip_width(shape) * words; p++) {
+            const uint64_t half = 0x0f0f0f0f0f0f0f0fULL, word = s->strip.bits[p];
+            s->strip.bits[p] = word & half;
+            s->strip.bits[STRIP + p] = word >> 4 & half;
+        }
+#endif
         for (x = 0; x < shape->out_width; x += count) {
-            struct part part = {0, 0, 0, 1};
-            int32_t inside = taps;
-            part.run = n;
-            for (count = 0; count < PIXELS && x + count < shape->out_width; count++) {
-                struct window window = gather(
-                    shape, (const unsigned char *)map, unit, y, x + count,
-                    (unsigned char *)(s->window.bits + count * n));
-                int high = window.last[0] - window.first[0];
-                int wide = window.last[1] - window.first[1];
-                if (zeros_outside && high * wide < taps) { /* alone, by the taps that lie inside */
-                    if (count)
-                        break;
-                    inside = high * wide;
-                    part.first = (window.first[0] * shape->kernel[1] + window.first[1]) * words;
-                    part.run = wide * words;
-                    part.apart = shape->kernel[1] * words;
-                    part.runs = high;
+            const uint64_t *windows = s->strip.bits + x * step;
+            int32_t whole;
+            count = shape->out_width - x < PIXELS ? 1 : PIXELS;
+            if (zeros_outside) { /* count only the taps inside: pixels with other taps wait */
+                struct window part = window_of(shape, y, x);
+                struct window last = window_of(shape, y, x + count - 1);
+                places = places_of(s, shape, &part, words);
+                if (part.first[1] != last.first[1] || part.last[1] != last.last[1])
                     count = 1;
-                    break;
-                }
             }
+            whole = places.count / words * channels;
             if (count == PIXELS)
-                FN(count)(
-                    s->window.bits, PIXELS, weights, n, outputs, part, inside * channels, s->sums);
+                FN(count)(windows, step, PIXELS, &places, weights, outputs, whole, s->sums);
             else
-                for (p = 0; p < count; p++)
-                    FN(count)(
-                        s->window.bits + p * n, 1, weights, n, outputs, part, inside * channels,
-                        s->sums + p * outputs);
+                FN(count)(windows, step, 1, &places, weights, outputs, whole, s->sums);
             for (p = 0; p < count; p++, pixel++)
                 then(s, s->sums + p * outputs, pixel);
         }
+    }
 }
 /* section: real */
 /* Sums of products with real numbers: the weights of 8 outputs lie side by side. */
 #if defined(AVX2)
 /* Those of `groups` times 8 outputs at once, for which each input is loaded once. */
 static INLINE TARGET void FN(groups)(
-    const float *windows, int pixels, const WEIGHT *weights, int n, int groups, int outputs,
-    float *sums)
+    const float *windows, size_t step, int pixels, const struct places *places,
+    const WEIGHT *weights, int groups, int outputs, float *sums)
 {
     __m256 total[PIXELS][2], w[2];
-    int p, i, g;
+    const float *window[PIXELS];
+    int n = places->count, p, i, g;
     UNROLL
-    for (p = 0; p < pixels; p++)
+    for (p = 0; p < pixels; p++) {
+        window[p] = windows + p * step;
         UNROLL
         for (g = 0; g < groups; g++)
             total[p][g] = _mm256_setzero_ps();
+    }
     for (i = 0; i < n; i++) {
         UNROLL
         for (g = 0; g < groups; g++)
             w[g] = LOAD(weights + 8 * (g * n + i));
         UNROLL
         for (p = 0; p < pixels; p++) {
-            __m256 x = _mm256_broadcast_ss(windows + p * n + i);
+            __m256 x = _mm256_broadcast_ss(window[p] + places->from[i]);
             UNROLL
             for (g = 0; g < groups; g++)
                 total[p][g] = _mm256_add_ps(total[p][g], _mm256_mul_ps(x, w[g]));
@@ -439,22 +465,23 @@ static INLINE TARGET void FN(groups)(
 #endif
 
 static BLOCK TARGET void FN(multiply)(
-    const float *windows, int pixels, const WEIGHT *weights, int n, int outputs, float *sums)
+    const float *windows, size_t step, int pixels, const struct places *places,
+    const WEIGHT *weights, int outputs, float *sums)
 {
 #if defined(AVX2)
-    int group = 0;
+    int n = places->count, group = 0;
     for (; group + 16 <= outputs; group += 16, weights += 16 * n)
-        FN(groups)(windows, pixels, weights, n, 2, outputs, sums + group);
+        FN(groups)(windows, step, pixels, places, weights, 2, outputs, sums + group);
     if (group < outputs)
-        FN(groups)(windows, pixels, weights, n, 1, outputs, sums + group);
+        FN(groups)(windows, step, pixels, places, weights, 1, outputs, sums + group);
 #else
-    int group, p, i, o;
+    int n = places->count, group, p, i, o;
     for (group = 0; group < outputs; group += 8, weights += 8 * n)
         for (p = 0; p < pixels; p++) {
             float total[8] = {0.0f};
             for (i = 0; i < n; i++)
                 for (o = 0; o < 8; o++)
-                    total[o] += windows[p * n + i] * (float)weights[8 * i + o];
+                    total[o] += windows[places->from[i] + p * step] * (float)weights[8 * i + o];
             for (o = 0; o < 8; o++)
                 sums[p * outputs + group + o] = total[o];
         }
@@ -466,24 +493,22 @@ static ONCE TARGET void FN(real)(
     struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
     const WEIGHT *weights, int outputs, finish *then)
 {
-    int n = shape->kernel[0] * shape->kernel[1] * channels, y, x, p, count;
-    size_t unit = (size_t)channels * sizeof *map, pixel = 0;
-    for (y = 0; y < shape->out_height; y++)
+    int y, x, p, count;
+    struct places places = all_places(s, shape, channels);
+    size_t step = (size_t)(shape->stride[1] * channels), pixel = 0;
+    for (y = 0; y < shape->out_height; y++) {
+        fill_strip(shape, map, (size_t)channels * sizeof *map, y, s->strip.reals);
         for (x = 0; x < shape->out_width; x += count) {
-            for (count = 0; count < PIXELS && x + count < shape->out_width; count++)
-                gather(
-                    shape, (const unsigned char *)map, unit, y, x + count,
-                    (unsigned char *)(s->window.reals + count * n));
+            const float *windows = s->strip.reals + x * step;
+            count = shape->out_width - x < PIXELS ? 1 : PIXELS;
             if (count == PIXELS)
-                FN(multiply)(s->window.reals, PIXELS, weights, n, outputs, s->products);
+                FN(multiply)(windows, step, PIXELS, &places, weights, outputs, s->products);
             else
-                for (p = 0; p < count; p++)
-                    FN(multiply)(
-                        s->window.reals + p * n, 1, weights, n, outputs,
-                        s->products + p * outputs);
+                FN(multiply)(windows, step, 1, &places, weights, outputs, s->products);
             for (p = 0; p < count; p++, pixel++)
                 then(s, s->products + p * outputs, pixel);
         }
+    }
 }
 /* section: depthwise */
 /* A convolution of each channel by itself. */
@@ -491,20 +516,21 @@ static ONCE TARGET void FN(depthwise)(
     struct SCRATCH *s, const struct shape *shape, const float *map, int channels,
     const float *weights, finish *then)
 {
+    float *restrict out = s->row;
     size_t pixel = 0;
     int row, column, y, x, c;
     for (row = 0; row < shape->out_height; row++)
         for (column = 0; column < shape->out_width; column++, pixel++) {
             struct window window = window_of(shape, row, column);
             for (c = 0; c < channels; c++)
-                s->row[c] = 0.0f;
+                out[c] = 0.0f;
             for (y = window.first[0]; y < window.last[0]; y++)
                 for (x = window.first[1]; x < window.last[1]; x++) {
                     const float *in = map + under(shape, &window, y, x) * (size_t)channels;
                     const float *w = weights + (y * shape->kernel[1] + x) * channels;
                     for (c = 0; c < channels; c++)
-                        s->row[c] += in[c] * w[c];
+                        out[c] += in[c] * w[c];
                 }
-            then(s, s->row, pixel);
+            then(s, out, pixel);
         }
 }

@@ -12,7 +12,7 @@ from candle_tf.export.saved_model import names_text
 from candle_tf.utils.files import directory_beside
 
 KERNELS = Path(__file__).parents[1] / "assets" / "kernels.c"
-PIXELS = 4  # pixels computed at a time, so that they share each load of a weight
+PIXELS = 4
 LANES = 8  # outputs computed at a time, with their weights side by side in memory
 WEIGHTS = {32: "float", 16: "int16_t", 8: "int8_t"}
 LOADS = {
@@ -48,7 +48,7 @@ def export_c(
             shorter side; a constant in the header.
         weight_bits: Bits of the weights of other convolutions that are not binary, such as the
             stem's: 32 (float32), 16 or 8 (integers with one scale per output). Rounding them turns
-            signs, so 16 bits change the class of about 2 images of 1,000.
+            signs, so 16 bits change the class of about 3 images of 1,000.
 
     Raises:
         ValueError: If the numbers of names and classes differ. Also for a layer that the C source
@@ -129,7 +129,7 @@ def c_source(
     layers = [Layer(value, index, places, weight_bits) for index, value in enumerate(values)]
     layers = [layer for layer in layers if layer.value.kind != "view"]
     used = {layer.value.kind for layer in layers} | ({"pack"} if places.bits_size else set())
-    used |= {"gather"} if used & {"binary", "real"} else set()
+    used |= {"strip"} if used & {"binary", "real"} else set()
     kernels = sections(KERNELS.read_text(encoding="ascii"))
     fast = {kind: kernels.pop(kind) for kind in FAST}
     fill = {
@@ -157,6 +157,7 @@ def c_source(
         "CALLS": "".join(layer.call() for layer in layers),
         "LOGITS": str(places.maps[values[-1]]),
         "PIXELS": str(PIXELS),
+        "STRIP": str(places.strip),
         "FIELDS": fields,
         "BYTES": str(scratch_bytes),
     }
@@ -210,6 +211,13 @@ def words_of(channels: int) -> int:
 def padded(outputs: int) -> int:
     """Returns a number of outputs, rounded up to a multiple of `LANES`."""
     return -(-outputs // LANES) * LANES
+
+
+def strip_pixels(value: Value) -> int:
+    """Returns the pixels of the strip that a convolution copies for each row of outputs."""
+    window, width = value.window, value.shape[1]
+    row = (width - 1) * window.strides[1] + (window.kernel[1] - 1) * window.dilation[1] + 1
+    return window.kernel[0] * row
 
 
 class Places:
@@ -272,16 +280,21 @@ class Places:
             [v for v in self.values if v.kind == kind] for kind in ("binary", "real", "dense")
         )
         channels = max(v.shape[2] for v in self.values)
-        words = max((v.weights.shape[0] * words_of(v.weights.shape[1]) for v in binary), default=1)
-        reals = max((v.weights.shape[0] * v.weights.shape[1] for v in real), default=1)
+        words = [(strip_pixels(v), len(v.weights), words_of(v.weights.shape[1])) for v in binary]
+        reals = [(strip_pixels(v), *v.weights.shape[:2]) for v in real]
+        places = max((taps * unit for _, taps, unit in words + reals), default=0)
+        words, reals = (max((s * u for s, _, u in x), default=1) for x in (words, reals))
         sums = PIXELS * max((padded(v.shape[2]) for v in binary), default=0)
         products = PIXELS * max((padded(v.shape[2]) for v in real), default=0)
         products = max([products, *(v.shape[2] for v in dense)])
-        window = f"union {{ uint64_t bits[{PIXELS * words}]; float reals[{PIXELS * reals}]; }}"
+        self.strip = words
+        strip = f"union {{ uint64_t bits[{2 * words}]; float reals[{reals}]; }}"
         fields = {
             f"uint64_t bits[{self.bits_size}]": 8 * self.bits_size,
-            f"{window} window": PIXELS * max(8 * words, 4 * reals),
+            f"{strip} strip": -(-max(16 * words, 4 * reals) // 8) * 8,
             f"float maps[{self.maps_size}]": 4 * self.maps_size,
+            f"int32_t from[{places}]": 4 * places,
+            f"int32_t at[{places}]": 4 * places,
             f"float row[{channels}]": 4 * channels,
             f"float out[{channels}]": 4 * channels,
             f"int32_t sums[{sums}]": 4 * sums,
@@ -337,6 +350,10 @@ class Layer:
             self.weights = "uint64_t", [f"0x{x:016x}ULL" for x in packed_words(value.weights)]
         elif value.kind == "depthwise":
             self.weights = "float", floats(value.weights)
+        self.channels = value.shape[2]
+        numbers = [x for step in self.steps for x in (step.a, step.b, step.value) if x is not None]
+        if value.kind == "pixels" and not value.packs and not any(map(self.varies, numbers)):
+            self.channels = int(np.prod(value.shape))  # all pixels in one loop
 
     def tables(self) -> Iterator[str]:
         """Yields the constant arrays: weights, factors and thresholds."""
@@ -375,7 +392,7 @@ class Layer:
     def finish(self) -> str:
         """Returns the C function that applies the steps to a pixel and stores its channels."""
         value, i = self.value, self.index
-        channels = value.shape[2]
+        channels = self.channels
         raw = {"pixels": "uint8_t", "binary": "int32_t"}.get(value.kind, "float")
         lines = [f"const {raw} *restrict in = row;"]
         if value.stored:
@@ -413,7 +430,7 @@ class Layer:
             at = f"s->bits + {self.places.bits[value, j]} + pixel * {words_of(channels)}"
             packs.append(f"pack(out, {thresholds}, {channels}, {at});")
         text = [
-            f"static void finish_{i}(struct SCRATCH *s, const void *row, size_t pixel)",
+            f"static ONCE void finish_{i}(struct SCRATCH *s, const void *row, size_t pixel)",
             "{",
         ]
         text += [f"    {line}" for line in (*lines, "int c;")]
@@ -428,6 +445,8 @@ class Layer:
         value, i, places = self.value, self.index, self.places
         then = f"finish_{i}"
         if value.kind == "pixels":
+            if self.channels > value.shape[2]:
+                return f"    {then}(s, rgb, 0);\n"
             return self.each_pixel(f"{then}(s, rgb + 3 * pixel, pixel);")
         if value.kind == "copy":
             return self.copy(then)
@@ -470,7 +489,7 @@ class Layer:
         """Returns a loop over the pixels of the value."""
         pixels = self.value.shape[0] * self.value.shape[1]
         body = "".join(f"        {statement}\n" for statement in statements)
-        return f"    for (pixel = 0; pixel < {pixels}; pixel++) {{\n{body}    }}\n"
+        return f"    for (size_t pixel = 0; pixel < {pixels}; pixel++) {{\n{body}    }}\n"
 
 
 def comment(text: str) -> str:
@@ -575,6 +594,7 @@ SOURCE = """\
 #define WEIGHT @WEIGHT@
 #define LOAD(at) @LOAD@
 #define PIXELS @PIXELS@ /* computed at a time */
+#define STRIP @STRIP@ /* words of half a strip of bits */
 #define PASTE(name, isa) name##_##isa
 #define EXPAND(name, isa) PASTE(name, isa)
 #define FN(name) EXPAND(name, ISA)
@@ -587,11 +607,11 @@ SOURCE = """\
 #if defined(__GNUC__) && !defined(__clang__) /* clang unrolls by itself */
 #define UNROLL _Pragma("GCC unroll 8")
 #define ONCE __attribute__((noinline, noclone))
-#define COLD __attribute__((cold)) /* small rather than fast */
+#define SMALL __attribute__((noinline, optimize("Os"))) /* "cold" would spread to what it calls */
 #else
 #define UNROLL
 #define ONCE
-#define COLD
+#define SMALL
 #endif
 /* One rounding per operation, so that all machines compute the same numbers. The flags of inexact
  * operations are not used. */
@@ -616,10 +636,9 @@ const char *const @NAME@_class_names[@UPPER@_CLASSES] = {
 @COMMON@@SHARED@@TABLES@
 @FINISHES@
 /* Runs the network. */
-static COLD void run(
+static SMALL void run(
     const uint8_t *rgb, float *logits, struct SCRATCH *s, const struct kernels *kernels)
 {
-    size_t pixel;
     (void)kernels;
 @CALLS@    memcpy(logits, s->maps + @LOGITS@, @UPPER@_CLASSES * sizeof *logits);
 }
@@ -657,7 +676,7 @@ static COLD void run(
 #include "@NAME@.c"
 
 /* Returns the name of the fastest instructions of this machine, and their kernels. */
-static COLD const char *fastest(const struct kernels **kernels)
+static SMALL const char *fastest(const struct kernels **kernels)
 {
 #if defined(DISPATCH)
     __builtin_cpu_init();

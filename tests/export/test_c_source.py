@@ -65,6 +65,7 @@ BODIES = {
     "ones outside": quantized(pad_values=1.0),
     "nothing outside": quantized(padding="valid"),
     "strided and dilated": lambda x: quantized(dilation_rate=2)(quantized(70, strides=2)(x)),
+    "more words than a byte counts": lambda x: quantized(16)(quantized(260)(x)),
     "a kernel above the map": lambda x: quantized(16, 5)(K.MaxPooling2D(3)(x)),
     "scaled weights": quantized(20, kernel_quantizer="magnitude_aware_sign", activation="relu"),
     "a quantized dense layer": lambda x: lq.layers.QuantDense(
