@@ -139,15 +139,17 @@ def shifted_accuracy(per_class: np.ndarray, class_counts: Sequence[int]) -> dict
         class_counts: Training images per class, (classes,).
 
     Returns:
-        Accuracies in fractions of 1, by the names of `SHIFTS`.
+        Accuracies in fractions of 1, by the names of `SHIFTS`; {} if no class has an example.
 
     Example:
         >>> shifted = shifted_accuracy(np.array([1.0, 0.0]), class_counts=[9, 1])
         >>> round(shifted["forward 10"], 3), round(shifted["backward 10"], 3)
         (0.909, 0.091)
     """
-    order = head_to_tail(class_counts)
-    accuracy = per_class[order[~np.isnan(per_class[order])]]
+    accuracy = per_class[head_to_tail(class_counts)]
+    accuracy = accuracy[~np.isnan(accuracy)]
+    if not len(accuracy):
+        return {}
     rank = np.arange(len(accuracy)) / max(len(accuracy) - 1, 1)
     return {
         name: float(np.average(accuracy, weights=ratio**-rank)) for name, ratio in SHIFTS.items()

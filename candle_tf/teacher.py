@@ -253,8 +253,8 @@ class Teacher(tf.keras.Model):
         if not only_cpus():
             return encode(images)
         images = tf.convert_to_tensor(images)
-        features = in_parts(encode, images, tf.maximum(1, MOST_PIXELS // size**2))
-        return tf.ensure_shape(features, (images.shape[0], self.width))
+        part = tf.maximum(1, tf.cast(MOST_PIXELS // size**2, tf.int32))
+        return tf.ensure_shape(in_parts(encode, images, part), (images.shape[0], self.width))
 
     def calibrate(
         self,
@@ -434,10 +434,12 @@ def in_parts(
 ) -> tf.Tensor:
     """Returns a function's results for images, computed for one part of the images after the other.
 
+    All parts are equally large, as XLA demands; the last one is filled up with black images.
+
     Args:
         function: Function from images (n, ...) to float32 (n, width).
         images: Images (batch, ...).
-        size: Number of images per part.
+        size: Most images per part.
 
     Example:
         >>> in_parts(lambda part: part + tf.reduce_max(part), tf.constant([[1.0], [2.0], [5.0]]), 2)
@@ -446,14 +448,16 @@ def in_parts(
                [ 4.],
                [10.]], dtype=float32)>
     """
-    count = tf.maximum(1, -(-tf.shape(images)[0] // size))
-    results = tf.TensorArray(tf.float32, count, infer_shape=False)
-
-    def add(i, results):
-        return i + 1, results.write(i, function(images[i * size : (i + 1) * size]))
-
-    _, results = tf.while_loop(lambda i, _: i < count, add, (0, results), parallel_iterations=1)
-    return results.concat()
+    batch, *sides = tf.unstack(tf.shape(images))
+    count = tf.maximum(1, -(-batch // size))
+    part = -(-batch // count)
+    filled = tf.pad(images, [(0, count * part - batch), *[(0, 0)] * len(sides)])
+    parts = tf.ensure_shape(
+        tf.reshape(filled, (count, part, *sides)), (None, None, *images.shape[1:])
+    )
+    signature = tf.TensorSpec(None, tf.float32)
+    results = tf.map_fn(function, parts, parallel_iterations=1, fn_output_signature=signature)
+    return tf.reshape(results, (count * part, -1))[:batch]
 
 
 def nameless(layer: tf.keras.layers.Layer):

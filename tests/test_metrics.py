@@ -104,6 +104,12 @@ def test_classes_and_groups_without_an_example_are_left_out():
     assert "NaN" not in json.dumps(report)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_no_example_has_no_shifted_accuracy():
+    none = np.array([], int)
+    assert metrics.accuracy_report(none, none, [3, 2])["shifted"] == {}
+
+
 def test_a_class_that_is_never_right_is_zero_not_none():
     report = metrics.accuracy_report(np.array([0, 1, 1]), np.array([0, 0, 0]), [200, 5])
     assert report["per_class"] == [1.0, 0.0]

@@ -230,13 +230,30 @@ def test_a_batch_in_parts_has_the_features_of_the_whole_batch(count, size, monke
     for pixels in (3 * 8**2, 2**18):
         monkeypatch.setattr(candle_tf.teacher, "MOST_PIXELS", pixels)
         features = teacher.embed(images, tf.constant(size))
-        assert max(seen) == min(count, max(1, pixels // size**2)) and sum(seen) == count
+        parts = max(1, -(-count // max(1, pixels // size**2)))
+        assert seen == parts * [-(-count // parts)]
         seen.clear()
         whole = teacher.encoder(teacher.preprocessing(tf.image.resize(images, (size, size))))
         np.testing.assert_allclose(features, tf.reduce_mean(whole, (1, 2)), atol=1e-5)
         seen.clear()
     monkeypatch.undo()
     assert embed(images).shape == (count, teacher.width)
+
+
+@pytest.mark.parametrize("count", [None, 7])
+def test_a_batch_in_parts_is_compiled_by_xla(count, monkeypatch):
+    monkeypatch.setattr(candle_tf.teacher, "MOST_PIXELS", 3 * 8**2)
+    teacher = tiny_teacher()
+    images = np.random.default_rng(0).uniform(0, 255, (7, 8, 8, 3)).astype(np.float32)
+    signature = [tf.TensorSpec((count, 8, 8, 3))]
+    embed = tf.function(teacher.embed, jit_compile=True, input_signature=signature)
+    np.testing.assert_allclose(embed(images), teacher.embed(images), atol=1e-4)
+
+
+def test_embed_takes_bytes_and_a_size_of_64_bits():
+    teacher, images = tiny_teacher(), np.ones((5, 8, 8, 3), np.uint8)
+    expected = teacher.embed(images.astype(np.float32))
+    np.testing.assert_allclose(teacher.embed(images, tf.constant(8, tf.int64)), expected, atol=1e-5)
 
 
 @pytest.fixture(

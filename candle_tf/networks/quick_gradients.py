@@ -62,19 +62,21 @@ def convolution_op(
         kernel: Kernel (height, width, channels, filters).
     """
     kernel, stride = tf.convert_to_tensor(kernel), layer.strides[0]
-    pads, padding = left_padding(layer, inputs), layer.padding.upper()
+    pads = left_padding(layer, inputs)
+    padding = "VALID" if pads else layer.padding.upper()
 
     def padded(x):
-        return x if pads is None else tf.pad(x, pads, constant_values=layer.pad_values)
-
-    padding = padding if pads is None else "VALID"
+        return tf.pad(x, pads, constant_values=layer.pad_values) if pads else x
 
     def forward(x, kernel):
         return tf.nn.conv2d(padded(x), kernel, stride, padding)
 
     @tf.custom_gradient
     def quick(x, kernel):
+        y = forward(x, kernel)
+
         def gradients(dy):
+            dy = tf.ensure_shape(dy, y.shape)  # the layers after it may not know it
             of_kernel = tf.raw_ops.Conv2DBackpropFilter(
                 input=padded(x),
                 filter_sizes=tf.shape(kernel),
@@ -84,7 +86,7 @@ def convolution_op(
             )
             return input_gradient(dy, kernel, x.shape[1:3], stride, layer.padding), of_kernel
 
-        return forward(x, kernel), gradients
+        return y, gradients
 
     return (quick if pays(layer, inputs) else forward)(inputs, kernel)
 
@@ -92,8 +94,11 @@ def convolution_op(
 def pays(layer: tf.keras.layers.Conv2D, inputs: tf.Tensor) -> bool:
     """Returns whether a layer's gradient by these inputs is faster as a convolution.
 
-    With strides, this needs the size of the inputs when the step is traced.
+    With strides, this needs the size of the inputs when the step is traced. Inputs with several
+    batch dimensions keep TensorFlow's gradient.
     """
+    if inputs.shape.rank != 4:
+        return False
     places = layer.compute_output_shape(inputs.shape)[1:3].num_elements()
     return layer.strides[0] == 1 or places is not None and places <= MOST_PLACES
 

@@ -71,15 +71,18 @@ class Throughput(tf.keras.callbacks.Callback):
         self.results, self.began, self.counted = {}, None, 0
 
     def on_epoch_begin(self, epoch, logs=None):
-        title, disable = f"Epoch {epoch + 1}/{self.epochs}", None if self.show else True
+        if self.bar:  # of an epoch that ended with an error
+            self.bar.close()
+        self.title, self.began = f"Epoch {epoch + 1}/{self.epochs}", None
+        disable = None if self.show else True  # None: where there is no terminal
         self.bar = tqdm(
-            None, title, self.params["steps"], unit=" updates", leave=False, disable=disable
+            None, self.title, self.params["steps"], unit=" updates", leave=False, disable=disable
         )
 
     def on_train_batch_end(self, batch, logs=None):
         self.left -= 1
         self.bar.update()
-        if self.began is None:  # the first update, or the first one after an epoch's end
+        if self.began is None:  # the first update of an epoch
             self.began, self.counted = time.monotonic(), 0
         else:
             self.counted += 1
@@ -90,8 +93,7 @@ class Throughput(tf.keras.callbacks.Callback):
         if self.counted:
             said += f"; {self.measured(self.counted, time.monotonic() - self.began)}"
         if self.show:
-            print(f"Epoch {epoch + 1}/{self.epochs}: {said}", flush=True)
-        self.began = None
+            print(f"{self.title}: {said}", flush=True)
 
     def measured(self, updates: int, seconds: float) -> str:
         """Sets `results` from some updates and their seconds, and returns them as a line."""

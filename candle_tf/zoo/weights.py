@@ -50,7 +50,7 @@ def read_weights(path: Path, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarr
             if len(arrays.files) != len(shapes):
                 raise ValueError(f"{len(arrays.files)} arrays for {len(shapes)} weights")
             return [*unpacked(arrays, shapes)]
-    except (KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(str(error) or type(error).__name__) from error
 
 

@@ -153,3 +153,37 @@ def test_a_student_takes_them_in_every_training_and_is_saved_as_before(tmp_path)
     np.testing.assert_array_equal(
         again.predict(images, verbose=0), student.predict(images, verbose=0)
     )
+
+
+@tf.keras.utils.register_keras_serializable("tests")
+class Doubled(layers.Layer):
+    """Doubles its input by an operation whose gradient has no static shape."""
+
+    def call(self, x):
+        y = tf.py_function(lambda a: 2 * a, [x], tf.float32)
+        y.set_shape(x.shape)
+        return y
+
+
+@tf.keras.utils.register_keras_serializable("tests")
+class TwoViews(layers.Layer):
+    """Convolves inputs with two batch dimensions."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.convolution = layers.Conv2D(4, 3, padding="same")
+
+    def call(self, x):
+        return tf.reduce_mean(self.convolution(tf.stack([x, 2 * x], axis=1)), axis=1)
+
+
+@pytest.mark.parametrize("last", [Doubled, TwoViews])
+def test_layers_of_unusual_shapes_still_train(last):
+    inputs = layers.Input((9, 9, 3))
+    x = last()(layers.Conv2D(4, 3, strides=2)(inputs))
+    x = layers.GlobalAveragePooling2D(name="features")(x)
+    model = candle_tf.StudentModel(tf.keras.Model(inputs, layers.Dense(2)(x)))
+    before = [w.copy() for w in model.get_weights()]
+    model.compile("sgd", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.train_on_batch(255 * np.random.default_rng(0).random((2, 9, 9, 3)), np.array([0, 1]))
+    assert any(np.any(a != b) for a, b in zip(before, model.get_weights()))
