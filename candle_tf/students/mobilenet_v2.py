@@ -11,6 +11,7 @@ def mobilenet_v2(
     image_size: int = 224,
     *,
     alpha: float = 1.0,
+    norm_momentum: float = 0.9,
     mean: Sequence[float] = HALF,
     std: Sequence[float] = HALF,
 ) -> tf.keras.Model:
@@ -22,6 +23,8 @@ def mobilenet_v2(
         num_classes: Width of the classifier.
         image_size: Side of the input in pixels.
         alpha: Factor on the channels.
+        norm_momentum: Momentum of the moving averages of batch norm. Keras' 0.999 needs many
+            thousand updates to forget the start.
         mean: Mean of the pixels by channel, as fractions of 255.
         std: Standard deviation of the pixels by channel, as fractions of 255.
 
@@ -42,4 +45,8 @@ def mobilenet_v2(
     ).output
     x = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
     logits = tf.keras.layers.Dense(num_classes, name="logits", dtype="float32")(x)
-    return tf.keras.Model(images, logits, name="mobilenet_v2")
+    network = tf.keras.Model(images, logits, name="mobilenet_v2")
+    for layer in network.layers:
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            layer.momentum = norm_momentum
+    return network

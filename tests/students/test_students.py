@@ -9,7 +9,7 @@ from candle_tf import CandleModel, StudentModel, Teacher, students
 from candle_tf.export.loaded import Exported
 from candle_tf.networks.pretrained import zoo_networks
 from candle_tf.networks.safe_load import load_model
-from candle_tf.networks.surgery import any_size
+from candle_tf.networks.surgery import any_size, renewed
 from candle_tf.runs.build import LETTERS, computing_in
 
 OURS = {"resnet_e": (32, {}), "reactnet_a": (32, {"width": 0.125}), "mobilenet_v2": (32, {})}
@@ -56,6 +56,14 @@ def fit_until_sure(student: tf.keras.Model, images, labels):
         model.fit(images, labels, batch_size=50, verbose=0)
         if model.evaluate(images, labels, verbose=0)[1] > 0.9:
             return
+
+
+def test_mobilenet_v2_has_the_batch_norm_momentum_of_the_other_students():
+    for momentum in (0.9, 0.99):
+        made = students.mobilenet_v2(10, 32, alpha=0.1, norm_momentum=momentum)
+        for network in (made, renewed(made)):
+            norms = [x for x in network.layers if isinstance(x, tf.keras.layers.BatchNormalization)]
+            assert len(norms) == 52 and {norm.momentum for norm in norms} == {momentum}
 
 
 @pytest.mark.long
