@@ -12,7 +12,7 @@ from candle_tf.export.saved_model import names_text
 from candle_tf.utils.files import directory_beside
 
 KERNELS = Path(__file__).parents[1] / "assets" / "kernels.c"
-PIXELS = 4
+PIXELS = 4  # pixels computed at a time, so that they share each load of a weight
 LANES = 8  # outputs computed at a time, with their weights side by side in memory
 WEIGHTS = {32: "float", 16: "int16_t", 8: "int8_t"}
 LOADS = {

@@ -19,7 +19,6 @@ def counted(
     total: int | None = None,
     unit: str = "items",
     show: bool = True,
-    delay: float = DELAY,
 ) -> Iterator[Callable[[int], None]]:
     """Yields a function that takes the number of items that were just done.
 
@@ -31,7 +30,6 @@ def counted(
         total: Number of items, if it is known.
         unit: Noun for several items, such as "images".
         show: Whether anything may appear.
-        delay: Seconds after which work is long.
 
     Example:
         >>> with counted("Resting", total=2) as add:
@@ -45,7 +43,7 @@ def counted(
         total=total,
         unit=f" {unit}",
         leave=False,
-        delay=delay,
+        delay=DELAY,
         disable=lines or not show,
     ) as bar:
 
@@ -53,7 +51,7 @@ def counted(
             nonlocal done, told
             done += count
             bar.update(count)
-            if lines and not told and time.monotonic() - began >= delay:
+            if lines and not told and time.monotonic() - began >= DELAY:
                 told = True
                 of = f" of {total:,}" if total else ""
                 print(f"{what}: {done:,}{of} {unit} so far", file=file, flush=True)
