@@ -48,7 +48,8 @@ class TeacherStore:
         directory: Directory of the records, made if it is missing. See `records`.
         model: `CandleModel` whose teacher sees the views, at the sizes that the model draws.
         examples: Training images.
-        image_size: Side in pixels of the images in the batches.
+        image_size: Side in pixels of the images that the teacher is shown. Training batches hold
+            them at the largest size that the student needs.
         views: Number of views per image.
         augmentation: Bounds within which the views are drawn.
         seed: Seed of the random views.
@@ -146,7 +147,9 @@ class TeacherStore:
         self.rows.check()
         if from_first(strategy, len(self.rows)) >= len(self):
             return
-        teacher = on_all_replicas(strategy, self.model.teacher)
+        teacher = self.model.teacher
+        embed = teacher.embedder(len(self), map(self.model.teacher_size, self.sizes))
+        encode = on_all_replicas(strategy, embed)
         writes = leads(strategy)
         with reading_errors(), contextlib.ExitStack() as stack:
             if writes:
@@ -160,7 +163,9 @@ class TeacherStore:
                 teacher_size = self.model.teacher_size(size)
                 images = distributed(strategy, partial(self.images, places, batch_size))
                 for place, batch in zip(places.batch(batch_size), images):
-                    records = self.filled(place, size, *teacher(batch, teacher_size))
+                    features = encode(batch, teacher_size)
+                    logits = teacher.classifier(features)
+                    records = self.filled(place, size, features, logits)
                     if writes:
                         self.rows.append(records)
                     add(len(records))
@@ -188,7 +193,8 @@ class TeacherStore:
 
     def images(self, places: tf.data.Dataset, batch_size: int, share: Share) -> tf.data.Dataset:
         """Returns the views at a worker's part of the places, in one batch per replica."""
-        seen = self.take(share.of(places, batch_size), share.batch_size(batch_size))
+        mine, size = share.of(places, batch_size), share.batch_size(batch_size)
+        seen = take_views(mine, self.examples, self.image_size, size, self.augmentation)
         return seen.map(lambda _, images: images).prefetch(tf.data.AUTOTUNE)
 
     def places(self, first: int) -> Iterator[tuple[tf.data.Dataset, int]]:
@@ -276,11 +282,19 @@ class TeacherStore:
         places, size = share.of(places, batch_size), share.batch_size(batch_size)
         seen = places.batch(size).map(partial(with_records, records)).unbatch()
         seen = seen.apply(tf.data.experimental.assert_cardinality(places.cardinality()))
-        return self.take(seen, size).map(batch).prefetch(tf.data.AUTOTUNE)
+        views = take_views(seen, self.examples, self.training_size, size, self.augmentation)
+        return views.map(batch).prefetch(tf.data.AUTOTUNE)
 
-    def take(self, places: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-        """Returns (place, images) in batches: the views of the images at the places."""
-        return take_views(places, self.examples, self.image_size, batch_size, self.augmentation)
+    @property
+    def training_size(self) -> int:
+        """Side in pixels of the images in training batches: what the student needs.
+
+        The teacher has already seen the view. Only a padded view has the size that the teacher saw,
+        because it is shifted by whole pixels.
+        """
+        if self.augmentation.crop == "pad":
+            return self.image_size
+        return min(self.image_size, max(self.model.resolution.sizes))
 
 
 @dataclass(frozen=True)
@@ -375,7 +389,8 @@ def store_made_of(
     Args:
         teacher: Teacher, calibrated or not.
         examples: Training images.
-        image_size: Side in pixels of the images in the batches.
+        image_size: Side in pixels of the images that the teacher is shown. Training batches hold
+            them at the largest size that the student needs.
         augmentation: Bounds within which the views are drawn.
         resolution: Resolutions of the student.
         seed: Seed of the random views.

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from candle_tf import losses
 from candle_tf.data import SAMPLERS, Augmentation, Examples
+from candle_tf.data.views import take_views
 from candle_tf.teacher_store import (
     ViewTurns,
     drawn_sizes,
@@ -79,6 +80,32 @@ def test_a_batch_brings_what_the_teacher_says_of_its_images(tmp_path, examples, 
         np.testing.assert_allclose(x["logits"], logits, atol=1e-4)
         assert len(labels) == 8
     assert step == 9
+
+
+@pytest.mark.parametrize("crop, side", [("pad", 40), ("resized", 20)])
+def test_training_batches_have_only_the_pixels_that_the_student_needs(
+    tmp_path, examples, crop, side
+):
+    how, distilled = Augmentation(crop, color_jitter=0.4), model(resolutions=SIZES)
+    smooth = tf.image.resize(examples.images[:, ::4, ::4], (16, 16))
+    examples = Examples(tf.cast(smooth, tf.uint8), LABELS)
+    store = ct.TeacherStore(tmp_path, distilled, examples, image_size=40, views=7, augmentation=how)
+    store.complete(verbose=0)
+    x, _ = next(iter(store.training_batches(8)))
+    assert x["images"].shape == (8, side, side, 3)
+    records = store.records()
+    place = [int(np.flatnonzero((records["logits"] == z).all(1))[0]) for z in x["logits"].numpy()]
+    shown = {
+        "index": np.array(place) % 20,
+        **{n: records[n][place] for n in ("crop", "flip", "color")},
+    }
+    views = tf.data.Dataset.from_tensor_slices(shown)
+    _, large = next(iter(take_views(views, examples, 40, 8, how)))
+    small = tf.image.resize(large, (side, side), antialias=True)
+    assert np.abs(x["images"] - small).mean() < 4  # of 255 levels
+    size = distilled.teacher_size(int(x["size"][0]))
+    _, logits = distilled.teacher(large, size)
+    np.testing.assert_allclose(x["logits"], logits, atol=1e-4)
 
 
 def test_views_come_in_turn(tmp_path, examples):

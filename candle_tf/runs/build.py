@@ -107,7 +107,7 @@ def calibrate_for_all(
     """
     verbose = int(leads(strategy))
     encoded = encode_dataset(
-        teacher.embed,
+        teacher.embedder(views * sum(class_counts)),
         batches,
         class_counts,
         views=views,

@@ -251,8 +251,13 @@ def describe(run: Run) -> dict:
 def measured_teacher(run: Run) -> dict:
     """Returns the part of metrics.json on the calibrated teacher."""
     teacher = run.teacher
+    embed = teacher.embedder(len(run.examples.test))
     measured = {
-        **run.measure(lambda x: teacher(x)[1], strategy=run.strategy, title="Teacher"),
+        **run.measure(
+            lambda images: teacher.classifier(embed(images)),
+            strategy=run.strategy,
+            title="Teacher",
+        ),
         "kilobytes": 4 * teacher.count_params() / 1000,
         **classifier_norms(teacher.classifier),
     }

@@ -22,7 +22,7 @@ from candle_tf.runs.workdir import as_begun
 from candle_tf.student_model import StudentModel
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher
-from candle_tf.teacher_store import TeacherStore
+from candle_tf.teacher_store import FEWEST, TeacherStore
 from candle_tf.utils.distribution import (
     ALONE,
     Share,
@@ -196,7 +196,8 @@ class Run:
     def teacher_speed(self) -> float:
         """The number of images that the teacher encodes per second, measured once."""
         batches = self.training_batches(num_examples=self.settings.batch_size)
-        return images_per_second(self.teacher.embed, next(iter(batches))[0])
+        few = FEWEST * len(self.examples.train)  # as the calibration and the store have
+        return images_per_second(self.teacher.embedder(few), next(iter(batches))[0])
 
     @cached_property
     def student(self) -> StudentModel:

@@ -1,4 +1,4 @@
-"""A filter for TensorFlow's messages about itself while it starts; all others still appear."""
+"""A filter for TensorFlow's messages about itself; all others still appear."""
 
 import contextlib
 import importlib.abc
@@ -14,7 +14,10 @@ NOISE = re.compile(
     r"Unable to register cu\w+ factory|computation placer already registered|"
     r"before absl::InitializeLog|Could not find cuda drivers|optimized to use available CPU|"
     r"To enable the following instructions|oneDNN custom operations are on|"
-    r"Could not find TensorRT|failed call to cuInit"
+    r"Could not find TensorRT|failed call to cuInit|"
+    # Of TensorFlow Lite's converter and interpreter
+    r"Number of eligible GPUs|Starting new session|Ignored (output_format|drop_control_dependency)|"
+    r"Created TensorFlow Lite XNNPACK delegate|Estimated count of arithmetic ops"
 )
 LOGGED = re.compile(
     r"`FeatureConnector\.dtype` is deprecated|unsaved custom gradients. Will likely fail|"

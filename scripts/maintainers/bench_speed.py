@@ -26,7 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what matters comes as an e
 from candle_tf.cli import run_flags  # isort: skip  before tensorflow
 import larq as lq
 import tensorflow as tf
-from bench_reading import photographs_by_reader
+from bench_reading import photographs_by_reader, write_photographs
 from candle_tf import CandleModel, StudentModel, Teacher, TeacherStore, data, students
 from candle_tf.classifiers import linear
 from candle_tf.networks.surgery import renewed, rewire
@@ -158,19 +158,39 @@ class Bench:
         yield Row(f"teacher: a batch in parts / {BATCH} images at once", parts / at_once, 1.0)
 
     def store(self) -> Iterator[Row]:
-        alone, live, stored = self.student(), self.candle(), self.candle()
-        with tempfile.TemporaryDirectory() as directory:
-            store = TeacherStore(
-                *(directory, stored, self.examples), image_size=SIZE, views=1, augmentation=self.how
-            )
-            store.complete(verbose=0)
-            from_store = epoch(stored, store.training_batches(BATCH, num_examples=10**7))
-            plain, quick, slow = medians(
-                epoch(alone, self.stream()), from_store, epoch(live, self.stream())
-            )
+        live = self.candle()
+        plain, quick, slow = self.epochs(self.examples, self.how, SIZE, live)
         yield Row("epoch: CANDLE, teacher store / cross-entropy", quick / plain, 1.0)
         yield Row("epoch: CANDLE, live teacher / cross-entropy", slow / plain)
         yield Row("epoch: CANDLE, live teacher / teacher store", slow / quick)
+        if flags.FLAGS.images is None:
+            return
+        with tempfile.TemporaryDirectory() as directory:
+            write_photographs(Path(directory), flags.FLAGS.images)
+            photographs = data.load(f"folder:{directory}")
+            how, size = photographs.info.augmentation, flags.FLAGS.teacher_image_size
+            plain, quick = self.epochs(photographs.train, how, size)
+        yield Row("epoch of photographs: CANDLE, teacher store / cross-entropy", quick / plain, 1.0)
+
+    def epochs(
+        self,
+        examples: data.Examples,
+        how: data.Augmentation,
+        image_size: int,
+        live: CandleModel | None = None,
+    ) -> np.ndarray:
+        """Returns the seconds of an epoch, (2 or 3, 2): cross-entropy, from a store, live."""
+        alone, stored = self.student(), self.candle()
+        endless = {"num_examples": 10**7}
+        plain = data.training_batches(examples, SIZE, BATCH, augmentation=how, **endless)
+        with tempfile.TemporaryDirectory() as directory:
+            of = (directory, stored, examples)
+            store = TeacherStore(*of, image_size=image_size, views=1, augmentation=how)
+            store.complete(verbose=0)
+            jobs = [epoch(alone, plain), epoch(stored, store.training_batches(BATCH, **endless))]
+            if live is not None:
+                jobs.append(epoch(live, plain))
+            return medians(*jobs)
 
     def step(self) -> Iterator[Row]:
         live, alone, several = self.candle(), self.student(), self.candle(resolutions=SIZES)
