@@ -267,9 +267,9 @@ def training_loss(method: Method, setup: Setup) -> tf.keras.losses.Loss | None:
     return method.loss(np.maximum(np.rint(1e6 * share), 1))
 
 
-def candle_row(mixup: float = 1.0, label_weight: float | None = None, **others) -> Method:
+def candle_row(**others) -> Method:
     """Returns a row of CANDLE; the defaults are those of our recipe."""
-    given = {"mixup": mixup, "label_weight": label_weight, **others}
+    given = {"mixup": 1.0, "label_weight": None, "sampler": "class_balanced", **others}
     return Method(CANDLE, losses.BalancedSoftmax, model=candle, distills=True, **given)
 
 
@@ -282,21 +282,22 @@ CANDLE = "CANDLE (arXiv 2404.00285)"
 DECOUPLING = "Kang et al., Decoupling, ICLR 2020"
 MISLAS = "Zhong et al., MiSLAS, CVPR 2021"
 LDAM = "Cao et al., LDAM, NeurIPS 2019"
+AS_PUBLISHED = {"mixup": 0.0, "label_weight": 0.0, "sampler": "instance_balanced"}
 BALANCING = "Alshammari et al., Weight Balancing, CVPR 2022"
 
 METHODS = {
-    # The recipe: mixed pairs of views, and a label term that corrects the teacher's errors
-    # (docs/results.md).
+    # The recipe: class-balanced batches, mixed pairs of views, and a label term that corrects the
+    # teacher's errors (docs/results.md).
     "candle": candle_row(),
     "candle_uncalibrated": candle_row(calibration="cross_entropy"),
     "candle_kl": candle_row(fixed_lambda=1.0),
     "candle_feature": candle_row(fixed_lambda=0.0),
     "candle_fixed": candle_row(fixed_lambda=0.5),
     # The published objective and its ablations.
-    "candle_paper": candle_row(mixup=0.0, label_weight=0.0),
-    "candle_paper_kl": candle_row(mixup=0.0, label_weight=0.0, fixed_lambda=1.0),
-    "candle_paper_feature": candle_row(mixup=0.0, label_weight=0.0, fixed_lambda=0.0),
-    "candle_paper_fixed": candle_row(mixup=0.0, label_weight=0.0, fixed_lambda=0.5),
+    "candle_paper": candle_row(**AS_PUBLISHED),
+    "candle_paper_kl": candle_row(**AS_PUBLISHED, fixed_lambda=1.0),
+    "candle_paper_feature": candle_row(**AS_PUBLISHED, fixed_lambda=0.0),
+    "candle_paper_fixed": candle_row(**AS_PUBLISHED, fixed_lambda=0.5),
     # Losses.
     "cross_entropy": Method(DECOUPLING),
     "inverse_frequency": Method("weights 1 / n_c", inverse_frequency),

@@ -8,6 +8,7 @@ from candle_tf.losses import DeferredReweighting
 from candle_tf.methods.second_stages import SECOND_STAGES
 from candle_tf.methods.table import (
     METHODS,
+    Setup,
     alone,
     candle,
     training_loss,
@@ -27,6 +28,15 @@ def test_the_published_objective_and_its_ablations():
         for whole in ("candle_paper", "candle"):
             ablation = METHODS[f"{whole}_{name}"]
             assert ablation == dataclasses.replace(METHODS[whole], fixed_lambda=weight)
+
+
+def test_the_recipe_has_balanced_batches_and_its_label_term_no_further_prior():
+    recipe, counts = METHODS["candle"], [40, 20, 4]
+    assert recipe.sampler == "class_balanced" and recipe.mixup == 1.0
+    term = training_loss(recipe, Setup(class_counts=counts, epochs=1, steps_per_epoch=2))
+    logits = tf.constant([[1.0, -2.0, 0.5]])
+    plain = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    np.testing.assert_allclose(term([2], logits), plain([2], logits), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", METHODS)
