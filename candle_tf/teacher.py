@@ -28,7 +28,7 @@ from candle_tf.utils.files import fingerprint
 from candle_tf.utils.names import lookup
 
 MOST_LABEL_WEIGHT = 99.0
-MANY_PIXELS = 2**26  # for which a conversion to TensorFlow Lite pays
+MANY_PIXELS = 2**25  # for which a conversion to TensorFlow Lite pays
 MOST_PIXELS = 2**18  # that an encoder sees at once on CPUs (docs/performance.md)
 PREPROCESSING = ("tf", "torch", "caffe", "none")
 

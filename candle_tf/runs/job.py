@@ -252,13 +252,14 @@ def measured_teacher(run: Run) -> dict:
     """Returns the part of metrics.json on the calibrated teacher."""
     teacher = run.teacher
     embed = teacher.embedder(len(run.examples.test))
+    numbers = teacher.encoder.count_params() + teacher.classifier.count_params()
     measured = {
         **run.measure(
             lambda images: teacher.classifier(embed(images)),
             strategy=run.strategy,
             title="Teacher",
         ),
-        "kilobytes": 4 * teacher.count_params() / 1000,
+        "kilobytes": 4 * numbers / 1000,
         **classifier_norms(teacher.classifier),
     }
     if checked := teacher.cross_validation:

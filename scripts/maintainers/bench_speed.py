@@ -152,10 +152,11 @@ class Bench:
         def whole(images):
             return teacher.encoder(teacher.preprocessing(resize(images, size)), training=False)
 
-        jobs = [tf.function(job) for job in (teacher.embed, whole)]
-        parts, at_once = medians(*(partial(job, images) for job in jobs))
-        print(f"teacher: {BATCH / parts[0]:.0f} images a second")
+        ways = teacher.embedder(10**9), teacher.embed, whole
+        lite, parts, at_once = medians(*(partial(tf.function(way), images) for way in ways))
+        print(f"teacher: {BATCH / lite[0]:.0f} images a second")
         yield Row(f"teacher: a batch in parts / {BATCH} images at once", parts / at_once, 1.0)
+        yield Row("teacher: TensorFlow Lite / TensorFlow, a batch in parts", lite / parts, 1.0)
 
     def store(self) -> Iterator[Row]:
         live = self.candle()

@@ -79,11 +79,11 @@ def test_calibration_and_store_by_tensorflow_lite(images, tmp_path, monkeypatch)
     other.calibrate(batches, [4, 3], verbose=0)
     for mine, expected in zip(other.classifier.get_weights(), teacher.classifier.get_weights()):
         np.testing.assert_allclose(mine, expected, rtol=1e-2, atol=1e-3)
-    monkeypatch.setattr(candle_tf.teacher, "MANY_PIXELS", 2**26)
+    monkeypatch.setattr(candle_tf.teacher, "MANY_PIXELS", 2**25)
     other.classifier.set_weights(teacher.classifier.get_weights())
     examples = ct.data.Examples(tf.constant(images.astype(np.uint8)), labels)
     records = []
-    for name, each, least in (("tensorflow", teacher, 2**26), ("lite", other, 0)):
+    for name, each, least in (("tensorflow", teacher, 2**25), ("lite", other, 0)):
         monkeypatch.setattr(candle_tf.teacher, "MANY_PIXELS", least)
         features = tf.keras.layers.GlobalAveragePooling2D(name="features")
         student = [tf.keras.Input((SIZE, SIZE, 3)), features, tf.keras.layers.Dense(2)]
