@@ -40,7 +40,8 @@ class CandleModel(StudentModel):
 
     The teacher gives features g(x) and logits z_T, the student f(x) and z_S, and the balancer gives
     lambda. In one step the student and its adapter a descend on L, and the balancer ascends on L.
-    `loss` is L_label: the loss given to `compile`, such as `losses.BalancedSoftmax(class_counts)`.
+    `loss` is L_label: the loss given to `compile`, such as `losses.BalancedSoftmax(class_counts)`,
+    or plain cross-entropy if the batches are class-balanced.
     Without a loss there is no label term, as published, and `evaluate` reports the cross-entropy.
 
     With mixup, x, softmax(z_T / T), g(x) and the label term are mixed alike. Each image of a batch

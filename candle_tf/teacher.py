@@ -4,6 +4,7 @@ import importlib
 import json
 import numbers
 import os
+import weakref
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,13 +18,14 @@ from candle_tf.networks.checks import (
     own_scaling,
     without_classifier,
 )
+from candle_tf.networks.keras_internals import flat_layers
 from candle_tf.networks.lite import LiteEncoder
 from candle_tf.networks.pretrained import build_encoder, networks_of, zoo_networks
 from candle_tf.networks.safe_load import load_model
 from candle_tf.networks.surgery import any_size, check_size, fold_batch_norm
 from candle_tf.resolution import resize
 from candle_tf.students.bits import at_bits
-from candle_tf.utils.distribution import only_cpus
+from candle_tf.utils.distribution import ALONE, only_cpus
 from candle_tf.utils.files import fingerprint
 from candle_tf.utils.names import lookup
 
@@ -263,16 +265,21 @@ class Teacher(tf.keras.Model):
         return tf.reduce_mean(encoded, axis=(1, 2)) if encoded.shape.rank == 4 else encoded
 
     def embedder(
-        self, count: int, sizes: Sequence[int] | None = None
+        self,
+        count: int,
+        sizes: Sequence[int] = (),
+        strategy: tf.distribute.Strategy = ALONE,
     ) -> Callable[[tf.Tensor, int | None], tf.Tensor]:
         """Returns the quickest way to embed many images: a function that computes `embed`.
 
         On CPUs, TensorFlow Lite computes the features of many images in float32, if it can run the
-        encoder. They differ from those of `embed` by rounding alone.
+        encoder. They differ from those of `embed` by rounding alone. TensorFlow computes them for
+        several replicas, and for layers of Larq, because rounding may turn a sign.
 
         Args:
             count: Number of images to come. For a few, the conversion would take too long.
             sizes: Sides in pixels that the encoder will see; the teacher's own by default.
+            strategy: Strategy that will call the function.
 
         Example:
             >>> encoder = tf.keras.Sequential([tf.keras.layers.Conv2D(4, 3, 2)])
@@ -281,22 +288,31 @@ class Teacher(tf.keras.Model):
             >>> embed(tf.zeros((10, 40, 40, 3))).shape
             TensorShape([10, 4])
         """
-        sizes = [self.image_size] if sizes is None else sorted(set(map(int, sizes)))
-        precisions = {layer.compute_dtype for layer in self.encoder.layers}
-        if not only_cpus() or precisions != {"float32"} or count * max(sizes) ** 2 < MANY_PIXELS:
+        sizes, layers = {*sizes} or {self.image_size}, flat_layers(self.encoder)
+        if (
+            not only_cpus()
+            or strategy.num_replicas_in_sync > 1
+            or any(layer.compute_dtype != "float32" for layer in layers)
+            or any(type(layer).__module__.startswith("larq") for layer in layers)
+            or count * max(sizes) ** 2 < MANY_PIXELS
+        ):
             return self.embed
         try:
             encoders = {size: LiteEncoder(self.encode, size) for size in sizes}
-        except ValueError as error:
-            print(f"{self.encoder.name}: {error}\nTensorFlow runs it, which takes longer.")
+        except ValueError:
+            print(
+                f"TensorFlow Lite cannot run the encoder {self.encoder.name!r}: TensorFlow does, "
+                "which takes longer."
+            )
             return self.embed
 
         def embed(images, image_size=None):
-            size = image_size or self.image_size
-            if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            size = self.image_size if image_size is None else image_size
+            if not isinstance(size, int) or size not in encoders:
                 return self.embed(images, size)
-            resized = resize(images, size)
-            features = tf.numpy_function(encoders[size], [resized], tf.float32, stateful=False)
+            resized = tf.cast(resize(images, size), tf.float32)
+            encoder = weakref.ref(encoders[size])  # TensorFlow keeps the function for ever
+            features = tf.numpy_function(lambda x: encoder()(x), [resized], tf.float32, False)
             return tf.ensure_shape(features, (images.shape[0], self.width))
 
         return embed

@@ -148,7 +148,8 @@ class TeacherStore:
         if from_first(strategy, len(self.rows)) >= len(self):
             return
         teacher = self.model.teacher
-        embed = teacher.embedder(len(self), map(self.model.teacher_size, self.sizes))
+        sizes = map(self.model.teacher_size, self.sizes.tolist())
+        embed = teacher.embedder(len(self), sizes, strategy)
         encode = on_all_replicas(strategy, embed)
         writes = leads(strategy)
         with reading_errors(), contextlib.ExitStack() as stack:
@@ -247,7 +248,8 @@ class TeacherStore:
 
         Returns:
             A dataset for `CandleModel.fit`: (x, labels), where x holds `images`, `features` and
-            `logits` of the teacher, and `size`, the resolution, int32 (batch,).
+            `logits` of the teacher, and `size`, the resolution, int32 (batch,). The images have
+            `training_size`. In class-balanced batches, cross-entropy is the balanced label loss.
 
         Raises:
             ValueError: If records are missing or damaged, or `first_example` is inside a
@@ -287,14 +289,8 @@ class TeacherStore:
 
     @property
     def training_size(self) -> int:
-        """Side in pixels of the images in training batches: what the student needs.
-
-        The teacher has already seen the view. Only a padded view has the size that the teacher saw,
-        because it is shifted by whole pixels.
-        """
-        if self.augmentation.crop == "pad":
-            return self.image_size
-        return min(self.image_size, max(self.model.resolution.sizes))
+        """Side in pixels of the images in training batches: see `needed_size`."""
+        return needed_size(self.image_size, self.augmentation, self.model.resolution)
 
 
 @dataclass(frozen=True)
@@ -433,6 +429,23 @@ def record_of(width: int, num_classes: int) -> np.dtype:
             ("size", np.int32),
         ]
     )
+
+
+def needed_size(image_size: int, augmentation: Augmentation, resolution: RandomResolution) -> int:
+    """Returns the side in pixels of views whose teacher's outputs are known: the student's largest.
+
+    Only a padded view keeps the size that the teacher saw, because it is shifted by whole pixels.
+
+    Args:
+        image_size: Side in pixels of the views that the teacher saw.
+        augmentation: Bounds within which the views are drawn.
+        resolution: The sizes that the student sees.
+
+    Example:
+        >>> needed_size(128, Augmentation("resized"), ct.RandomResolution((24, 32, 40), 32))
+        40
+    """
+    return image_size if augmentation.crop == "pad" else min(image_size, max(resolution.sizes))
 
 
 def view_sizes(resolution: RandomResolution, views: int) -> np.ndarray:

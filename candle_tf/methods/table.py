@@ -267,6 +267,9 @@ def training_loss(method: Method, setup: Setup) -> tf.keras.losses.Loss | None:
     return method.loss(np.maximum(np.rint(1e6 * share), 1))
 
 
+AS_PUBLISHED = {"mixup": 0.0, "label_weight": 0.0, "sampler": "instance_balanced"}
+
+
 def candle_row(**others) -> Method:
     """Returns a row of CANDLE; the defaults are those of our recipe."""
     given = {"mixup": 1.0, "label_weight": None, "sampler": "class_balanced", **others}
@@ -282,7 +285,6 @@ CANDLE = "CANDLE (arXiv 2404.00285)"
 DECOUPLING = "Kang et al., Decoupling, ICLR 2020"
 MISLAS = "Zhong et al., MiSLAS, CVPR 2021"
 LDAM = "Cao et al., LDAM, NeurIPS 2019"
-AS_PUBLISHED = {"mixup": 0.0, "label_weight": 0.0, "sampler": "instance_balanced"}
 BALANCING = "Alshammari et al., Weight Balancing, CVPR 2022"
 
 METHODS = {

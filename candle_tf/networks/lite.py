@@ -1,16 +1,17 @@
 """A frozen network by TensorFlow Lite, whose CPU kernels are faster than TensorFlow's."""
 
 import os
-import threading
+import re
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import numpy as np
 import tensorflow as tf
 from candle_tf.utils.quiet import without_noise
 
-MOST_THREADS = 16  # each keeps its own copy of the weights
+MOST_BYTES = 2**30  # of the weights, of which each thread keeps a copy
 
 
 class LiteEncoder:
@@ -37,46 +38,45 @@ class LiteEncoder:
     def __init__(self, function: Callable[[tf.Tensor], tf.Tensor], size: int):
         spec = tf.TensorSpec((1, size, size, 3), tf.float32)
         traced = tf.function(function, input_signature=[spec]).get_concrete_function()
-        self.flatbuffer, self.own = converted(traced), threading.local()
         self.width = int(np.prod(traced.structured_outputs.shape[1:]))
-        self.pool = ThreadPoolExecutor(min(MOST_THREADS, processors()))
-        image = np.random.default_rng(0).uniform(0, 255, spec.shape).astype(np.float32)
-        expected = traced(tf.constant(image)).numpy()
-        if not np.allclose(self(image), expected, rtol=0, atol=1e-3 * np.abs(expected).max()):
+        images = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3)).astype(np.float32)
+        images[1] = np.linspace(0, 255, size)[:, None]  # a smooth image
+        expected = np.concatenate([traced(tf.constant(image[None])) for image in images])
+        try:
+            with without_noise(re.compile("")):  # the converter writes pages about what it cannot
+                flatbuffer = flatbuffer_of(traced)
+                threads = max(1, min(processors(), MOST_BYTES // len(flatbuffer)))
+                self.pool, self.interpreters = ThreadPoolExecutor(threads), SimpleQueue()
+                for _ in range(threads):
+                    self.interpreters.put(interpreter_of(flatbuffer))
+                found = self(images)
+        except Exception as error:  # the class of the converter's error is not public
+            raise ValueError(f"TensorFlow Lite cannot compute it: {error}") from error
+        if not np.allclose(found, expected, rtol=0, atol=1e-3 * np.abs(expected).max()):
             raise ValueError("TensorFlow Lite computes something else.")
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Returns the features, float32 (batch, width), of images (batch, size, size, 3)."""
-        each = list(self.pool.map(self.of_one, images))
+        each = list(self.pool.map(self.encode_one, images))
         return np.reshape(each, (len(images), self.width)).astype(np.float32)
 
-    def of_one(self, image: np.ndarray) -> np.ndarray:
-        """Returns the features (width,) of an image (size, size, 3)."""
-        if not hasattr(self.own, "interpreter"):
-            self.own.interpreter = interpreter_of(self.flatbuffer)
-        interpreter = self.own.interpreter
+    def encode_one(self, image: np.ndarray) -> np.ndarray:
+        """Returns the features (1, width) of an image (size, size, 3)."""
+        interpreter = self.interpreters.get()
         interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image[None])
         interpreter.invoke()
-        return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0]
+        features = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+        self.interpreters.put(interpreter)
+        return features
 
 
-def converted(traced) -> bytes:
-    """Returns the flatbuffer of a concrete function.
-
-    Raises:
-        ValueError: If TensorFlow Lite cannot compute it.
-    """
+def flatbuffer_of(traced) -> bytes:
+    """Converts a concrete function."""
     converter = tf.lite.TFLiteConverter.from_concrete_functions([traced], traced)
     # With protobuf in pure Python, these two would take half a minute.
     converter.experimental_lower_to_saved_model = False
     converter.exclude_conversion_metadata = True
-    try:
-        with without_noise():
-            flatbuffer = converter.convert()
-            interpreter_of(flatbuffer)
-    except Exception as error:  # the class of the converter's error is not public
-        raise ValueError(f"TensorFlow Lite cannot compute it: {error}") from error
-    return flatbuffer
+    return converter.convert()
 
 
 def interpreter_of(flatbuffer: bytes) -> tf.lite.Interpreter:

@@ -107,7 +107,7 @@ def calibrate_for_all(
     """
     verbose = int(leads(strategy))
     encoded = encode_dataset(
-        teacher.embedder(views * sum(class_counts)),
+        teacher.embedder(views * sum(class_counts), strategy=strategy),
         batches,
         class_counts,
         views=views,

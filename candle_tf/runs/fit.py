@@ -174,7 +174,7 @@ def throughput(
         batches = iter(run.training_stream(store=store, share=run.share))
         parts["reading"] = seconds_per_item(batches) * run.share.replicas
         live = run.method.distills and run.teacher is not None and store is None
-        parts["teacher"] = batch_size / run.teacher_speed if live else 0.0
+        parts["teacher"] = batch_size / run.live_teacher_speed if live else 0.0
     return Throughput(batch_size, updates, epochs, parts, show=run.leads)
 
 

@@ -251,7 +251,7 @@ def describe(run: Run) -> dict:
 def measured_teacher(run: Run) -> dict:
     """Returns the part of metrics.json on the calibrated teacher."""
     teacher = run.teacher
-    embed = teacher.embedder(len(run.examples.test))
+    embed = teacher.embedder(len(run.examples.test), strategy=run.strategy)
     numbers = teacher.encoder.count_params() + teacher.classifier.count_params()
     measured = {
         **run.measure(

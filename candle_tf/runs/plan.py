@@ -10,6 +10,7 @@ from candle_tf.teacher_store import (
     ENOUGH,
     FEWEST,
     MOST_SECONDS,
+    needed_size,
     plan_views,
     record_of,
     store_made_of,
@@ -45,7 +46,7 @@ def decide_epochs(run: Run, student: tf.keras.Model):
         if views is None:
             views = min(ENOUGH, max(FEWEST, int(seconds / 3 / (images * per_image))))
         if not views:  # the teacher sees every batch
-            step += settings.batch_size * per_image
+            step += settings.batch_size / run.live_teacher_speed
         teacher_seconds = (settings.calibration_views + views) * images * per_image
         if teacher_seconds > seconds / 2:
             raise ValueError(
@@ -64,10 +65,13 @@ def decide_epochs(run: Run, student: tf.keras.Model):
 
 
 def seconds_per_update(run: Run, student: tf.keras.Model) -> float:
-    """Returns the seconds that an update takes, with the reading of its images."""
+    """Returns the seconds that an update takes without the teacher, with the reading of images."""
     tried = StudentModel(renewed(student), resolutions=run.settings.resolutions)
     tried.compile("adam", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    batches = run.training_batches(num_examples=(1 + MEASURED) * run.settings.batch_size)
+    size, count = run.view_size, (1 + MEASURED) * run.settings.batch_size
+    if run.method.distills and run.settings.teacher_views != 0:  # the batches of a store
+        size = needed_size(size, run.augmentation, run.resolution)
+    batches = run.training_batches(image_size=size, num_examples=count)
     return seconds_per_item((tried.train_on_batch(*batch) for batch in batches), at_most=10.0)
 
 

@@ -194,10 +194,19 @@ class Run:
 
     @cached_property
     def teacher_speed(self) -> float:
-        """The number of images that the teacher encodes per second, measured once."""
+        """The number of views that the teacher encodes per second, measured once."""
+        least = FEWEST * len(self.examples.train)
+        return self.speed_of(self.teacher.embedder(least, strategy=self.strategy))
+
+    @cached_property
+    def live_teacher_speed(self) -> float:
+        """The number of images that the teacher encodes per second within an update."""
+        return self.speed_of(self.teacher.embed)
+
+    def speed_of(self, embed: Callable[[tf.Tensor], tf.Tensor]) -> float:
+        """Returns the number of images of a batch that a function embeds per second."""
         batches = self.training_batches(num_examples=self.settings.batch_size)
-        few = FEWEST * len(self.examples.train)  # as the calibration and the store have
-        return images_per_second(self.teacher.embedder(few), next(iter(batches))[0])
+        return images_per_second(embed, next(iter(batches))[0])
 
     @cached_property
     def student(self) -> StudentModel:
@@ -303,11 +312,9 @@ class Run:
             batch_size: Batch size over all replicas; the run's own by default.
             stream: Further arguments of `candle_tf.data.training_batches`.
         """
+        how = {"image_size": self.view_size, "augmentation": self.augmentation, **stream}
         return data.training_batches(
-            self.examples.train,
-            self.view_size,
-            batch_size or self.settings.batch_size,
-            **{"augmentation": self.augmentation, **stream},
+            self.examples.train, batch_size=batch_size or self.settings.batch_size, **how
         )
 
     def evaluation_batches(

@@ -1,4 +1,4 @@
-"""A filter for TensorFlow's messages about itself; all others still appear."""
+"""A filter for TensorFlow's messages about itself while it starts; all others still appear."""
 
 import contextlib
 import importlib.abc
@@ -14,10 +14,7 @@ NOISE = re.compile(
     r"Unable to register cu\w+ factory|computation placer already registered|"
     r"before absl::InitializeLog|Could not find cuda drivers|optimized to use available CPU|"
     r"To enable the following instructions|oneDNN custom operations are on|"
-    r"Could not find TensorRT|failed call to cuInit|"
-    # Of TensorFlow Lite's converter and interpreter
-    r"Number of eligible GPUs|Starting new session|Ignored (output_format|drop_control_dependency)|"
-    r"Created TensorFlow Lite XNNPACK delegate|Estimated count of arithmetic ops"
+    r"Could not find TensorRT|failed call to cuInit"
 )
 LOGGED = re.compile(
     r"`FeatureConnector\.dtype` is deprecated|unsaved custom gradients. Will likely fail|"
@@ -27,8 +24,8 @@ LOGGED = re.compile(
 
 
 @contextlib.contextmanager
-def without_noise() -> Iterator[None]:
-    """Holds back standard error during its block, then writes it without the known noise."""
+def without_noise(noise: re.Pattern = NOISE) -> Iterator[None]:
+    """Holds back standard error during its block, then writes it without the lines of noise."""
     sys.stderr.flush()
     try:
         real = os.dup(2)
@@ -45,7 +42,7 @@ def without_noise() -> Iterator[None]:
             os.close(real)
             held.seek(0)
             for line in held.read().decode(errors="replace").splitlines(keepends=True):
-                if not NOISE.search(line):
+                if not noise.search(line):
                     sys.stderr.write(line)
 
 
