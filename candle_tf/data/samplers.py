@@ -1,8 +1,9 @@
 """Samplers: the order in which an epoch shows the examples.
 
-Class j has a probability p_j proportional to n_j^q (Kang et al., Decoupling, ICLR 2020). It may
-change over training: p_j(t) = (1 - t) p_j(first q) + t p_j(last q), where t in [0, 1) is the
-fraction of the epochs that have passed. `reversed` is the sampler of BBN (Zhou et al., CVPR 2020).
+Class j has a probability p_j proportional to n_j^q (Kang et al., Decoupling, ICLR 2020), or to the
+effective number of its n_j examples, (1 - b^n_j) / (1 - b) (Cui et al., CVPR 2019). It may change
+over training: p_j(t) = (1 - t) p_j(first) + t p_j(last), where t in [0, 1) is the fraction of the
+epochs that have passed. `reversed` is the sampler of BBN (Zhou et al., CVPR 2020).
 """
 
 from collections.abc import Callable
@@ -13,14 +14,33 @@ from candle_tf.utils.names import lookup
 
 shuffle = tf.random.experimental.stateless_shuffle
 
-SAMPLERS = {  # name -> (first q, last q)
-    "instance_balanced": (1.0, 1.0),
-    "square_root": (0.5, 0.5),
-    "class_balanced": (0.0, 0.0),
-    "reversed": (-1.0, -1.0),
-    "progressively_balanced": (1.0, 0.0),
-    "over_sampling": (0.0, 0.0),
-    "under_sampling": (0.0, 0.0),
+MOST_EFFECTIVE = 20.0  # 1 / (1 - b): the effective number of any number of examples is below
+
+
+def power(q: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the function from counts n, float64, to n^q; 0 for an empty class."""
+    return lambda counts: np.power(counts, q, where=counts > 0, out=np.zeros_like(counts))
+
+
+def effective_number(counts: np.ndarray) -> np.ndarray:
+    """Returns (1 - b^n) / (1 - b) for counts n, float64.
+
+    Example:
+        >>> effective_number(np.array([1.0, 10.0, 1000.0])).round(1)
+        array([ 1. ,  8. , 20. ])
+    """
+    return MOST_EFFECTIVE * (1.0 - (1.0 - 1.0 / MOST_EFFECTIVE) ** counts)
+
+
+SAMPLERS = {  # name -> (first, last): functions from class counts to weights
+    "instance_balanced": (power(1.0), power(1.0)),
+    "square_root": (power(0.5), power(0.5)),
+    "effective_number": (effective_number, effective_number),
+    "class_balanced": (power(0.0), power(0.0)),
+    "reversed": (power(-1.0), power(-1.0)),
+    "progressively_balanced": (power(1.0), power(0.0)),
+    "over_sampling": (power(0.0), power(0.0)),
+    "under_sampling": (power(0.0), power(0.0)),
 }
 EVEN = {"over_sampling": np.max, "under_sampling": np.min}  # class_counts -> draws per class
 
@@ -30,12 +50,8 @@ def class_probabilities(
 ) -> np.ndarray | tf.Tensor:
     """Returns p_j(t), float64 (classes,), at t = `progress`, a float or a float64 tensor."""
     counts = np.asarray(class_counts, np.float64)
-
-    def power(q: float) -> np.ndarray:
-        weight = np.power(counts, q, where=counts > 0, out=np.zeros_like(counts))
-        return weight / weight.sum()
-
-    first, last = map(power, lookup("sampler", sampler, SAMPLERS))
+    weights = [weight(counts) for weight in lookup("sampler", sampler, SAMPLERS)]
+    first, last = (weight / weight.sum() for weight in weights)
     return first + progress * (last - first)
 
 

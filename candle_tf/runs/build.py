@@ -2,8 +2,7 @@
 
 import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from candle_tf.classifiers import encode_dataset
 from candle_tf.teacher import Teacher, named_teachers
 from candle_tf.utils.distribution import from_first, leads
 from candle_tf.utils.names import arguments_of, lookup, parse_spec
+from candle_tf.utils.throughput import seconds_per_item
 
 LETTERS = Path(__file__).parents[1] / "assets" / "letters.h5"
 
@@ -57,16 +57,24 @@ def named_teacher(
     )
 
 
-def images_per_second(embed: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor) -> float:
-    """Returns the number of images that a network encodes per second, the better of two trials."""
-    encode = tf.function(embed)
-    encode(images)  # traced
-    seconds = []
-    for _ in range(2):
-        start = time.monotonic()
-        encode(images).numpy()
-        seconds.append(time.monotonic() - start)
-    return len(images) / min(seconds)
+def images_per_second(
+    embed: Callable[[tf.Tensor], tf.Tensor], batches: Iterable[tf.Tensor]
+) -> float:
+    """Returns the number of images that a network encodes per second, reading included.
+
+    Args:
+        embed: Function from images to features.
+        batches: At least two batches of equally many images.
+    """
+    encode, sizes = tf.function(embed), []
+
+    def features() -> Iterator[np.ndarray]:
+        for images in batches:
+            sizes.append(len(images))
+            yield encode(images).numpy()
+
+    seconds = seconds_per_item(features(), at_most=5.0)
+    return sizes[0] / seconds
 
 
 def mirrored_teacher(teacher: Teacher) -> Teacher:

@@ -194,19 +194,19 @@ class Run:
 
     @cached_property
     def teacher_speed(self) -> float:
-        """The number of views that the teacher encodes per second, measured once."""
-        least = FEWEST * len(self.examples.train)
-        return self.speed_of(self.teacher.embedder(least, strategy=self.strategy))
+        """The number of views that are read and encoded per second, measured once."""
+        embed = self.teacher.embedder(FEWEST * len(self.examples.train), strategy=self.strategy)
+        return images_per_second(embed, self.timed_batches())
 
     @cached_property
     def live_teacher_speed(self) -> float:
         """The number of images that the teacher encodes per second within an update."""
-        return self.speed_of(self.teacher.embed)
+        return images_per_second(self.teacher.embed, list(self.timed_batches().take(3)))
 
-    def speed_of(self, embed: Callable[[tf.Tensor], tf.Tensor]) -> float:
-        """Returns the number of images of a batch that a function embeds per second."""
-        batches = self.training_batches(num_examples=self.settings.batch_size)
-        return images_per_second(embed, next(iter(batches))[0])
+    def timed_batches(self) -> tf.data.Dataset:
+        """Returns the images of nine training batches."""
+        batches = self.training_batches(num_examples=9 * self.settings.batch_size)
+        return batches.map(lambda images, _: images)
 
     @cached_property
     def student(self) -> StudentModel:

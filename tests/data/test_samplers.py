@@ -8,13 +8,15 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), COUNTS))
 DRAWN = {  # by hand from p_j = n_j^q / sum n_i^q
     "instance_balanced": COUNTS / 6540,
     "square_root": np.sqrt(COUNTS) / (70.7107 + 34.6410 + 17.3205 + 6.3246),
+    # 20 (1 - 0.95^n): 20, 20, 20 - 4e-6 and 17.4298
+    "effective_number": np.array([20.0, 20.0, 20.0, 17.4298]) / 77.4298,
     "class_balanced": np.full(4, 0.25),
     "reversed": np.array([24, 100, 400, 3000]) / 3524,  # 120,000 / n_j
     "progressively_balanced": COUNTS / 6540,  # at the start
     "over_sampling": np.full(4, 0.25),
     "under_sampling": np.full(4, 0.25),
 }
-WITH_REPLACEMENT = ["square_root", "class_balanced"]
+WITH_REPLACEMENT = ["square_root", "effective_number", "class_balanced"]
 EVEN = {"over_sampling": 5000, "under_sampling": 40}
 
 
