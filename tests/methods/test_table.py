@@ -30,13 +30,16 @@ def test_the_published_objective_and_its_ablations():
             assert ablation == dataclasses.replace(METHODS[whole], fixed_lambda=weight)
 
 
-def test_the_recipe_has_balanced_batches_and_its_label_term_no_further_prior():
+def test_the_label_term_of_the_recipe_has_the_prior_of_its_batches():
     recipe, counts = METHODS["candle"], [40, 20, 4]
-    assert recipe.sampler == "class_balanced" and recipe.mixup == 1.0
+    assert recipe.sampler == "effective_number" and recipe.mixup == 1.0
+    assert recipe.label_weight is None  # by the teacher's accuracy
     term = training_loss(recipe, Setup(class_counts=counts, epochs=1, steps_per_epoch=2))
-    logits = tf.constant([[1.0, -2.0, 0.5]])
-    plain = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    np.testing.assert_allclose(term([2], logits), plain([2], logits), rtol=1e-6)
+    logits = np.float32([[1.0, -2.0, 0.5]])
+    prior = 1 - 0.95 ** np.array(counts)
+    z = logits[0] + np.log(prior / prior.sum())
+    expected = np.log(np.exp(z).sum()) - z[2]
+    np.testing.assert_allclose(term([2], logits), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", METHODS)
