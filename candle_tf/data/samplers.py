@@ -27,7 +27,7 @@ def effective_number(counts: np.ndarray) -> np.ndarray:
 
     Example:
         >>> effective_number(np.array([1.0, 10.0, 1000.0])).round(1)
-        array([ 1. ,  8. , 20. ])
+        array([ 1.,  8., 20.])
     """
     return MOST_EFFECTIVE * (1.0 - (1.0 - 1.0 / MOST_EFFECTIVE) ** counts)
 
