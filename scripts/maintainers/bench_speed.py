@@ -45,7 +45,7 @@ flags.DEFINE_string("teacher", None, "A saved Keras model's file.", required=Tru
 flags.DEFINE_string("images", None, "Photographs for `reading`, which is left out without them.")
 flags.DEFINE_integer("teacher_image_size", 96, "Side in pixels of what the teacher sees.")
 flags.DEFINE_integer(
-    "rounds", 5, "How often an epoch is timed, a step 3 times as often; the medians count."
+    "rounds", 3, "How often an epoch is timed, a step 3 times as often; the medians count."
 )
 flags.DEFINE_multi_enum("parts", PARTS, PARTS, "Of the table.")
 
