@@ -195,7 +195,7 @@ class TeacherStore:
     def images(self, places: tf.data.Dataset, batch_size: int, share: Share) -> tf.data.Dataset:
         """Returns the views at a worker's part of the places, in one batch per replica."""
         mine, size = share.of(places, batch_size), share.batch_size(batch_size)
-        seen = take_views(mine, self.examples, self.image_size, size, self.augmentation)
+        seen = self.take(mine, size, self.image_size)
         return seen.map(lambda _, images: images).prefetch(tf.data.AUTOTUNE)
 
     def places(self, first: int) -> Iterator[tuple[tf.data.Dataset, int]]:
@@ -284,8 +284,11 @@ class TeacherStore:
         places, size = share.of(places, batch_size), share.batch_size(batch_size)
         seen = places.batch(size).map(partial(with_records, records)).unbatch()
         seen = seen.apply(tf.data.experimental.assert_cardinality(places.cardinality()))
-        views = take_views(seen, self.examples, self.training_size, size, self.augmentation)
-        return views.map(batch).prefetch(tf.data.AUTOTUNE)
+        return self.take(seen, size, self.training_size).map(batch).prefetch(tf.data.AUTOTUNE)
+
+    def take(self, places: tf.data.Dataset, batch_size: int, image_size: int) -> tf.data.Dataset:
+        """Returns (place, images) in batches: the views of the images at the places."""
+        return take_views(places, self.examples, image_size, batch_size, self.augmentation)
 
     @property
     def training_size(self) -> int:

@@ -139,7 +139,7 @@ def test_every_view_has_its_turn(of_three_sizes, sampler):
     crops = [crop.tobytes() for crop in store.records()["crop"]]
     assert len(set(crops)) == len(store) == 400
 
-    def count(places, batch_size):
+    def count(places, batch_size, image_size):
         shown.update(place["crop"].numpy().tobytes() for place in places)
         return places.take(0).map(lambda place: (place, tf.zeros((1, 1)))).batch(batch_size)
 
