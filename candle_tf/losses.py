@@ -172,7 +172,17 @@ def class_balanced_weights(class_counts: Sequence[int], beta: float = 0.9999) ->
     """
     if not 0 <= beta < 1:
         raise ValueError(f"beta is {beta} but must be at least 0 and below 1, such as 0.9999.")
-    return sum_to_classes((1.0 - beta) / (1.0 - beta ** positive_counts(class_counts)))
+    return sum_to_classes(1.0 / effective_number(positive_counts(class_counts), beta))
+
+
+def effective_number(counts: np.ndarray, beta: float) -> np.ndarray:
+    """Returns (1 - beta^n) / (1 - beta) for counts n, below 1 / (1 - beta) (Cui et al., CVPR 2019).
+
+    Example:
+        >>> effective_number(np.array([1.0, 10.0, 1000.0]), beta=0.95).round(1)
+        array([ 1.,  8., 20.])
+    """
+    return (1.0 - beta**counts) / (1.0 - beta)
 
 
 def sum_to_classes(weights: np.ndarray) -> np.ndarray:

@@ -249,7 +249,8 @@ class TeacherStore:
         Returns:
             A dataset for `CandleModel.fit`: (x, labels), where x holds `images`, `features` and
             `logits` of the teacher, and `size`, the resolution, int32 (batch,). The images have
-            `training_size`. In class-balanced batches, cross-entropy is the balanced label loss.
+            the side of `needed_size`. In class-balanced batches, cross-entropy is the balanced
+            label loss.
 
         Raises:
             ValueError: If records are missing or damaged, or `first_example` is inside a
@@ -284,16 +285,12 @@ class TeacherStore:
         places, size = share.of(places, batch_size), share.batch_size(batch_size)
         seen = places.batch(size).map(partial(with_records, records)).unbatch()
         seen = seen.apply(tf.data.experimental.assert_cardinality(places.cardinality()))
-        return self.take(seen, size, self.training_size).map(batch).prefetch(tf.data.AUTOTUNE)
+        side = needed_size(self.image_size, self.augmentation, self.model.resolution)
+        return self.take(seen, size, side).map(batch).prefetch(tf.data.AUTOTUNE)
 
     def take(self, places: tf.data.Dataset, batch_size: int, image_size: int) -> tf.data.Dataset:
         """Returns (place, images) in batches: the views of the images at the places."""
         return take_views(places, self.examples, image_size, batch_size, self.augmentation)
-
-    @property
-    def training_size(self) -> int:
-        """Side in pixels of the images in training batches: see `needed_size`."""
-        return needed_size(self.image_size, self.augmentation, self.model.resolution)
 
 
 @dataclass(frozen=True)
@@ -388,8 +385,7 @@ def store_made_of(
     Args:
         teacher: Teacher, calibrated or not.
         examples: Training images.
-        image_size: Side in pixels of the images that the teacher is shown. Training batches hold
-            them at the largest size that the student needs.
+        image_size: Side in pixels of the images that the teacher is shown.
         augmentation: Bounds within which the views are drawn.
         resolution: Resolutions of the student.
         seed: Seed of the random views.

@@ -7,14 +7,16 @@ epochs that have passed. `reversed` is the sampler of BBN (Zhou et al., CVPR 202
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
+from candle_tf.losses import effective_number
 from candle_tf.utils.names import lookup
 
 shuffle = tf.random.experimental.stateless_shuffle
 
-MOST_EFFECTIVE = 20.0  # 1 / (1 - b): the effective number of any number of examples is below
+BETA = 0.95  # effective numbers are below 1 / (1 - b) = 20
 
 
 def power(q: float) -> Callable[[np.ndarray], np.ndarray]:
@@ -22,20 +24,12 @@ def power(q: float) -> Callable[[np.ndarray], np.ndarray]:
     return lambda counts: np.power(counts, q, where=counts > 0, out=np.zeros_like(counts))
 
 
-def effective_number(counts: np.ndarray) -> np.ndarray:
-    """Returns (1 - b^n) / (1 - b) for counts n, float64.
-
-    Example:
-        >>> effective_number(np.array([1.0, 10.0, 1000.0])).round(1)
-        array([ 1.,  8., 20.])
-    """
-    return MOST_EFFECTIVE * (1.0 - (1.0 - 1.0 / MOST_EFFECTIVE) ** counts)
-
+effective = partial(effective_number, beta=BETA)
 
 SAMPLERS = {  # name -> (first, last): functions from class counts to weights
     "instance_balanced": (power(1.0), power(1.0)),
     "square_root": (power(0.5), power(0.5)),
-    "effective_number": (effective_number, effective_number),
+    "effective_number": (effective, effective),
     "class_balanced": (power(0.0), power(0.0)),
     "reversed": (power(-1.0), power(-1.0)),
     "progressively_balanced": (power(1.0), power(0.0)),

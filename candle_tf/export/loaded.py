@@ -12,8 +12,9 @@ from candle_tf.data.checks import check_pixels
 from candle_tf.export.c_library import load_c
 from candle_tf.export.c_source import is_c_export
 from candle_tf.export.flatbuffer import operations
-from candle_tf.export.interpreters import lce_interpreter, tflite_interpreter
+from candle_tf.export.interpreters import lce_interpreter
 from candle_tf.export.saved_model import NAMES_FILE, PREPROCESSING_FILE, preprocessing_text
+from candle_tf.networks.lite import tflite_interpreter
 from candle_tf.resolution import resize
 from candle_tf.utils.files import LARGEST_TEXT, read_text
 from candle_tf.utils.progress import progress

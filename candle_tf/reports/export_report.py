@@ -11,7 +11,8 @@ import larq as lq
 import numpy as np
 import tensorflow as tf
 from candle_tf.export.flatbuffer import to_tflite
-from candle_tf.export.interpreters import lce_interpreter, tflite_interpreter
+from candle_tf.export.interpreters import lce_interpreter
+from candle_tf.networks.lite import tflite_interpreter
 from candle_tf.networks.surgery import renewed
 from candle_tf.reports.tables import markdown
 from candle_tf.students.bits import at_bits

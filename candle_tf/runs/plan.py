@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 from candle_tf.networks.surgery import renewed
-from candle_tf.runs.run import Run
+from candle_tf.runs.run import TIMED, Run
 from candle_tf.student_model import StudentModel
 from candle_tf.teacher_store import (
     ENOUGH,
@@ -21,8 +21,6 @@ from candle_tf.utils.files import Rows, check_room, locked
 from candle_tf.utils.progress import duration
 from candle_tf.utils.run_files import FLAG_FILE
 from candle_tf.utils.throughput import seconds_per_item
-
-MEASURED = 8  # updates that are timed, or fewer if they take 10 seconds
 
 
 def decide_epochs(run: Run, student: tf.keras.Model):
@@ -68,7 +66,7 @@ def seconds_per_update(run: Run, student: tf.keras.Model) -> float:
     """Returns the seconds that an update takes without the teacher, with the reading of images."""
     tried = StudentModel(renewed(student), resolutions=run.settings.resolutions)
     tried.compile("adam", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    size, count = run.view_size, (1 + MEASURED) * run.settings.batch_size
+    size, count = run.view_size, TIMED * run.settings.batch_size
     if run.method.distills and run.settings.teacher_views != 0:  # the batches of a store
         size = needed_size(size, run.augmentation, run.resolution)
     batches = run.training_batches(image_size=size, num_examples=count)

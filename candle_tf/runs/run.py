@@ -42,6 +42,7 @@ from candle_tf.utils.run_files import (
     read_results,
 )
 
+TIMED = 9  # batches of which a speed is measured, without the first one
 INT8_IMAGES = 200  # training images on which an 8-bit export measures its ranges
 
 
@@ -204,8 +205,8 @@ class Run:
         return images_per_second(self.teacher.embed, list(self.timed_batches().take(3)))
 
     def timed_batches(self) -> tf.data.Dataset:
-        """Returns the images of nine training batches."""
-        batches = self.training_batches(num_examples=9 * self.settings.batch_size)
+        """Returns the images of some training batches."""
+        batches = self.training_batches(num_examples=TIMED * self.settings.batch_size)
         return batches.map(lambda images, _: images)
 
     @cached_property
