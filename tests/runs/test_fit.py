@@ -95,14 +95,15 @@ def with_nan(monkeypatch, bad):
     """
     ours = data.training_batches
 
-    def batches(examples, size, batch_size, **stream):
-        first = stream.get("first_example", 0) // batch_size
+    def batches(examples, *, first_example=0, **stream):
+        first = first_example // stream["batch_size"]
 
         def spoil(n, batch):
             spoilt = tf.reduce_any(n == tf.constant(bad, tf.int64))
             return tf.where(spoilt, np.nan, batch[0]), batch[1]
 
-        return ours(examples, size, batch_size, **stream).enumerate(first).map(spoil)
+        stream = ours(examples, first_example=first_example, **stream)
+        return stream.enumerate(first).map(spoil)
 
     monkeypatch.setattr(data, "training_batches", batches)
     monkeypatch.setattr(Entrance, "checked", lambda self, x, y=None: x)
