@@ -34,7 +34,7 @@ from candle_tf.reports.tables import markdown
 from candle_tf.resolution import resize
 
 BATCH, SIZE, SIZES, CLASSES = 128, 32, (24, 32, 40), 10
-STEPS = 16  # per epoch
+STEPS = 12  # per epoch
 EPOCHS, VIEWS = 30, 4  # of a calibration
 LOOPED = 3  # of its epochs are timed with the encoder in the loop
 PARTS = ("calibration", "teacher", "store", "step", "input", "reading", "peers")
@@ -127,6 +127,7 @@ class Bench:
         batches = data.training_batches(self.examples, SIZE, BATCH, augmentation=self.how)
 
         teacher = self.encoder()
+        tf.get_logger().setLevel("ERROR")  # Lambda wonders whether to train the encoder
         model = tf.keras.Sequential(
             [tf.keras.layers.Lambda(teacher.embed), tf.keras.layers.Dense(CLASSES)]
         )
