@@ -24,6 +24,7 @@ STRENGTHS = (0.03, 0.3, 3.0)
 FOLDS = 3
 MOST_CROSS_VALIDATED = 5_000  # images; above this, the largest classes lose images first
 MOST_ROWS = 100_000  # above this, views after the first view of each image are left out
+MOST_LOGITS = 2**26  # in memory at once: 256 MB
 
 
 @dataclass(frozen=True)
@@ -234,20 +235,23 @@ def standard_error(per_class: np.ndarray, images: np.ndarray) -> float:
 def most_balanced(y: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
     """Returns the sorted places of at most `count` images; large classes keep equally many images.
 
+    Each class keeps two of its images, even if these are more than `count` together: with one, it
+    could not be held out.
+
     Args:
         y: Class of each image, (n,).
         count: Largest number of images.
         generator: Source of the random choice.
 
     Example:
-        >>> most_balanced(np.array([0, 0, 0, 1]), 2, np.random.default_rng(0)).size
-        2
+        >>> most_balanced(np.array([0, 0, 0, 1]), 3, np.random.default_rng(0)).size
+        3
     """
     if len(y) <= count:
         return np.arange(len(y))
     counts = np.bincount(y)
     kept = (np.minimum(counts, m).sum() for m in range(1, counts.max()))
-    most = max(1, sum(n <= count for n in kept))
+    most = max(2, sum(n <= count for n in kept))
     shuffled = generator.permutation(len(y))
     return np.sort(shuffled[rank_in_class(y[shuffled]) < most])
 
@@ -329,21 +333,27 @@ def fit_standardized(
         target = (1.0 - smoothing) * target + smoothing / num_classes
         weight = losses.inverse_frequency_weights(counts)[y]
         weight *= len(y) / weight.sum()
-    target, weight = target[y], weight[:, None]
+    rows = max(1, MOST_LOGITS // num_classes)
+    blocks = [slice(first, first + rows) for first in range(0, len(y), rows)]
 
-    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        parameters = flat.astype(np.float32).reshape(-1, num_classes)
-        kernel, bias = parameters[:-1], parameters[-1]
-        z = x @ kernel
+    def of_block(block: slice, kernel: np.ndarray, bias: np.ndarray) -> tuple[float, np.ndarray]:
+        w, q = weight[block, None], target[y[block]]
+        z = x[block] @ kernel
         z += bias + prior
         z -= z.max(axis=1, keepdims=True)
         p = np.exp(z)
         total = p.sum(axis=1, keepdims=True)
-        value = np.sum(weight * target * (np.log(total) - z), dtype=np.float64)
+        value = np.sum(w * q * (np.log(total) - z), dtype=np.float64)
+        p *= w / total
+        p -= w * q
+        return value, np.concatenate([x[block].T @ p, p.sum(axis=0, keepdims=True)])
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        parameters = flat.astype(np.float32).reshape(-1, num_classes)
+        kernel, bias = parameters[:-1], parameters[-1]
+        value, slope = map(sum, zip(*(of_block(block, kernel, bias) for block in blocks)))
         value += np.sum(kernel.astype(np.float64) ** 2) / (2.0 * strength)
-        p *= weight / total
-        p -= weight * target
-        slope = np.concatenate([x.T @ p + kernel / strength, p.sum(axis=0, keepdims=True)])
+        slope[:-1] += kernel / strength
         return value / len(y), slope.astype(np.float64).ravel() / len(y)
 
     found = minimize(

@@ -99,6 +99,25 @@ def test_large_sets_are_cross_validated_on_part_of_their_largest_classes():
     np.testing.assert_array_equal(most_balanced(y, 985, np.random.default_rng(0)), np.arange(985))
 
 
+def test_with_many_classes_two_images_of_each_are_held_out(monkeypatch):
+    monkeypatch.setattr(calibration, "MOST_CROSS_VALIDATED", 5)
+    counts = [3, 3, 3, 2]
+    x, y = blobs(counts)
+    per_class = fit_classifier(x, y, counts)[2].per_class
+    assert np.isfinite(per_class).all()
+
+
+@pytest.mark.parametrize("loss", calibration.CALIBRATIONS)
+def test_logits_in_blocks_are_the_same_calibration(loss, monkeypatch):
+    x, y = blobs(COUNTS)
+    whole = fit_classifier(x, y, COUNTS, loss=loss)
+    monkeypatch.setattr(calibration, "MOST_LOGITS", 7 * len(COUNTS))
+    blocks = fit_classifier(x, y, COUNTS, loss=loss)
+    np.testing.assert_allclose(blocks[0], whole[0], atol=1e-3)
+    np.testing.assert_allclose(blocks[1], whole[1], atol=1e-3)
+    assert blocks[2] == whole[2]
+
+
 def test_what_it_says():
     good = CrossValidation(0.3, [0.9, 0.8, 0.7], [9, 5, 2])
     assert good.summary() == (
