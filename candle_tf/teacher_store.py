@@ -103,7 +103,8 @@ class TeacherStore:
         self.augmentation, self.seed = augmentation, seed
         self.sizes = view_sizes(model.resolution, views)
         teacher, resolution = model.teacher, model.resolution
-        made_of = store_made_of(teacher, examples, image_size, augmentation, resolution, seed)
+        how = (image_size, augmentation, resolution, seed, examples.in_parts)
+        made_of = store_made_of(teacher, examples, *how)
         made_of["teacher's classifier"] = fingerprint(teacher.classifier.get_weights())
         record = record_of(teacher.width, len(teacher.class_counts))
         self.rows, self.verified = Rows(directory, record, made_of), False
@@ -187,8 +188,8 @@ class TeacherStore:
             records[name] = place[name]
         if not np.isfinite(records["features"]).all():
             raise ValueError(
-                "The teacher's features exceed half precision (65,504): do without the store "
-                "(teacher_views=0)."
+                "The teacher's features are NaN or exceed half precision (65,504): do without the "
+                "store (teacher_views=0), and check the teacher if the training then has NaN too."
             )
         return records
 
@@ -256,6 +257,7 @@ class TeacherStore:
             ValueError: If records are missing or damaged, or `first_example` is inside a
                 batch, which has one size.
         """
+        size = share.batch_size(batch_size)
         if first_example % batch_size:
             raise ValueError(
                 f"first_example is {first_example} but must be a multiple of the batch size, "
@@ -282,7 +284,7 @@ class TeacherStore:
             return {"images": images, **x}, tf.gather(labels, place["index"])
 
         places = training_places(labels, sampler, seed, rows_of, num_examples, first_example)
-        places, size = share.of(places, batch_size), share.batch_size(batch_size)
+        places = share.of(places, batch_size)
         seen = places.batch(size).map(partial(with_records, records)).unbatch()
         seen = seen.apply(tf.data.experimental.assert_cardinality(places.cardinality()))
         side = needed_size(self.image_size, self.augmentation, self.model.resolution)
@@ -377,6 +379,7 @@ def store_made_of(
     augmentation: Augmentation,
     resolution: RandomResolution,
     seed: int,
+    in_parts: bool,
 ) -> dict:
     """Returns everything that determines a store, except the teacher's classifier.
 
@@ -389,13 +392,14 @@ def store_made_of(
         augmentation: Bounds within which the views are drawn.
         resolution: Resolutions of the student.
         seed: Seed of the random views.
+        in_parts: Whether the images are decoded in parts. A cache holds them whole.
 
     Example:
-        >>> store_made_of(teacher, data.train, 32, how, resolution, 0)  # doctest: +SKIP
+        >>> store_made_of(teacher, data.train, 32, how, resolution, 0, True)  # doctest: +SKIP
         {'teacher': '5f...', 'teacher image size': 96, ...}
     """
     images = examples.fingerprint()
-    if augmentation.crop == "resized" and examples.in_parts:
+    if augmentation.crop == "resized" and in_parts:
         images += " decoded in parts"  # earlier versions decoded whole images
     return {
         **teacher.made_of(),

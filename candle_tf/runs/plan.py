@@ -42,7 +42,7 @@ def decide_epochs(run: Run, student: tf.keras.Model):
         per_image = 1 / run.teacher_speed
         views = settings.teacher_views
         if views is None:
-            views = min(ENOUGH, max(FEWEST, int(seconds / 3 / (images * per_image))))
+            views = min(ENOUGH, max(FEWEST, int(most_seconds(run) / (images * per_image))))
         if not views:  # the teacher sees every batch
             step += settings.batch_size / run.live_teacher_speed
         teacher_seconds = (settings.calibration_views + views) * images * per_image
@@ -77,11 +77,16 @@ def decide_views(run: Run):
     """Decides the number of teacher views of a run, and prints the number with the reason."""
     images, batch_size = len(run.examples.train), run.settings.batch_size
     draws = run.updates * batch_size / images
-    most = min(MOST_SECONDS, 20 * (run.given.minutes or math.inf))  # a third of the minutes
+    most = most_seconds(run)
     planned, reason = plan_views(images, draws, lambda: run.teacher_speed, run.resolution, most)
     if run.leads:
         print(f"teacher_views={planned}: {reason}")
     run.decide(teacher_views=int(from_first(run.strategy, planned)))
+
+
+def most_seconds(run: Run) -> float:
+    """Returns the most seconds for the teacher's views: a third of the minutes of the run."""
+    return min(MOST_SECONDS, 20 * (run.given.minutes or math.inf))
 
 
 def check_store(run: Run) -> dict:
@@ -96,7 +101,9 @@ def check_store(run: Run) -> dict:
     """
     teacher, train, settings = run.teacher, run.examples.train, run.settings
     directory, augmentation, size = run.store_directory, run.augmentation, run.view_size
-    made_of = store_made_of(teacher, train, size, augmentation, run.resolution, settings.seed)
+    in_parts = train.in_parts and not settings.cache  # the run fills its cache later
+    how = (size, augmentation, run.resolution, settings.seed, in_parts)
+    made_of = store_made_of(teacher, train, *how)
     if (directory / FLAG_FILE).exists():
         raise ValueError(
             f"`teacher_store={directory}` is the workdir of a run: give the store a directory of "

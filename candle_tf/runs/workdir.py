@@ -20,7 +20,7 @@ from candle_tf.utils.run_files import (
 
 MOVABLE = tuple(
     f"--{name}="
-    for name in "cache checkpoint_every data_dir download first_stage on_nan strategy "
+    for name in "checkpoint_every data_dir download first_stage on_nan strategy "
     "teacher_store".split()
 )
 
