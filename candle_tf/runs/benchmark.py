@@ -197,7 +197,6 @@ def check_parts(cells: Sequence[Cell]):
                     StudentModel(network, resolutions=run.settings.resolutions)
                 if run.settings.teacher_views:
                     check_shared_store(run, stores)
-                run.check_teacher()
                 run.check_sampler()
             except (ValueError, OSError) as error:
                 raise ValueError(f"{cell.name}: {error}") from error

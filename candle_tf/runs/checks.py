@@ -77,6 +77,11 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     (
+        "`teacher=letters` knows handwritten digits only, and `dataset={s.dataset}` holds other "
+        "images: give `teacher=keras:MobileNet` with `teacher_image_size=128`, or another network.",
+        lambda s, m: s.calibrates and s.teacher == "letters" and s.dataset != "digits",
+    ),
+    (
         "`sync_batch_norm` works on several devices: give `strategy` too.",
         lambda s, m: s.sync_batch_norm and not s.strategy,
     ),

@@ -88,7 +88,7 @@ def run(settings: Settings) -> dict:
 
 
 def run_to_the_end(settings: Settings) -> tuple[Run, dict]:
-    """Completes a run, of all workers, and returns it with the images that it read."""
+    """Completes a run, of all workers, and returns it with its results."""
     strategy = build_strategy(settings.strategy)  # before TensorFlow runs anything
     with stopping_with_the_others(strategy):
         finished = Run(settings)
@@ -150,7 +150,6 @@ def prepare(run: Run) -> tuple[tf.keras.Model, dict[str, float]]:
     seconds: dict[str, float] = {}
     with timed(seconds, "data"):
         examples = run.examples
-    run.check_teacher()
     with computing_in(settings.precision):
         student = run.build_student(len(examples.class_names))
     StudentModel(student, resolutions=settings.resolutions)  # refuses sizes that cannot work
@@ -258,6 +257,7 @@ def measured_teacher(run: Run) -> dict:
             lambda images: teacher.classifier(embed(images)),
             strategy=run.strategy,
             title="Teacher",
+            image_size=run.view_size,
         ),
         "kilobytes": 4 * numbers / 1000,
         **classifier_norms(teacher.classifier),
@@ -319,7 +319,9 @@ def train_student(
     setup = dataclasses.replace(setup, epochs=settings.epochs - half)
     model = build_model(run, student, setup)
     if run.method.distills and model.has_label_term and run.leads:
-        print(f"The labels have a weight of {model.label_weight:.2f} beside the teacher's output")
+        print(
+            f"The labels have a weight of {model.weight_of_labels:.2f} beside the teacher's output"
+        )
     store = None
     if settings.teacher_views:
         with timed(seconds, "teacher_views"):

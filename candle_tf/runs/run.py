@@ -319,17 +319,24 @@ class Run:
         )
 
     def evaluation_batches(
-        self, part: data.Examples, batch_size: int | None = None, share: Share = Share()
+        self,
+        part: data.Examples,
+        batch_size: int | None = None,
+        share: Share = Share(),
+        image_size: int | None = None,
     ) -> tf.data.Dataset:
-        """Returns a split of the data as the student is evaluated on it.
+        """Returns a split of the data as a network is evaluated on it.
 
         Args:
             part: Images to show, each once and in order.
             batch_size: Batch size over all replicas; the run's own by default.
             share: The part of each batch that this process reads.
+            image_size: Side of the images in pixels. By default the student's own, so that larger
+                images are shrunk once, as its exports shrink them.
         """
+        size = image_size or min(self.resolution.base, self.view_size)
         batch_size = batch_size or self.settings.batch_size
-        return data.evaluation_batches(part, self.view_size, batch_size, self.augmentation, share)
+        return data.evaluation_batches(part, size, batch_size, self.augmentation, share)
 
     def training_stream(
         self,
@@ -402,16 +409,6 @@ class Run:
             indices += [int(at["index"]) for at in places.take(batch_size)]
         return indices
 
-    def check_teacher(self):
-        """Refuses the small teacher of the digits for other images."""
-        settings = self.settings
-        if settings.calibrates and settings.teacher == "letters" and settings.dataset != "digits":
-            raise ValueError(
-                f"`teacher=letters` knows handwritten digits only, and `dataset={settings.dataset}`"
-                " holds other images: give `teacher=keras:MobileNet` with `teacher_image_size=128`,"
-                " or another network."
-            )
-
     def check_sampler(self):
         """Refuses a progressive sampler that would see the images only once."""
         if self.settings.epochs and not self.method.second_stage:
@@ -464,6 +461,7 @@ class Run:
         predictions_file: Path | None = None,
         strategy: tf.distribute.Strategy = ALONE,
         title: str = "Student",
+        image_size: int | None = None,
     ) -> dict:
         """Returns the accuracy on the test set, and on the validation split if there is one.
 
@@ -472,6 +470,7 @@ class Run:
             predictions_file: File for the predictions on the test set; none by default.
             strategy: Strategy whose replicas predict one part each.
             title: Name of the network on the progress bar.
+            image_size: Side of its images in pixels; the student's own by default.
         """
         reports, examples = {}, self.examples
         predict = on_all_replicas(strategy, network)
@@ -481,7 +480,8 @@ class Run:
             if part is None:
                 continue
             batches = distributed(
-                strategy, lambda share, part=part: self.evaluation_batches(part, wide, share)
+                strategy,
+                lambda share, part=part: self.evaluation_batches(part, wide, share, image_size),
             )
             total = -(-len(part) // wide)
             title_of_split = f"{title} on {split} images"

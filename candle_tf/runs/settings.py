@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from candle_tf import data, students
 from candle_tf.methods import METHODS, Method
 from candle_tf.mixup import check_alpha
+from candle_tf.resolution import RandomResolution
 from candle_tf.runs.checks import (
     CHOICES,
     LEAST,
@@ -174,7 +175,7 @@ class Settings:
     teacher_preprocessing: str | None = setting(
         None,
         f"Scaling of the images that the teacher expects, as in Keras: {', '.join(PREPROCESSING)}; "
-        "if not given, a Keras application's own, and 'tf' for a file.",
+        "if not given, the network's own, and 'tf' for a file that does not scale images itself.",
     )
     teacher_image_size: int | None = setting(
         None,
@@ -392,6 +393,8 @@ class Settings:
             if broken(self, method):
                 raise ValueError(sentence.format(s=self))
         data.Augmentation(**self.given(OF_VIEWS))
+        if self.resolutions and self.image_size:
+            RandomResolution(self.resolutions, self.image_size)
         check_alpha(method.mixup)
 
 

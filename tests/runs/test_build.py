@@ -63,12 +63,11 @@ def test_precision_is_that_of_teacher_and_student(tmp_path):
 
 def test_the_teacher_of_the_digits_is_for_no_other_images(tmp_path):
     sizes = {"dataset": "folder:photos", "teacher_image_size": 32}
-    run = Run(tiny(tmp_path, teacher="letters", **sizes))
     with pytest.raises(ValueError, match="knows handwritten digits only, .*folder:.*photos"):
-        run.check_teacher()
-    Run(tiny(tmp_path, method="focal", **sizes)).check_teacher()
-    Run(tiny(tmp_path, teacher="keras:MobileNet", **sizes)).check_teacher()  # and by default
-    Run(tiny(tmp_path)).check_teacher()
+        tiny(tmp_path, teacher="letters", **sizes).check()
+    tiny(tmp_path, method="focal", **sizes).check()
+    tiny(tmp_path, teacher="keras:MobileNet", **sizes).check()  # and by default
+    tiny(tmp_path).check()
 
 
 @pytest.mark.long

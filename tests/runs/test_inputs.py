@@ -45,3 +45,11 @@ def test_a_calibration_sees_such_views():
     plain = brightest(of())
     assert plain.min() > 200  # few digits have no stroke of 255
     assert brightest(of(color_jitter=1.0)).min() < 100
+
+
+def test_the_student_is_evaluated_on_images_that_are_resized_once(digits):
+    wide = of(image_size=16, teacher_image_size=40, dataset="digits", crop="resized")
+    wide.examples = dataclasses.replace(wide.examples, image_size=None)
+    assert wide.view_size == 40
+    images, _ = next(iter(wide.evaluation_batches(digits.test)))
+    assert images.shape[1] == 16
