@@ -74,7 +74,7 @@ class CosineClassifier(tf.keras.layers.Layer):
 
 
 def linear(width: int, num_classes: int, seed: int = 0) -> tf.keras.Sequential:
-    """Builds W x + b on features (batch, width).
+    """Builds W x + b on features (batch, width), in float32.
 
     Args:
         width: Number of features.
@@ -89,7 +89,9 @@ def linear(width: int, num_classes: int, seed: int = 0) -> tf.keras.Sequential:
     return tf.keras.Sequential(
         [
             tf.keras.Input((width,)),
-            tf.keras.layers.Dense(num_classes, kernel_initializer=initializer, name="linear"),
+            tf.keras.layers.Dense(
+                num_classes, kernel_initializer=initializer, name="linear", dtype="float32"
+            ),
         ],
         name="classifier",
     )

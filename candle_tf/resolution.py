@@ -139,7 +139,7 @@ def resize(images: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
 
 
 def in_proportion(size: tf.Tensor | int, base: int, other: int) -> tf.Tensor | int:
-    """Returns the size that is to `other` as `size` is to `base`, rounded; int32 for a tensor.
+    """Returns the size that is to `other` as `size` is to `base`, rounded, in the type of `size`.
 
     Args:
         size: Side in pixels, such as the student's in a batch.
@@ -150,7 +150,4 @@ def in_proportion(size: tf.Tensor | int, base: int, other: int) -> tf.Tensor | i
         >>> in_proportion(24, base=32, other=128)
         96
     """
-    ratio = other / base
-    if isinstance(size, int):
-        return round(ratio * size)
-    return tf.cast(tf.round(ratio * tf.cast(size, tf.float32)), tf.int32)
+    return (2 * size * other + base) // (2 * base)  # exact, so that both types round alike

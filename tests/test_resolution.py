@@ -4,6 +4,7 @@ import tensorflow as tf
 from candle_tf.resolution import (
     RandomResolution,
     cost_neutral_probabilities,
+    in_proportion,
     resize,
 )
 from scipy.optimize import minimize
@@ -170,3 +171,12 @@ def test_resize(how, height, width, size):
 def test_resize_to_the_same_size_is_the_identity(how):
     batch = images()
     np.testing.assert_allclose(RESIZE[how](batch, 16), batch, atol=1e-4)
+
+
+def test_sizes_in_proportion_are_the_same_in_python_and_in_a_graph():
+    graph = tf.function(in_proportion)
+    sizes = tf.range(8, 64)
+    for base, other in ((24, 100), (32, 96), (40, 100), (32, 128)):
+        expected = [in_proportion(size, base, other) for size in sizes.numpy().tolist()]
+        np.testing.assert_array_equal(graph(sizes, base, other), expected)
+        np.testing.assert_allclose(expected, sizes.numpy() * other / base, atol=0.5)

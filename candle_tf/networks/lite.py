@@ -65,9 +65,10 @@ class LiteEncoder:
     def encode_one(self, image: np.ndarray) -> np.ndarray:
         """Returns the features (1, width) of an image (size, size, 3)."""
         interpreter = self.free.get()
-        features = interpreter(image[None])
-        self.free.put(interpreter)
-        return features
+        try:
+            return interpreter(image[None])
+        finally:
+            self.free.put(interpreter)
 
 
 def flatbuffer_of(traced) -> bytes:

@@ -210,7 +210,8 @@ def fold_batch_norm(network: tf.keras.Model) -> tf.keras.Model:
 
     def clone(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
         if layer.name in folded:
-            return tf.keras.layers.Activation("linear", name=layer.name)
+            policy = layer.dtype_policy  # the network's own, not the global one
+            return tf.keras.layers.Activation("linear", name=layer.name, dtype=policy)
         with_bias = {"use_bias": True} if layer.name in norms else {}
         return layer.from_config({**layer.get_config(), **with_bias})
 

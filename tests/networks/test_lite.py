@@ -137,3 +137,11 @@ def test_calibration_and_store_by_tensorflow_lite(images, tmp_path, monkeypatch)
     for name in ("features", "logits"):
         expected, mine = records[0][name], records[1][name]
         np.testing.assert_allclose(mine, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_an_image_that_fails_does_not_keep_the_interpreter(images, monkeypatch):
+    monkeypatch.setattr("candle_tf.networks.lite.processors", lambda: 1)
+    encode = LiteEncoder(teacher_with().encode, SIZE)
+    with pytest.raises(ValueError, match="Dimension mismatch"):
+        encode(images[:, :8])
+    assert encode(images).shape == (7, 6)

@@ -220,3 +220,13 @@ def test_applications_fold(name, left):
     batch = tf.constant(RNG.uniform(-1, 1, (2, 64, 64, 3)), tf.float32)
     expected = model(batch).numpy()
     np.testing.assert_allclose(folded(batch), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_folding_keeps_the_networks_precision_under_a_global_policy():
+    model = randomised(chain(layers.Conv2D(4, 3)))
+    tf.keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        folded = fold_batch_norm(model)
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    assert {layer.compute_dtype for layer in folded.layers} == {"float32"}
