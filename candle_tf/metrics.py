@@ -223,7 +223,8 @@ class ShotAccuracy(tf.keras.metrics.Metric):
     """Mean of per-class accuracies over the many-, medium- and few-shot classes.
 
     Its result is a dict, so Keras logs "many", "medium" and "few"; a group without a class is left
-    out (Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019).
+    out (Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019). A group whose
+    classes have no example so far has 0.
 
     Args:
         class_counts: Training images per class, (classes,).

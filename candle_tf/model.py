@@ -7,6 +7,7 @@ min over student, max over balancer   E[lambda L_KL + (1 - lambda) L_FS + w L_la
 `CandleModel.train_step` computes these terms in this order.
 """
 
+import math
 import numbers
 from collections.abc import Mapping, Sequence
 
@@ -65,8 +66,8 @@ class CandleModel(StudentModel):
         seed: Seed of the drawn resolutions, the mixup and the initial weights.
 
     Raises:
-        ValueError: If the teacher is not calibrated for the student's classes, or a network cannot
-            work at every resolution.
+        ValueError: If the teacher is not calibrated for the student's classes, a network cannot
+            work at every resolution, or a number is out of its range.
 
     Example:
         >>> images = np.random.uniform(0, 255, (10, 32, 32, 3)).astype("float32")
@@ -109,8 +110,17 @@ class CandleModel(StudentModel):
         check_size(teacher.encoder, teacher.image_size, smallest, "teacher")
         self.balancer = AdversarialBalancer(seed=seed) if balancer is None else balancer
         self.fixed_lambda = float(balancer) if isinstance(balancer, numbers.Real) else None
+        if self.fixed_lambda is None and not isinstance(self.balancer, AdversarialBalancer):
+            raise ValueError(
+                f"The balancer is {balancer!r}: give an AdversarialBalancer() or a fixed lambda, a "
+                "number in [0, 1]."
+            )
         if self.fixed_lambda is not None and not 0.0 <= self.fixed_lambda <= 1.0:
             raise ValueError(f"A fixed lambda must be in [0, 1], not {balancer}.")
+        if not 0.0 < temperature < math.inf:
+            raise ValueError(f"temperature is {temperature} but must be above 0, such as 2.0.")
+        if label_weight is not None and not 0.0 <= label_weight < math.inf:
+            raise ValueError(f"label_weight is {label_weight} but must be at least 0, or None.")
         check_alpha(mixup)
         self.temperature, self.label_weight, self.mixup = temperature, label_weight, mixup
         self.prior_adjusted = prior_adjusted
@@ -131,8 +141,9 @@ class CandleModel(StudentModel):
         """
         super().compile(optimizer, loss, metrics, **kwargs)
         self.has_label_term = loss is not None
+        self.weight_of_labels = self.label_weight
         if self.has_label_term and self.label_weight is None:
-            self.label_weight = self.teacher.label_weight()
+            self.weight_of_labels = self.teacher.label_weight()
         own = tf.keras.optimizers.get(balancer_optimizer or tf.keras.optimizers.Adam(1e-3))
         if scales_loss(self.optimizer) and not scales_loss(own):
             own = tf.keras.mixed_precision.LossScaleOptimizer(own)
@@ -219,7 +230,7 @@ class CandleModel(StudentModel):
         """Returns w loss(z_S, y), mixed as the images are; 0 without a loss."""
         if not self.has_label_term:
             return 0.0
-        return self.label_weight * self.compiled_loss(
+        return self.weight_of_labels * self.compiled_loss(
             *pairs.label_terms(labels, logits, sample_weight)
         )
 

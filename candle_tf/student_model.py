@@ -81,7 +81,8 @@ class StudentModel(tf.keras.Model):
         seed: Seed of the drawn resolutions.
 
     Raises:
-        ValueError: If the student has no `features`, or cannot work at every resolution.
+        ValueError: If the student has no `features`, has another size than `image_size`, or cannot
+            work at every resolution.
 
     Example:
         >>> features = tf.keras.layers.GlobalAveragePooling2D(name="features")
@@ -108,6 +109,11 @@ class StudentModel(tf.keras.Model):
         if base is None:
             raise ValueError(
                 "The student takes any size: give image_size, its base size in pixels."
+            )
+        if student.input_shape[1] not in (None, base):
+            raise ValueError(
+                f"image_size is {base}, but the student takes images of {student.input_shape[1]} "
+                "pixels: leave image_size out, or build the student for that size."
             )
         self.student = student
         self.resolution = RandomResolution(resolutions or (base,), base, seed)

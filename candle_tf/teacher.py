@@ -368,6 +368,13 @@ class Teacher(tf.keras.Model):
         if isinstance(class_counts, tf.data.Dataset):
             raise ValueError("class_counts is a dataset: pass the batches first, then the counts.")
         positive_counts(class_counts)
+        if views < 1:
+            raise ValueError(f"views is {views} but must be at least 1.")
+        if np.shape(label_smoothing) != (2,):
+            raise ValueError(
+                f"label_smoothing is {label_smoothing}: give the factors of head and tail, such as "
+                "(0.05, 0.1)."
+            )
         if not isinstance(train, tuple):
             embed = self.embedder(views * sum(class_counts))
             train = classifiers.encode_dataset(

@@ -277,7 +277,7 @@ def test_the_default_optimizers():
 
 
 def test_resolutions_neither_retrace_nor_touch_the_teacher():
-    model = make_candle(resolutions=(24, 32, 40), image_size=32)
+    model = make_candle(lambda: smooth_student(32), resolutions=(24, 32, 40))
     model.compile(**sgd(1e-2))
     teacher = [w.copy() for w in model.teacher.get_weights()]
     assert not model.teacher.trainable_variables
@@ -526,6 +526,11 @@ def without_features():
         (lambda: make_candle(balancer=-0.1), r"\[0, 1\], not -0.1"),
         (lambda: make_candle(lambda: smooth_student(None)), "give image_size"),
         (lambda: StudentModel(smooth_student(None)), "give image_size"),
+        (lambda: StudentModel(smooth_student(), image_size=32), "is 32, but .* images of 16 pix"),
+        (lambda: make_candle(balancer=AdversarialBalancer), r"give an AdversarialBalancer\(\) or"),
+        (lambda: make_candle(balancer="kl"), "balancer is 'kl'"),
+        (lambda: make_candle(temperature=0.0), "temperature is 0.0 but must be above 0"),
+        (lambda: make_candle(label_weight=-1.0), "label_weight is -1.0 but must be at least 0"),
     ],
 )
 def test_what_cannot_work_is_refused(make, message):
@@ -621,3 +626,14 @@ def test_a_students_regularizers_count_once():
         losses.append(model.fit(batches(count=1), verbose=0).history["loss"][0])
     kernel = smooth_student().layers[1].kernel.numpy()
     np.testing.assert_allclose(losses[1] - losses[0], 0.1 * np.sum(kernel**2), rtol=1e-4)
+
+
+def test_the_label_weight_follows_the_teacher_at_each_compile():
+    model = make_candle()
+    weights = []
+    for accuracy in (0.6, 0.9):
+        model.teacher.cross_validation = CrossValidation(0.3, [accuracy] * CLASSES, COUNTS)
+        model.compile(loss=CROSS_ENTROPY)
+        weights.append(model.weight_of_labels)
+    np.testing.assert_allclose(weights, [0.4 / 0.35, 0.1 / 0.65])
+    assert model.get_config()["label_weight"] is None

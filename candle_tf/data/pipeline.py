@@ -101,8 +101,14 @@ def training_places(
         A dataset of dicts with `index`, int64, and the names that `draw` returns.
 
     Raises:
-        ValueError: For an unknown sampler, or `progressively_balanced` within one epoch.
+        ValueError: For an unknown sampler, `progressively_balanced` within one epoch, or a start
+            behind the end of the stream.
     """
+    if first_example > (num_examples or 0):
+        raise ValueError(
+            f"first_example is {first_example} but num_examples, the end of the stream, is "
+            f"{num_examples}: give the end that the stream had at its first start."
+        )
     n = epoch_length(labels, sampler)
     num_epochs = 1 if num_examples is None else -(-num_examples // n)
     if sampler == "progressively_balanced" and num_epochs < 2:

@@ -69,7 +69,9 @@ def candle(method: "Method", student: tf.keras.Model, setup: Setup) -> CandleMod
     """Returns the student with its calibrated teacher and balancer."""
     balancer = method.fixed_lambda
     if balancer is None:
-        balancer = AdversarialBalancer(setup.lambda_per_sample, seed=setup.resolution["seed"])
+        balancer = AdversarialBalancer(
+            setup.lambda_per_sample, seed=setup.resolution.get("seed", 0)
+        )
     return CandleModel(
         setup.teacher,
         student,
@@ -186,8 +188,7 @@ class Method:
 
     Attributes:
         paper: The paper that introduced the method.
-        loss: Function from class_counts to the loss given to `compile`, or None for a model with
-            its own loss. See `training_loss`.
+        loss: Function from class_counts to the loss given to `compile`. See `training_loss`.
         sampler: Sampler of the batches, a name in `candle_tf.data.SAMPLERS`.
         partner_sampler: Sampler of a second stream of batches, for a method that needs one.
         views: Augmented views per image.
@@ -217,7 +218,7 @@ class Method:
     """
 
     paper: str
-    loss: Callable[[np.ndarray], tf.keras.losses.Loss] | None = cross_entropy
+    loss: Callable[[np.ndarray], tf.keras.losses.Loss] = cross_entropy
     sampler: str = "instance_balanced"
     partner_sampler: str | None = None
     views: int = 1
@@ -260,7 +261,7 @@ def training_loss(method: Method, setup: Setup) -> tf.keras.losses.Loss | None:
         head, tail = setup.label_smoothing
         return method.loss(setup.class_counts, head=head, tail=tail)
     if not method.distills:
-        return method.loss and method.loss(setup.class_counts)
+        return method.loss(setup.class_counts)
     if method.label_weight == 0.0:
         return None
     share = class_probabilities(setup.class_counts, method.sampler, progress=0.5)

@@ -53,6 +53,8 @@ class Share:
             ValueError: If the batch cannot be cut into equal parts.
         """
         replicas = self.workers * self.replicas
+        if global_batch_size < 1:
+            raise ValueError(f"batch_size is {global_batch_size} but must be at least 1.")
         if global_batch_size % replicas:
             raise ValueError(
                 f"batch_size is {global_batch_size}, over all replicas, but must be a multiple of "

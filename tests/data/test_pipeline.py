@@ -99,11 +99,14 @@ def test_two_views_are_aligned_and_augmented_independently(examples):
         ({"sampler": "progressively_balanced"}, "give num_examples"),
         ({"sampler": "progressively_balanced", "num_examples": 40}, "for more updates"),
         ({"sampler": "class-balanced"}, "did you mean 'class_balanced'"),
+        ({"first_example": 4}, "first_example is 4 but num_examples, .*, is None"),
+        ({"first_example": 9, "num_examples": 8}, "first_example is 9 but num_examples, .*, is 8"),
+        ({"batch_size": 0}, "batch_size is 0 but must be at least 1"),
     ],
 )
 def test_bad_arguments_are_refused(examples, wrong, message):
     with pytest.raises(ValueError, match=message):
-        training_batches(examples, 16, 8, **wrong)
+        training_batches(examples, 16, **{"batch_size": 8, **wrong})
 
 
 def test_evaluation_is_in_order_and_untouched(examples):

@@ -42,6 +42,12 @@ def test_the_label_term_of_the_recipe_has_the_prior_of_its_batches():
     np.testing.assert_allclose(term([2], logits), expected, rtol=1e-5)
 
 
+def test_a_setup_may_leave_the_resolution_out():
+    setup = Setup(class_counts=[4, 2], epochs=1, steps_per_epoch=1)
+    with pytest.raises(ValueError, match="The teacher is a NoneType"):
+        candle(METHODS["candle"], None, setup)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_rows_are_complete(name):
     method = METHODS[name]
