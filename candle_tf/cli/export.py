@@ -17,6 +17,7 @@ from candle_tf.export.c_source import scratch_bytes
 from candle_tf.reports.export_report import export_report
 from candle_tf.student_model import FORMATS
 from candle_tf.utils.files import write_text
+from candle_tf.utils.quiet import quiet_conversion
 
 
 def export():
@@ -24,14 +25,17 @@ def export():
     run, format = run_flags.run_of(flags.FLAGS.workdir), flags.FLAGS.format
     name = {"saved_model": "saved_model", "c": "student"}.get(format, f"{format}.tflite")
     output = flags.FLAGS.output or os.path.join(run.workdir, name)
-    run.export(output, format=format)
+    with quiet_conversion():
+        run.export(output, format=format)
+    if format in ("lce", "lce_int8"):
+        with quiet_conversion():
+            report = export_report(run.student.student, output, run.resolution.base)
+        page = Path(output).with_suffix(".md")
+        write_text(page, report)
+        print(f"{report}\nWrote the text above to {page}")
     print(f"Wrote {output}")
     if format == "c":
         print(f"Its scratch memory takes {scratch_bytes(output):,} bytes.")
-    if format in ("lce", "lce_int8"):
-        report = export_report(run.student.student, output, run.resolution.base)
-        write_text(Path(output).with_suffix(".md"), report)
-        print(report)
 
 
 def main():

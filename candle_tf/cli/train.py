@@ -22,7 +22,9 @@ def train():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
     settings = run_flags.settings(flags.FLAGS)
     if job.run(settings):  # of several workers the first one has results
-        print(comparison_table([settings.workdir]))
+        print(f"Accuracy on the test images in %:\n{comparison_table([settings.workdir])}")
+        if settings.epochs != 0:
+            print(f"Next: candle-tf export --workdir={settings.workdir} --format=lce")
 
 
 def main():

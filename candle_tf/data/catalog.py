@@ -1,5 +1,6 @@
 """The data sets by name, and the published facts about each."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -355,6 +356,11 @@ def load(
         raise ValueError(f"validation_split is a share in [0, 1), not {validation_split:g}.")
     info = info_of(dataset)
     if info is OTHER and ":" not in dataset:
+        if os.path.isdir(dataset):
+            raise ValueError(
+                f"{dataset} is a directory: give `dataset=folder:{dataset}` for images in folders, "
+                "one per class."
+            )
         lookup("dataset", dataset, dict.fromkeys([*CATALOG, *known()]))
     try:
         name = info.source and below(info.source, data_dir)

@@ -2,14 +2,13 @@
 
 import os
 import re
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.utils.quiet import without_noise
+from candle_tf.utils.quiet import quiet_conversion
 
 MOST_BYTES = 2**30  # of the weights, of which each thread keeps a copy
 
@@ -44,8 +43,7 @@ class LiteEncoder:
         expected = np.concatenate([traced(tf.constant(image[None])) for image in images])
         try:
             # The converter writes pages about what it cannot.
-            with without_noise(re.compile("")), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated")
+            with quiet_conversion(re.compile("")):
                 flatbuffer = flatbuffer_of(traced)
                 threads = max(1, min(processors(), MOST_BYTES // len(flatbuffer)))
                 self.pool, self.free = ThreadPoolExecutor(threads), SimpleQueue()

@@ -52,7 +52,8 @@ def build_encoder(
             raise OSError(
                 f"ImageNet weights cannot be downloaded ({error}): fetch this file on a machine "
                 "with internet access, and pass it as weights (`teacher_weights=FILE`; for a "
-                "student weights='FILE' after its name)."
+                "student weights='FILE' after its name). A file with a whole Keras network is "
+                "`teacher=FILE`."
             ) from error
     if network.__name__.startswith("EfficientNetB"):
         raise ValueError(
@@ -89,6 +90,7 @@ def load_weights(encoder: tf.keras.Model, path: str, build_with_top):
         except (ValueError, OSError):
             raise ValueError(
                 f"{path} does not hold weights of {encoder.name!r} ({without_top}): check the "
-                "network's name and its arguments."
+                "network's name and its arguments. A file with a whole Keras network is the "
+                "teacher itself (`teacher=FILE`)."
             ) from without_top
         encoder.set_weights(whole.get_weights()[: len(encoder.weights)])

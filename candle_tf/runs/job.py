@@ -102,7 +102,7 @@ def complete(run: Run) -> dict:
     settings, first = run.settings, run.first_stage
     if run.kept and run.leads:
         kept = ", ".join(f"{name}={getattr(settings, name)}" for name in run.kept)
-        print(f"Kept from the run that began here: {kept}")
+        print(f"Kept from the run that began here: {kept}; other values need another workdir")
     run.share.batch_size(settings.batch_size)  # refuses parts of different sizes
     check_workdir(run.workdir, settings.to_flags())
     if settings.calibrates and of_earlier_version(run.workdir):
@@ -159,7 +159,7 @@ def prepare(run: Run) -> tuple[tf.keras.Model, dict[str, float]]:
     if 0 < run.updates < FEW_UPDATES and chosen and run.leads:
         print(
             f"Only {run.updates} updates in all, {run.steps_per_epoch} per epoch. A student needs "
-            "thousands: give it more minutes, or more steps per epoch."
+            f"thousands: give it more {'minutes' if run.given.minutes else 'steps per epoch'}."
         )
     if settings.epochs and run.method.distills and settings.teacher_views is None:
         decide_views(run)

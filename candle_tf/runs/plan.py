@@ -36,6 +36,7 @@ def decide_epochs(run: Run, student: tf.keras.Model):
         ValueError: If the teacher needs more than half of the time.
     """
     settings, seconds = run.settings, 60 * run.given.minutes
+    print("Measuring the speed of teacher and student, for a plan of the minutes")
     images, teacher_seconds = len(run.examples.train), 0.0
     step = seconds_per_update(run, student)
     if run.teacher is not None:
@@ -48,9 +49,9 @@ def decide_epochs(run: Run, student: tf.keras.Model):
         teacher_seconds = (settings.calibration_views + views) * images * per_image
         if teacher_seconds > seconds / 2:
             raise ValueError(
-                f"`minutes={run.given.minutes:g}` is too short: the teacher alone takes "
-                f"{duration(teacher_seconds)}. Give more minutes, or a smaller "
-                "`teacher_image_size`."
+                f"`minutes={run.given.minutes:g}` is too short: the teacher needs "
+                f"{duration(teacher_seconds)}, and half of the time is for the updates. Give more "
+                "minutes, or a smaller `teacher_image_size`."
             )
     updates = max(1, int((seconds - teacher_seconds) / step))
     steps = min(settings.steps_per_epoch, updates)
@@ -118,7 +119,7 @@ def check_store(run: Run) -> dict:
         with locked(directory):  # that it can be written
             pass
     print(
-        f"{total:,} views of {len(train):,} images by {settings.teacher}: "
+        f"The teacher's outputs for {total:,} views of {len(train):,} images need "
         f"{nbytes / 1e6:,.0f} MB in {directory}"
     )
     return made_of

@@ -8,13 +8,16 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 
 NOISE = re.compile(
     r"Unable to register cu\w+ factory|computation placer already registered|"
     r"before absl::InitializeLog|Could not find cuda drivers|optimized to use available CPU|"
     r"To enable the following instructions|oneDNN custom operations are on|"
-    r"Could not find TensorRT|failed call to cuInit"
+    r"Could not find TensorRT|failed call to cuInit|"
+    r"Ignored (output_format|drop_control_dependency)|MLIR V1 optimization pass|"
+    r"Created TensorFlow Lite XNNPACK delegate"
 )
 LOGGED = re.compile(
     r"`FeatureConnector\.dtype` is deprecated|unsaved custom gradients. Will likely fail|"
@@ -44,6 +47,14 @@ def without_noise(noise: re.Pattern = NOISE) -> Iterator[None]:
             for line in held.read().decode(errors="replace").splitlines(keepends=True):
                 if not noise.search(line):
                     sys.stderr.write(line)
+
+
+@contextlib.contextmanager
+def quiet_conversion(noise: re.Pattern = NOISE) -> Iterator[None]:
+    """Holds back what TensorFlow Lite says about itself in the block, as `without_noise` does."""
+    with without_noise(noise), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated")
+        yield
 
 
 class QuietImport(importlib.abc.MetaPathFinder):

@@ -86,7 +86,7 @@ def test_an_export_lies_in_the_run_that_a_home_directory_names(run, monkeypatch)
     monkeypatch.setenv("HOME", str(workdir.parent))
     done = script("export", f"--workdir=~/{workdir.name}", "--format=tflite")
     assert f"Wrote {workdir}/tflite.tflite" in done.stdout, done.stderr[-3000:]
-    assert (workdir / "tflite.tflite").exists()
+    assert (workdir / "tflite.tflite").exists() and not done.stderr
 
 
 @pytest.mark.long

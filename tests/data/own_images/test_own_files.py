@@ -352,6 +352,8 @@ def test_files_that_are_not_there(tree):
         data.load(f"list:{write_list(tree, 'train')}")
     with pytest.raises(ValueError, match="Unknown dataset"):
         data.load("folder:")
+    with pytest.raises(ValueError, match="is a directory: give `dataset=folder:"):
+        data.load(str(tree))
 
 
 def test_a_list_as_published_has_its_images_below_the_root(tree):
