@@ -173,6 +173,11 @@ def encode_dataset(
             images, labels, _ = tf.keras.utils.unpack_x_y_sample_weight(batch)
             labels, checks, *seen = (x.numpy() for x in look(images, labels))
             check_content(labels, *seen, classes=len(class_counts), first=kept.seen)
+            if kept.seen > 2 * total:  # perhaps without end
+                raise ValueError(
+                    f"The data hold more than twice the {total // views} images of class_counts: "
+                    "give the counts of these data, and leave out repeat()."
+                )
             features = encode(images) if kept.lacks(len(labels)) else None
             kept.add(labels, checks, features)
             add(len(labels))

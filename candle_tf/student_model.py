@@ -1,5 +1,6 @@
 """A student trained with the loss given to `compile`: the base class of every method's model."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -250,6 +251,11 @@ class StudentModel(tf.keras.Model):
             OSError: If the export cannot be written.
         """
         write = lookup("format", format, FORMATS)
+        if os.fspath(path).endswith(".tflite") and format in ("saved_model", "c"):
+            raise ValueError(
+                f"{path} is the name of a flatbuffer, and format={format!r} writes a directory: "
+                "give another format, such as 'lce', or a path without .tflite."
+            )
         write(self.student, path, self.resolution.base, class_names, centre_square, **options)
 
     def get_config(self):

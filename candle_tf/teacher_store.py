@@ -141,8 +141,8 @@ class TeacherStore:
                 writes.
 
         Raises:
-            ValueError: If another process is completing the store, or the features exceed half
-                precision.
+            ValueError: If another process is completing the store, a record is damaged, or the
+                features exceed half precision.
             OSError: If there is no room for the records.
         """
         self.rows.check()
@@ -157,6 +157,8 @@ class TeacherStore:
             if writes:
                 stack.enter_context(locked(self.rows.directory))
                 self.rows.claim(len(self))
+                if len(self.rows):
+                    self.rows.verify()  # before the teacher sees the others
             done = from_first(strategy, len(self.rows))
             total, show = len(self) - done, bool(verbose)
             add = stack.enter_context(counted("Teacher views", total, "views", show))

@@ -448,3 +448,8 @@ def test_data_that_cannot_calibrate_is_refused(labels, counts, images, message):
     with pytest.raises(ValueError, match=message):
         teacher.calibrate(tiny_data(labels, images), counts, verbose=0)
     assert teacher.classifier is None
+
+
+def test_data_without_end_cannot_calibrate():
+    with pytest.raises(ValueError, match="more than twice the 9 images .* leave out repeat"):
+        tiny_teacher().calibrate(tiny_data(GOOD, None).repeat(), [4, 3, 2], verbose=0)

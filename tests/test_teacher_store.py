@@ -450,3 +450,14 @@ def test_features_beyond_half_precision_are_refused(tmp_path, examples):
 def test_no_view_is_refused(tmp_path, examples):
     with pytest.raises(ValueError, match="views is 0"):
         store_of(tmp_path, examples, views=0)
+
+
+def test_a_damaged_store_is_refused_before_the_teacher_sees_more(tmp_path, examples):
+    store_of(tmp_path, examples, views=2).complete(verbose=0)
+    more = store_of(tmp_path, examples, views=4)
+    content = bytearray(more.rows.path.read_bytes())
+    content[3] ^= 1
+    more.rows.path.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged at record 0: delete the file"):
+        more.complete(verbose=0)
+    assert len(more.rows) == 40

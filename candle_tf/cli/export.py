@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 from candle_tf.cli import run_flags
 from candle_tf.export.c_source import scratch_bytes
-from candle_tf.reports.export_report import export_report
+from candle_tf.reports.export_report import export_report, is_export_report
 from candle_tf.student_model import FORMATS
 from candle_tf.utils.files import write_text
 from candle_tf.utils.quiet import quiet_conversion
@@ -23,14 +23,17 @@ from candle_tf.utils.quiet import quiet_conversion
 def export():
     """Writes the student of a run, and the report of a 1-bit flatbuffer."""
     run, format = run_flags.run_of(flags.FLAGS.workdir), flags.FLAGS.format
+    reports = format in ("lce", "lce_int8")
     name = {"saved_model": "saved_model", "c": "student"}.get(format, f"{format}.tflite")
     output = flags.FLAGS.output or os.path.join(run.workdir, name)
+    page = Path(output).with_suffix(".md")
+    if reports and page.exists() and not is_export_report(page.read_text(errors="replace")):
+        raise FileExistsError(f"{page} is not an earlier report: give another name for --output.")
     with quiet_conversion():
         run.export(output, format=format)
-    if format in ("lce", "lce_int8"):
+    if reports:
         with quiet_conversion():
             report = export_report(run.student.student, output, run.resolution.base)
-        page = Path(output).with_suffix(".md")
         write_text(page, report)
         print(f"{report}\nWrote the text above to {page}")
     print(f"Wrote {output}")

@@ -71,11 +71,13 @@ def run_of(workdir: str, data_dir: str | None = None) -> Run:
 
     Raises:
         FileNotFoundError: If there is no run.
+        ValueError: If the file of its flags is damaged.
     """
     path = os.path.join(os.path.expanduser(workdir), FLAG_FILE)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path} does not exist: `workdir` names no run of train.py.")
-    read_text(Path(path))  # refuses what is no text of ours
+    if "--dataset=" not in read_text(Path(path)):
+        raise ValueError(f"{path} is damaged: restore the file, or train in another `workdir`.")
     values = flags.FlagValues()
     define(values)
     moved = [f"--data_dir={data_dir}"] if data_dir else []

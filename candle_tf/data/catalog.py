@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.data.examples import Examples
 from candle_tf.data.long_tail import draw_per_class, long_tail_subset
+from candle_tf.data.own_images.files import ON_BAD_IMAGE
 from candle_tf.data.own_images.overlap import overlap_of
 from candle_tf.data.pipeline import evaluation_batches, training_batches
 from candle_tf.data.sources import below, known, read
@@ -354,6 +355,7 @@ def load(
     """
     if not 0 <= validation_split < 1:
         raise ValueError(f"validation_split is a share in [0, 1), not {validation_split:g}.")
+    lookup("on_bad_image", on_bad_image, dict.fromkeys(ON_BAD_IMAGE))
     info = info_of(dataset)
     if info is OTHER and ":" not in dataset:
         if os.path.isdir(dataset):

@@ -41,6 +41,11 @@ class Examples:
     cache: PixelFile | None = None
     marks: np.ndarray | None = None
 
+    def __post_init__(self):
+        images, labels = len(self.images), len(self.labels)
+        if images != labels:
+            raise ValueError(f"Examples: {images} images but {labels} labels: give one per image.")
+
     def __len__(self) -> int:
         return len(self.labels)
 

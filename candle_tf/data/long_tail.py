@@ -63,6 +63,8 @@ def long_tail_counts(
             f"imbalance_ratio, the largest class count over the smallest, is {imbalance_ratio:g} "
             "but must be at least 1: give 1 for balanced data, 10 or 100 for long-tailed."
         )
+    if n_max is not None and not 1 <= n_max < np.inf:
+        raise ValueError(f"n_max is {n_max} but must be finite and at least 1.")
     available = np.asarray(available, np.int64)
     order = np.argsort(-available, kind="stable")
     share = shape(len(available), imbalance_ratio)

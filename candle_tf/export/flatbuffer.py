@@ -96,6 +96,8 @@ def write_flatbuffer(
     path = Path(path)
     if path.suffix != ".tflite":
         raise ValueError(f"The name of a flatbuffer must end in .tflite, not {path.name!r}.")
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory: name a file in it.")
     names = names_text(student, class_names)
     with writing(path):
         flatbuffer = make()

@@ -50,7 +50,13 @@ def files_in(names: Iterable[str]) -> Iterator[tuple[str, int]]:
             if not os.path.isdir(path):
                 yield path, 0
                 continue
-            folder = scan(path, is_image)
+            try:
+                folder = scan(path, is_image)
+            except OSError as error:
+                raise ValueError(
+                    f"{error.filename} cannot be read ({error.strerror}): leave the folder out, or "
+                    "make it readable."
+                ) from error
             images = sorted(folder.every_image())
             others = folder.size() - len(images)
             if not images:
@@ -98,7 +104,10 @@ def writing_to(path: str | None, top: int) -> Iterator[Callable[[Prediction], No
         return
     check_output(path)
     Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
-    with written_beside(Path(path)) as beside, open(beside, "w", encoding="utf-8", newline="") as f:
+    with (
+        written_beside(Path(path)) as beside,
+        open(beside, "w", encoding="utf-8", errors="surrogateescape", newline="") as f,
+    ):
         if path.endswith(".csv"):
             rows = csv.writer(f)
             numbers = ["", *(f"_{i}" for i in range(2, top + 1))]
@@ -153,9 +162,11 @@ def predict_files(
         (number of files, number of files that could not be read).
 
     Raises:
-        ValueError: For an output that is neither CSV nor JSON.
+        ValueError: For an output that is neither CSV nor JSON, or a folder that cannot be read.
         OSError: If the output cannot be written.
     """
+    if isinstance(names, str):
+        raise ValueError(f"names is the text {names!r}: give a list of names.")
     top = min(top, len(model.class_names))
     if share is None and model.centre_square is None:
         say("The export does not say which part of an image to use: it sees the whole image.")

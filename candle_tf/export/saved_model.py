@@ -24,6 +24,9 @@ def writing(path: str | os.PathLike):
         ) from error
 
 
+SAVED_MODEL_FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
+
+
 def names_text(student: tf.keras.Model, class_names: Sequence[str] | None) -> str:
     """Returns the class names of an export, one per line; by default the class numbers.
 
@@ -84,10 +87,12 @@ def export_saved_model(
         TensorShape([2, 3])
     """
     path = os.path.abspath(path)
-    if os.path.exists(path) and not os.path.exists(os.path.join(path, "saved_model.pb")):
-        if not os.path.isdir(path) or os.listdir(path):
+    if os.path.exists(path):
+        others = set(os.listdir(path)) - SAVED_MODEL_FILES if os.path.isdir(path) else {path}
+        if others:
             raise FileExistsError(
-                f"{path} is not an earlier SavedModel: export to a new directory."
+                f"{path} is not an earlier SavedModel alone, but holds {min(others)}: export to a "
+                "new directory."
             )
     names = names_text(student, class_names)
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import statistics
 import tempfile
 import time
@@ -71,6 +72,11 @@ def export_report(student: tf.keras.Model, path: str | os.PathLike, image_size: 
             "",
         ]
     )
+
+
+def is_export_report(text: str) -> bool:
+    """Returns whether a text is one that `export_report` returned."""
+    return re.match(r"# .* at \d+ pixels\n", text) is not None
 
 
 def latencies(packed: bytes, plain: bytes, image_size: int, seconds: float = 5.0) -> dict:

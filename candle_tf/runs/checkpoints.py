@@ -234,7 +234,7 @@ def number_of(path: str) -> int:
 def newest_first(directory: Path) -> list[str]:
     """Returns the paths of the checkpoints in a directory."""
     # By their files: a damaged list of checkpoints must not look like a run that never began.
-    paths = [str(path.with_suffix("")) for path in directory.glob("*-*.index")]
+    paths = [str(path.with_suffix("")) for path in directory.glob("*-[0-9]*.index")]
     return sorted(paths, key=number_of, reverse=True)
 
 
@@ -251,9 +251,15 @@ def restored(student: tf.keras.Model, workdir: Path) -> tf.keras.Model:
     try:
         found = tf.train.Checkpoint(student=student).restore(checkpoints[0])
         found.assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, IndexError, AssertionError) as error:
+    except (tf.errors.OpError, IndexError, AssertionError, ValueError) as error:
+        remedy = "train again in another workdir."
+        if len(checkpoints) > 1:
+            remedy = (
+                f"delete {workdir / METRICS_FILE}, and the run's command continues from the "
+                "checkpoint before."
+            )
         raise ValueError(
-            f"{checkpoints[0]} is damaged, or of another version ({first_line(error)}): delete "
-            f"{METRICS_FILE} beside it, and the run's command continues from the checkpoint before."
+            f"{checkpoints[0]} is damaged, or of another version or network "
+            f"({first_line(error)}): {remedy}"
         ) from error
     return student

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -66,6 +67,8 @@ def train(dataset: str, *, workdir: str, **settings) -> Run:
         >>> print(run.summary())  # doctest: +SKIP
         >>> run.export("photos.tflite", format="lce")  # doctest: +SKIP
     """
+    if not isinstance(workdir, (str, os.PathLike)):
+        raise ValueError(f"workdir is {workdir!r}: name the directory that the run writes to.")
     names = {field.name: field for field in dataclasses.fields(Settings)}
     for name in settings:
         lookup("setting", name, names)
@@ -107,6 +110,7 @@ def complete(run: Run) -> dict:
     check_workdir(run.workdir, settings.to_flags())
     if settings.calibrates and of_earlier_version(run.workdir):
         run.decide(label_weight=0.0)
+        print(f"{CALIBRATION_FILE} is missing, as in earlier versions: no label term is added.")
     if first:
         check_workdir(first.workdir, first.settings.to_flags())
     results = run.results

@@ -211,8 +211,11 @@ class Run:
 
     @cached_property
     def student(self) -> StudentModel:
-        """The trained student; see `restore`."""
-        return self.restore()
+        """The trained student; see `restore`. A run that is not finished says so."""
+        student = self.restore()
+        if self.results is None:
+            print(f"{self.workdir} is not finished: this is its student at the last checkpoint.")
+        return student
 
     def restore(self) -> StudentModel:
         """Returns the student of the last checkpoint.

@@ -95,6 +95,9 @@ def test_n_max_is_what_the_largest_class_keeps(profile):
 
 def test_n_max_of_cifar10_is_at_most_all():
     assert long_tail_counts([5000] * 10, 100, n_max=5000).sum() == 12406
+    for n_max in (-4, float("nan")):
+        with pytest.raises(ValueError, match="n_max is .* but must be finite and at least 1"):
+            long_tail_counts([5000] * 10, 100, n_max=n_max)
     with pytest.raises(ValueError, match="n_max is 5001 but .* only enough images for 5000"):
         long_tail_counts([5000] * 10, 100, n_max=5001)
 

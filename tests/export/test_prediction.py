@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import tracemalloc
 
 import candle_tf as ct
@@ -101,6 +102,15 @@ def test_csv_and_json(exports, photos, tmp_path):
         )
     predict_files(model, [], str(tmp_path / "none.json"))
     assert json.loads((tmp_path / "none.json").read_text()) == []
+
+
+def test_names_of_any_bytes_are_written(exports, tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")
+    predict_files(exports["saved_model"], [name], str(tmp_path / "a.csv"), say=lambda line: None)
+    with open(tmp_path / "a.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        assert next(csv.DictReader(file))["path"] == name
+    with pytest.raises(ValueError, match="names is the text 'a.jpg': give a list"):
+        predict_files(exports["saved_model"], "a.jpg")
 
 
 def test_other_outputs_are_refused_before_any_work():

@@ -204,9 +204,11 @@ def test_the_rest_of_a_killed_export_is_no_obstacle(tmp_path):
     assert os.listdir(tmp_path) == ["export"]
 
 
-@pytest.mark.parametrize("other", ["file", "directory"])
+@pytest.mark.parametrize("other", ["file", "directory", "beside an export"])
 def test_other_files_are_never_replaced(other, tmp_path):
     path = tmp_path / "results"
+    if other == "beside an export":
+        export_saved_model(small_student(3), path, 32)
     note = path if other == "file" else path / "note.txt"
     note.parent.mkdir(exist_ok=True)
     note.write_text("keep me")

@@ -354,6 +354,8 @@ def test_files_that_are_not_there(tree):
         data.load("folder:")
     with pytest.raises(ValueError, match="is a directory: give `dataset=folder:"):
         data.load(str(tree))
+    with pytest.raises(ValueError, match="did you mean 'error'"):
+        data.load(f"folder:{tree}", on_bad_image="eror")
 
 
 def test_a_list_as_published_has_its_images_below_the_root(tree):
