@@ -41,7 +41,7 @@ def copied(folder, monkeypatch, name="digits_lt") -> pathlib.Path:
 
 
 def test_the_names_and_a_wrong_one():
-    assert {"digits_lt", "flowers102_lt", "clothing"} <= set(NAMES)
+    assert {"digits_lt", "cifar10_lt_100", "flowers102_lt", "clothing", "caltech101"} <= set(NAMES)
     for ask in (ct.zoo.load, ct.zoo.card):
         with pytest.raises(ValueError, match="zoo 'flowers102': did you mean 'flowers102_lt'"):
             ask("flowers102")
