@@ -24,7 +24,7 @@ STRENGTHS = (0.03, 0.3, 3.0)
 FOLDS = 3
 MOST_CROSS_VALIDATED = 5_000  # images; above this, the largest classes lose images first
 MOST_ROWS = 100_000  # above this, views after the first view of each image are left out
-MOST_LOGITS = 2**26  # in memory at once: 256 MB
+MOST_LOGITS = 2**26  # of a block of rows: 256 MB for each of its arrays
 
 
 @dataclass(frozen=True)
@@ -235,8 +235,8 @@ def standard_error(per_class: np.ndarray, images: np.ndarray) -> float:
 def most_balanced(y: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
     """Returns the sorted places of at most `count` images; large classes keep equally many images.
 
-    Each class keeps two of its images, even if these are more than `count` together: with one, it
-    could not be held out.
+    Each class keeps two of its images, even if these are more than `count` together. A class with
+    one image could not be held out.
 
     Args:
         y: Class of each image, (n,).
@@ -351,7 +351,11 @@ def fit_standardized(
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         parameters = flat.astype(np.float32).reshape(-1, num_classes)
         kernel, bias = parameters[:-1], parameters[-1]
-        value, slope = map(sum, zip(*(of_block(block, kernel, bias) for block in blocks)))
+        value, slope = 0.0, np.zeros_like(parameters)
+        for block in blocks:
+            part, its_slope = of_block(block, kernel, bias)
+            value += part
+            slope += its_slope
         value += np.sum(kernel.astype(np.float64) ** 2) / (2.0 * strength)
         slope[:-1] += kernel / strength
         return value / len(y), slope.astype(np.float64).ravel() / len(y)

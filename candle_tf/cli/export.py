@@ -29,6 +29,9 @@ def export():
     page = Path(output).with_suffix(".md")
     if reports and page.exists() and not is_export_report(page.read_text(errors="replace")):
         raise FileExistsError(f"{page} is not an earlier report: give another name for --output.")
+    run.student  # noqa: B018  read before, so that its messages are seen
+    if format == "int8":
+        run.examples  # noqa: B018
     with quiet_conversion():
         run.export(output, format=format)
     if reports:

@@ -21,6 +21,7 @@ def predict(names: list[str]):
     values = flags.FLAGS
     check_output(values.output)
     model = Exported(values.model)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be of any bytes
     say = partial(print, flush=True)
     count, bad = predict_files(model, names, values.output, values.centre_square, values.top, say)
     if bad:

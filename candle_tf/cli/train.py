@@ -6,6 +6,7 @@
 The same command again continues an interrupted run. docs/workdir.md lists the files in the workdir.
 """
 
+import shlex
 import signal
 import sys
 
@@ -24,7 +25,8 @@ def train():
     if job.run(settings):  # of several workers the first one has results
         print(f"Accuracy on the test images in %:\n{comparison_table([settings.workdir])}")
         if settings.epochs != 0:
-            print(f"Next: candle-tf export --workdir={settings.workdir} --format=lce")
+            workdir = shlex.quote(settings.workdir)
+            print(f"Next: candle-tf export --workdir={workdir} --format=lce")
 
 
 def main():

@@ -27,6 +27,23 @@ def writing(path: str | os.PathLike):
 SAVED_MODEL_FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
 
 
+def check_target(path: str | os.PathLike):
+    """Refuses a path where a SavedModel would replace other files.
+
+    Raises:
+        FileExistsError: Names a file that is not part of an earlier SavedModel.
+    """
+    if not os.path.exists(path):
+        return
+    there = set(os.listdir(path)) if os.path.isdir(path) else {os.fspath(path)}
+    others = there - SAVED_MODEL_FILES if "saved_model.pb" in there else there
+    if others:
+        raise FileExistsError(
+            f"{path} is not an earlier SavedModel alone, but holds {min(others)}: move that away, "
+            "or export to a new directory."
+        )
+
+
 def names_text(student: tf.keras.Model, class_names: Sequence[str] | None) -> str:
     """Returns the class names of an export, one per line; by default the class numbers.
 
@@ -87,13 +104,7 @@ def export_saved_model(
         TensorShape([2, 3])
     """
     path = os.path.abspath(path)
-    if os.path.exists(path):
-        others = set(os.listdir(path)) - SAVED_MODEL_FILES if os.path.isdir(path) else {path}
-        if others:
-            raise FileExistsError(
-                f"{path} is not an earlier SavedModel alone, but holds {min(others)}: export to a "
-                "new directory."
-            )
+    check_target(path)
     names = names_text(student, class_names)
 
     def predict(images):

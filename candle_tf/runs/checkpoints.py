@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -234,8 +235,9 @@ def number_of(path: str) -> int:
 def newest_first(directory: Path) -> list[str]:
     """Returns the paths of the checkpoints in a directory."""
     # By their files: a damaged list of checkpoints must not look like a run that never began.
-    paths = [str(path.with_suffix("")) for path in directory.glob("*-[0-9]*.index")]
-    return sorted(paths, key=number_of, reverse=True)
+    paths = [str(path.with_suffix("")) for path in directory.glob("*.index")]
+    numbered = [path for path in paths if re.fullmatch(r".+-\d+", path)]
+    return sorted(numbered, key=number_of, reverse=True)
 
 
 def restored(student: tf.keras.Model, workdir: Path) -> tf.keras.Model:
@@ -251,15 +253,15 @@ def restored(student: tf.keras.Model, workdir: Path) -> tf.keras.Model:
     try:
         found = tf.train.Checkpoint(student=student).restore(checkpoints[0])
         found.assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, IndexError, AssertionError, ValueError) as error:
-        remedy = "train again in another workdir."
-        if len(checkpoints) > 1:
-            remedy = (
-                f"delete {workdir / METRICS_FILE}, and the run's command continues from the "
-                "checkpoint before."
-            )
+    except (tf.errors.OpError, IndexError) as error:
         raise ValueError(
-            f"{checkpoints[0]} is damaged, or of another version or network "
-            f"({first_line(error)}): {remedy}"
+            f"{checkpoints[0]} is damaged ({first_line(error)}): delete "
+            f"{workdir / METRICS_FILE} if it is there, and the run's command continues from the "
+            "checkpoint before, or trains again."
+        ) from error
+    except (AssertionError, ValueError) as error:
+        raise ValueError(
+            f"{checkpoints[0]} comes from another version or network ({first_line(error)}): use the "
+            "version and the flags that wrote it, or train in another `workdir`."
         ) from error
     return student

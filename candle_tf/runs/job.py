@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.calibration import CrossValidation
 from candle_tf.classifiers import encode_dataset
+from candle_tf.export.saved_model import check_target
 from candle_tf.methods import SECOND_STAGES, FirstStage, Setup
 from candle_tf.networks.safe_load import load_model
 from candle_tf.reports.report import write_report
@@ -43,6 +44,7 @@ from candle_tf.utils.run_files import (
     METRICS_FILE,
     PREDICTIONS_FILE,
     REPORT,
+    SAVED_MODEL,
 )
 
 FEW_UPDATES = 500  # below which a run says that a student learns little
@@ -109,8 +111,9 @@ def complete(run: Run) -> dict:
     run.share.batch_size(settings.batch_size)  # refuses parts of different sizes
     check_workdir(run.workdir, settings.to_flags())
     if settings.calibrates and of_earlier_version(run.workdir):
+        if run.leads and not run.results and run.method.label_weight != 0:
+            print(f"{CALIBRATION_FILE} is missing, as in earlier versions: no label term is added.")
         run.decide(label_weight=0.0)
-        print(f"{CALIBRATION_FILE} is missing, as in earlier versions: no label term is added.")
     if first:
         check_workdir(first.workdir, first.settings.to_flags())
     results = run.results
@@ -173,6 +176,8 @@ def prepare(run: Run) -> tuple[tf.keras.Model, dict[str, float]]:
         first.examples = examples
         first.check_sampler()
     run.check_sampler()
+    if settings.epochs and run.leads:
+        check_target(run.workdir / SAVED_MODEL)
     check_same_images(run)
     return student, seconds
 
@@ -230,7 +235,7 @@ def execute(run: Run, student: tf.keras.Model, seconds: dict[str, float]) -> dic
             }
         if run.leads:
             with timed(seconds, "export"):
-                run.export(run.workdir / "saved_model")
+                run.export(run.workdir / SAVED_MODEL)
     return results
 
 

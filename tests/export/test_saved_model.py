@@ -142,7 +142,7 @@ def names_at(path):
 def exported(tmp_path):
     """An earlier export of three classes."""
     export_saved_model(small_student(3), tmp_path / "export", 32, ["old", "older", "oldest"])
-    (tmp_path / "export" / "stale").touch()
+    (tmp_path / "export" / "assets" / "stale").touch()
     return tmp_path / "export"
 
 
@@ -150,7 +150,7 @@ def exported(tmp_path):
 def test_the_names_are_numbers_by_default_and_a_new_export_replaces_the_old(exported):
     export_saved_model(small_student(2), exported, 32)
     assert names_at(exported) == ["0", "1"]
-    assert not (exported / "stale").exists()
+    assert not (exported / "assets" / "stale").exists()
     assert os.listdir(exported.parent) == ["export"]
     answer = tf.saved_model.load(str(exported)).signatures["serving_default"](
         images=tf.zeros((1, 8, 8, 3))
@@ -187,7 +187,7 @@ def test_a_failure_leaves_the_old_export(place, broken, names, error, exported, 
         export_saved_model(small_student(3), exported, 32, names)
     monkeypatch.undo()
     assert os.listdir(exported.parent) == ["export"]
-    assert names_at(exported) == ["old", "older", "oldest"] and (exported / "stale").exists()
+    assert names_at(exported) == ["old", "older", "oldest"] and (exported / "assets" / "stale").exists()
     assert sorted(tf.saved_model.load(str(exported)).signatures)
 
 
@@ -204,13 +204,14 @@ def test_the_rest_of_a_killed_export_is_no_obstacle(tmp_path):
     assert os.listdir(tmp_path) == ["export"]
 
 
-@pytest.mark.parametrize("other", ["file", "directory", "beside an export"])
+@pytest.mark.parametrize("other", ["file", "directory", "beside an export", "its name"])
 def test_other_files_are_never_replaced(other, tmp_path):
     path = tmp_path / "results"
     if other == "beside an export":
         export_saved_model(small_student(3), path, 32)
-    note = path if other == "file" else path / "note.txt"
-    note.parent.mkdir(exist_ok=True)
+    name = "assets/note.txt" if other == "its name" else "note.txt"
+    note = path if other == "file" else path / name
+    note.parent.mkdir(exist_ok=True, parents=True)
     note.write_text("keep me")
     with pytest.raises(OSError, match="not an earlier SavedModel"):
         export_saved_model(small_student(3), path, 32)
