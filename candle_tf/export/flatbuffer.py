@@ -97,7 +97,7 @@ def write_flatbuffer(
     if path.suffix != ".tflite":
         raise ValueError(f"The name of a flatbuffer must end in .tflite, not {path.name!r}.")
     if path.is_dir():
-        raise ValueError(f"{path} is a directory: name a file in it.")
+        raise IsADirectoryError(f"{path} is a directory: name a file in it.")
     names = names_text(student, class_names)
     with writing(path):
         flatbuffer = make()
