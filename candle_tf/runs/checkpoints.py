@@ -261,7 +261,7 @@ def restored(student: tf.keras.Model, workdir: Path) -> tf.keras.Model:
         ) from error
     except (AssertionError, ValueError) as error:
         raise ValueError(
-            f"{checkpoints[0]} comes from another version or network ({first_line(error)}): use the "
-            "version and the flags that wrote it, or train in another `workdir`."
+            f"{checkpoints[0]} comes from another version or network ({first_line(error)}): use "
+            "the version and the flags that wrote it, or train in another `workdir`."
         ) from error
     return student

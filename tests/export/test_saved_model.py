@@ -187,7 +187,8 @@ def test_a_failure_leaves_the_old_export(place, broken, names, error, exported, 
         export_saved_model(small_student(3), exported, 32, names)
     monkeypatch.undo()
     assert os.listdir(exported.parent) == ["export"]
-    assert names_at(exported) == ["old", "older", "oldest"] and (exported / "assets" / "stale").exists()
+    assert names_at(exported) == ["old", "older", "oldest"]
+    assert (exported / "assets" / "stale").exists()
     assert sorted(tf.saved_model.load(str(exported)).signatures)
 
 
