@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf import classifiers
 from candle_tf.calibration import CALIBRATIONS, CrossValidation, fit_classifier
+from candle_tf.data.checks import check_views
 from candle_tf.losses import positive_counts
 from candle_tf.networks.checks import (
     last_of,
@@ -368,8 +369,7 @@ class Teacher(tf.keras.Model):
         if isinstance(class_counts, tf.data.Dataset):
             raise ValueError("class_counts is a dataset: pass the batches first, then the counts.")
         positive_counts(class_counts)
-        if views < 1:
-            raise ValueError(f"views is {views} but must be at least 1.")
+        check_views(views)
         if np.shape(label_smoothing) != (2,):
             raise ValueError(
                 f"label_smoothing is {label_smoothing}: give the factors of head and tail, such as "

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import tensorflow as tf
-from candle_tf.data.checks import check_examples
+from candle_tf.data.checks import check_examples, check_views
 from candle_tf.data.entrance import reading_errors
 from candle_tf.data.examples import Examples
 from candle_tf.data.pipeline import Share, training_places
@@ -469,8 +469,7 @@ def view_sizes(resolution: RandomResolution, views: int) -> np.ndarray:
         >>> view_sizes(ct.RandomResolution((24, 32, 40), 32), 4)
         array([24, 32, 40, 24], dtype=int32)
     """
-    if views < 1:
-        raise ValueError(f"views is {views} but must be at least 1.")
+    check_views(views)
     which = sizes_in_turn(resolution, views)
     left_out = np.setdiff1d(range(len(resolution.sizes)), which)
     if len(left_out):
@@ -498,6 +497,20 @@ def sizes_in_turn(resolution: RandomResolution, views: int) -> np.ndarray:
         which[view] = np.argmax((view + 1) * resolution.probabilities - counts)
         counts[which[view]] += 1
     return which
+
+
+def affordable_views(seconds: float, most_seconds: float) -> int:
+    """Returns the number of views that the teacher can see in time, from `FEWEST` to `ENOUGH`.
+
+    Args:
+        seconds: Seconds that the teacher needs for one view of each image.
+        most_seconds: Seconds that the teacher may take, if `FEWEST` views allow it.
+
+    Example:
+        >>> [affordable_views(seconds, most_seconds=100.0) for seconds in (1.0, 10.0, 100.0)]
+        [20, 10, 4]
+    """
+    return int(min(ENOUGH, max(FEWEST, most_seconds // seconds)))
 
 
 def plan_views(
@@ -529,7 +542,7 @@ def plan_views(
         return live
     images_per_second = speed()
     seconds = images / images_per_second
-    views = int(min(ENOUGH, max(FEWEST, most_seconds // seconds)))
+    views = affordable_views(seconds, most_seconds)
     while len(resolution.sizes) > len(set(sizes_in_turn(resolution, views))):
         views += 1
     if draws <= views:

@@ -34,9 +34,8 @@ def export():
         run.examples  # noqa: B018
     with quiet_conversion():
         run.export(output, format=format)
+        report = export_report(run.student.student, output, run.resolution.base) if reports else ""
     if reports:
-        with quiet_conversion():
-            report = export_report(run.student.student, output, run.resolution.base)
         write_text(page, report)
         print(f"{report}\nWrote the text above to {page}")
     print(f"Wrote {output}")

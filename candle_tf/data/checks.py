@@ -168,3 +168,16 @@ def check_examples(examples, num_classes: int, where: str):
             f"{where}: {len(examples.images)} images have {len(examples.labels)} labels: give one "
             "per image."
         )
+
+
+def check_views(views: int):
+    """Refuses a number of views below 1.
+
+    Raises:
+        ValueError: For any such number.
+
+    Example:
+        >>> check_views(1)
+    """
+    if views < 1:
+        raise ValueError(f"views is {views} but must be at least 1.")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+from candle_tf.data.checks import check_views
 from candle_tf.data.examples import UNSHRUNK, Examples
 from candle_tf.data.own_images.pixels import cut
 from candle_tf.data.samplers import epoch_length, epoch_order
@@ -56,9 +57,7 @@ def training_batches(
         >>> [images.shape[0] for images, _ in batches]
         [2, 1]
     """
-    if views < 1:
-        raise ValueError(f"views is {views} but must be at least 1.")
-
+    check_views(views)
     labels, how = examples.labels, augmentation
 
     def view(which: int) -> tf.data.Dataset:

@@ -11,6 +11,7 @@ from candle_tf.utils.files import directory_beside
 
 NAMES_FILE = "class_names.txt"
 PREPROCESSING_FILE = "preprocessing.json"
+SAVED_MODEL_FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
 
 
 @contextlib.contextmanager
@@ -22,9 +23,6 @@ def writing(path: str | os.PathLike):
         raise OSError(
             f"{path} cannot be written ({error}): make room or export elsewhere."
         ) from error
-
-
-SAVED_MODEL_FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
 
 
 def check_target(path: str | os.PathLike):

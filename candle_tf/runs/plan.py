@@ -7,9 +7,8 @@ from candle_tf.networks.surgery import renewed
 from candle_tf.runs.run import TIMED, Run
 from candle_tf.student_model import StudentModel
 from candle_tf.teacher_store import (
-    ENOUGH,
-    FEWEST,
     MOST_SECONDS,
+    affordable_views,
     needed_size,
     plan_views,
     record_of,
@@ -43,7 +42,7 @@ def decide_epochs(run: Run, student: tf.keras.Model):
         per_image = 1 / run.teacher_speed
         views = settings.teacher_views
         if views is None:
-            views = min(ENOUGH, max(FEWEST, int(most_seconds(run) / (images * per_image))))
+            views = affordable_views(images * per_image, most_seconds(run))
         if not views:  # the teacher sees every batch
             step += settings.batch_size / run.live_teacher_speed
         teacher_seconds = (settings.calibration_views + views) * images * per_image
