@@ -17,7 +17,6 @@ from candle_tf.export.c_source import scratch_bytes
 from candle_tf.reports.export_report import export_report, is_export_report
 from candle_tf.student_model import FORMATS
 from candle_tf.utils.files import write_text
-from candle_tf.utils.quiet import quiet_conversion
 
 
 def export():
@@ -29,13 +28,9 @@ def export():
     page = Path(output).with_suffix(".md")
     if reports and page.exists() and not is_export_report(page.read_text(errors="replace")):
         raise FileExistsError(f"{page} is not an earlier report: give another name for --output.")
-    run.student  # noqa: B018  read before, so that its messages are seen
-    if format == "int8":
-        run.examples  # noqa: B018
-    with quiet_conversion():
-        run.export(output, format=format)
-        report = export_report(run.student.student, output, run.resolution.base) if reports else ""
+    run.export(output, format=format)
     if reports:
+        report = export_report(run.student.student, output, run.resolution.base)
         write_text(page, report)
         print(f"{report}\nWrote the text above to {page}")
     print(f"Wrote {output}")

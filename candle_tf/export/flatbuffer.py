@@ -21,6 +21,7 @@ from candle_tf.export.saved_model import (
 from candle_tf.networks.keras_internals import flat_layers
 from candle_tf.networks.surgery import rewire
 from candle_tf.students.bits import KERNELS, is_binary
+from candle_tf.utils.quiet import quiet_conversion
 
 
 def export_flatbuffer(
@@ -277,7 +278,7 @@ def convert(
         lambda images: {"probabilities": layer(images, training=False)},
         input_signature=[tf.TensorSpec(input_shape, tf.float32, name="images")],
     )
-    with tempfile.TemporaryDirectory() as path:
+    with quiet_conversion(), tempfile.TemporaryDirectory() as path:
         tf.saved_model.save(
             module,
             path,

@@ -85,8 +85,9 @@ def tflite_interpreter(flatbuffer: bytes) -> tuple[int, Callable[[np.ndarray], n
         The side of the input in pixels, and a function from one image (1, side, side, 3) to the
         network's output (1, width).
     """
-    interpreter = tf.lite.Interpreter(model_content=flatbuffer, num_threads=1)
-    interpreter.allocate_tensors()
+    with quiet_conversion():
+        interpreter = tf.lite.Interpreter(model_content=flatbuffer, num_threads=1)
+        interpreter.allocate_tensors()
     (images,), (outputs,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def run(image: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ NOISE = re.compile(
     r"To enable the following instructions|oneDNN custom operations are on|"
     r"Could not find TensorRT|failed call to cuInit|"
     r"Ignored (output_format|drop_control_dependency)|MLIR V1 optimization pass|"
-    r"Created TensorFlow Lite XNNPACK delegate"
+    r"I \S*tensorflow/(cc/saved_model|compiler/mlir)/|Created TensorFlow Lite XNNPACK delegate"
 )
 LOGGED = re.compile(
     r"`FeatureConnector\.dtype` is deprecated|unsaved custom gradients. Will likely fail|"

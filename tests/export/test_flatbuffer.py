@@ -1,5 +1,6 @@
 """Flatbuffers of a trained student, run by the interpreters that a device would run."""
 
+import re
 import sys
 import zipfile
 
@@ -336,3 +337,12 @@ def test_without_lce_the_export_says_what_to_install(trained, tmp_path, monkeypa
     with pytest.raises(ImportError, match="pip install 'larq-compute-engine<0.17'") as error:
         trained.export(tmp_path / "student.tflite", format="lce")
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("error:(?s).*tf.lite.Interpreter is deprecated:UserWarning")
+@pytest.mark.parametrize("format", ["lce", "tflite"])
+def test_an_export_is_quiet(trained, tmp_path, capfd, format):
+    trained.export(tmp_path / "student.tflite", format=format)
+    ct.export.Exported(tmp_path / "student.tflite")
+    out, err = capfd.readouterr()
+    assert not re.search("tensorflow|XNNPACK|Ignored", out + err)
