@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 from candle_tf import losses
 from candle_tf.balancer import AdversarialBalancer
+from candle_tf.data.entrance import Entrance
 from candle_tf.mixup import Pairs, Unmixed, check_alpha, draw_pairs
 from candle_tf.networks.checks import check_teacher
 from candle_tf.networks.keras_internals import (
@@ -154,6 +155,9 @@ class CandleModel(StudentModel):
         """Returns the arguments of `compile` as Keras saves them."""
         own = tf.keras.saving.serialize_keras_object(self.balancer_optimizer)
         return {**super().get_compile_config(), "balancer_optimizer": own}
+
+    def entrance(self, where):
+        return Entrance(where, self.student.output_shape[-1], of_stores=where == "fit")
 
     def train_step(self, data):
         """Makes one update: the student descends on L, the balancer ascends on L.

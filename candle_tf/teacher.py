@@ -14,6 +14,7 @@ from candle_tf.calibration import CALIBRATIONS, CrossValidation, fit_classifier
 from candle_tf.data.checks import check_views
 from candle_tf.losses import positive_counts
 from candle_tf.networks.checks import (
+    check_from_images,
     last_of,
     makes_probabilities,
     own_scaling,
@@ -568,12 +569,13 @@ def check_encoder(encoder: tf.keras.Model, preprocessing: str | None) -> str:
     """
     if isinstance(encoder, type) or not isinstance(encoder, tf.keras.Model):
         raise ValueError(f"The encoder is {encoder!r}: pass a functional Keras model.")
-    if getattr(encoder, "outputs", None) and (cut := without_classifier(encoder, False)[1]):
+    check_from_images(encoder, "encoder")
+    if cut := without_classifier(encoder, False)[1]:
         raise ValueError(
             f"The encoder {encoder.name!r} ends in a classifier: cut it after its features, by "
             f"tf.keras.Model(encoder.input, encoder.get_layer({cut!r}).output)."
         )
-    if getattr(encoder, "outputs", None) and makes_probabilities(last_of(encoder)):
+    if makes_probabilities(last_of(encoder)):
         raise ValueError(
             f"The encoder {encoder.name!r} ends in a softmax: cut it after its features, by "
             "tf.keras.Model(encoder.input, encoder.get_layer(NAME).output)."

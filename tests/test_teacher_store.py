@@ -350,6 +350,17 @@ def test_fit_with_plain_images_to_validate_on(tmp_path, examples):
 
 
 @pytest.mark.long
+def test_its_batches_are_for_a_model_with_a_teacher(tmp_path, examples):
+    store = store_of(tmp_path, examples, distilled := model())
+    store.complete(verbose=0)
+    alone = ct.StudentModel(distilled.student)
+    alone.compile()
+    for call in (alone.fit, alone.evaluate, distilled.evaluate):
+        with pytest.raises(ValueError, match="dictionaries of .*: give batches of .images, labels"):
+            call(store.training_batches(8))
+
+
+@pytest.mark.long
 def test_a_killed_process_leaves_a_store_that_is_completed(tmp_path):
     code = f"""
 import sys; sys.path.insert(0, {str(__file__.rsplit("/", 1)[0])!r})

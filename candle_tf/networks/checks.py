@@ -33,6 +33,34 @@ def last_of(network: tf.keras.Model) -> tf.keras.layers.Layer:
     return last_of(layer) if isinstance(layer, tf.keras.Model) and layer.outputs else layer
 
 
+def check_from_images(network: tf.keras.Model, role: str):
+    """Refuses a model that is not a graph from one batch of RGB images to one tensor.
+
+    Args:
+        network: The model.
+        role: What it is to be, for messages: "encoder" or "student".
+
+    Raises:
+        ValueError: Says what the model takes or returns instead.
+    """
+    if not getattr(network, "inputs", None) or not getattr(network, "outputs", None):
+        raise ValueError(
+            f"The {role} {network.name!r} has no graph of layers: pass a functional one, "
+            "tf.keras.Model(inputs, outputs), or a Sequential that starts with tf.keras.Input."
+        )
+    shapes = [tuple(tensor.shape) for tensor in network.inputs]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][-1] != 3:
+        raise ValueError(
+            f"The {role} {network.name!r} takes {' and '.join(map(str, shapes))}: pass a model "
+            "that takes one batch of RGB images, (batch, height, width, 3)."
+        )
+    if len(network.outputs) != 1:
+        raise ValueError(
+            f"The {role} {network.name!r} has {len(network.outputs)} outputs: keep one of them, by "
+            "tf.keras.Model(model.input, model.outputs[0])."
+        )
+
+
 def check_student(student: tf.keras.Model):
     """Refuses an object that is not a Keras model from images to logits.
 
@@ -46,11 +74,12 @@ def check_student(student: tf.keras.Model):
         )
     if hasattr(student, "check_calibrated"):
         raise ValueError("The student is a Teacher: pass the teacher first, then the student.")
-    if not isinstance(student, tf.keras.Model) or not getattr(student, "outputs", None):
+    if not isinstance(student, tf.keras.Model):
         raise ValueError(
             f"The student is a {type(student).__name__}: pass a functional Keras model from images "
             "to logits."
         )
+    check_from_images(student, "student")
     last = last_of(student)
     sigmoid = getattr(getattr(last, "activation", None), "__name__", "") == "sigmoid"
     if makes_probabilities(last) or sigmoid:

@@ -186,3 +186,37 @@ def test_what_is_passed_in_another_place_is_named(teacher):
         ct.CandleModel(teacher, ct.students.resnet_e)
     with pytest.raises(ValueError, match="ends in a classifier: cut it .*get_layer.'pool'"):
         ct.Teacher(network(pool(), L.Dense(5, "softmax")), 16)
+
+
+def graph(*shapes, outputs=1):
+    inputs = [tf.keras.Input(shape) for shape in shapes]
+    whole = L.Conv2D(4, 3) if len(shapes[0]) == 3 else L.Dense(4)
+    merged = inputs[0] if len(inputs) == 1 else L.Add()(inputs)
+    return tf.keras.Model(inputs, [whole(merged)] * outputs)
+
+
+class Subclassed(tf.keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.conv = L.Conv2D(4, 3)
+
+    def call(self, images):
+        return self.conv(images)
+
+
+@pytest.mark.parametrize(
+    "build, problem",
+    [
+        (lambda: graph((16, 16, 1)), r"takes \(None, 16, 16, 1\): .* RGB images"),
+        (lambda: graph((16, 16, 3), (16, 16, 3)), "16, 3\\) and \\(None.* takes one batch"),
+        (lambda: graph((9,)), r"takes \(None, 9\)"),
+        (lambda: graph((16, 16, 3), outputs=2), "2 outputs: keep one"),
+        (Subclassed, "no graph of layers"),
+        (lambda: tf.keras.Sequential([L.Conv2D(4, 3)]), "starts with tf.keras.Input"),
+    ],
+)
+def test_only_graphs_from_rgb_images_are_taken(build, problem):
+    with pytest.raises(ValueError, match=f"The encoder .*{problem}"):
+        ct.Teacher(build(), 16)
+    with pytest.raises(ValueError, match=f"The student .*{problem}"):
+        ct.StudentModel(build())
