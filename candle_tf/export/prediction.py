@@ -34,17 +34,17 @@ class Prediction:
     error: str | None = None
 
 
-def files_in(names: Iterable[str]) -> Iterator[tuple[str, int]]:
+def files_in(names: Iterable[str | os.PathLike]) -> Iterator[tuple[str, int]]:
     """Yields the image files of file names, folders and patterns, in order.
 
     Args:
-        names: Names of files, of folders (their images at any depth), and patterns such as *.jpg.
+        names: Paths of files, of folders (their images at any depth), and patterns such as *.jpg.
 
     Yields:
         (path, number of files in the folder that are not images). The number comes with the first
         image of a folder and is 0 for the others.
     """
-    for name in names:
+    for name in map(os.fspath, names):
         matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
         for path in [name] if os.path.exists(name) or not matches else matches:
             if not os.path.isdir(path):
@@ -142,7 +142,7 @@ def check_output(path: str | None):
 
 def predict_files(
     model: Exported,
-    names: Iterable[str],
+    names: Iterable[str | os.PathLike],
     output: str | None = None,
     share: float | None = None,
     top: int = 3,
@@ -162,6 +162,7 @@ def predict_files(
         (number of files, number of files that could not be read).
 
     Raises:
+        KeyboardInterrupt: At Ctrl-C; the output holds the files so far.
         ValueError: For an output that is neither CSV nor JSON, or a folder that cannot be read.
         OSError: If the output cannot be written.
     """
@@ -171,14 +172,20 @@ def predict_files(
     if share is None and model.centre_square is None:
         say("The export does not say which part of an image to use: it sees the whole image.")
     share = share or model.centre_square or 1.0
-    count = bad = 0
+    count, bad, stopped = 0, 0, None
     with writing_to(output, top) as write:
-        for path, others in files_in(names):
-            if others:
-                say(f"{os.path.dirname(path) or path}: {others} files are left out: not images")
-            found = predict_file(model, path, share, top)
-            ranking = ", ".join(f"{name} {100 * p:.1f} %" for name, p in found.classes)
-            say(found.error or f"{path}: {ranking}")
-            write(found)
-            count, bad = count + 1, bad + bool(found.error)
+        try:
+            for path, others in files_in(names):
+                if others:
+                    say(f"{os.path.dirname(path) or path}: {others} files are left out: not images")
+                found = predict_file(model, path, share, top)
+                ranking = ", ".join(f"{name} {100 * p:.1f} %" for name, p in found.classes)
+                say(found.error or f"{path}: {ranking}")
+                write(found)
+                count, bad = count + 1, bad + bool(found.error)
+        except KeyboardInterrupt as interrupt:  # what is predicted so far is kept
+            stopped = interrupt
+    if stopped:
+        say(f"Stopped after {count} files{f', which {output} holds' if output else ''}.")
+        raise stopped
     return count, bad

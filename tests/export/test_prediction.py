@@ -104,6 +104,25 @@ def test_csv_and_json(exports, photos, tmp_path):
     assert json.loads((tmp_path / "none.json").read_text()) == []
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["classes.csv", "classes.json"])
+def test_ctrl_c_keeps_the_predictions_so_far(exports, photos, tmp_path, name):
+    lines = []
+
+    def say(line):
+        lines.append(line)
+        if "c.webp" in line:
+            raise KeyboardInterrupt
+
+    output = tmp_path / name
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(exports["tflite"], [photos], str(output), say=say)
+    assert lines[-1] == f"Stopped after 2 files, which {output} holds."
+    with open(output) as file:
+        rows = json.load(file) if name.endswith("json") else list(csv.DictReader(file))
+    assert [os.path.basename(row["path"]) for row in rows] == ["a.jpg", "b.jpg"]
+
+
 def test_names_of_any_bytes_are_written(exports, tmp_path):
     name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")
     predict_files(exports["saved_model"], [name], str(tmp_path / "a.csv"), say=lambda line: None)
