@@ -1,6 +1,8 @@
-# A .venv in the clone, from setup.py alone. PYTHON may name any of 3.10 to 3.12.
+# A .venv in the clone, from setup.py alone. PYTHON may name any of 3.10 to 3.12. Python 3.10 comes
+# first: its protobuf is compiled, and the tests take about a quarter less time.
 USABLE = import ensurepip, sys, venv; assert (3, 10) <= sys.version_info < (3, 13); print(sys.executable)
-CANDIDATES = python3.11 python3.12 python3.10 python3 $(wildcard $(HOME)/.pyenv/versions/3.1[012]*/bin/python)
+CANDIDATES = python3.10 $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) python3.11 python3.12 python3 \
+    $(wildcard $(HOME)/.pyenv/versions/3.1[12].*/bin/python)
 PYTHON ?= $(firstword $(foreach python,$(CANDIDATES),$(shell $(python) -c '$(USABLE)' 2>/dev/null)))
 RUN = .venv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 3
