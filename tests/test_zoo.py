@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from candle_tf import zoo
 from candle_tf.resolution import resize
-from candle_tf.zoo.weights import read_weights, write_weights
+from candle_tf.students.weights import read_weights, write_weights
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import tensorflow as tf
 from candle_tf import students
+from candle_tf.students.weights import read_weights
 from candle_tf.utils.files import read_json
 from candle_tf.utils.names import lookup
-from candle_tf.zoo.weights import read_weights
 
 PACKAGE = Path(__file__).parents[1]
 PLACES = PACKAGE / "zoo" / "files", PACKAGE.parent / "zoo"  # in a wheel, in a clone

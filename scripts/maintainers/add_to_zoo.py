@@ -35,10 +35,10 @@ from candle_tf.reports.tables import markdown, percent
 from candle_tf.runs.run import Run
 from candle_tf.runs.workdir import MOVABLE
 from candle_tf.students import at_bits
+from candle_tf.students.weights import write_weights
 from candle_tf.utils.files import write_text
 from candle_tf.utils.run_files import FLAG_FILE
 from candle_tf.zoo import restored
-from candle_tf.zoo.weights import write_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "zoo.md"

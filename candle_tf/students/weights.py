@@ -1,0 +1,129 @@
+"""A student's weights in one file: of a trained student, or of a start that others train from.
+
+A trained student's binary kernels are kept as signs, one bit each. A start keeps the real-valued
+kernels behind the signs, which training changes, in half precision.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import larq as lq
+import numpy as np
+import tensorflow as tf
+from candle_tf.utils.files import written_beside
+
+STARTS = Path(__file__).parents[1] / "assets"
+
+
+def write_weights(student: tf.keras.Model, path: Path):
+    """Writes the weights of a trained student.
+
+    A kernel whose quantizer leaves -1 and 1 is packed into uint8, eight signs per byte; the others
+    are float32.
+
+    Args:
+        student: Trained student.
+        path: File to write, which ends in `.npz`.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with lq.context.quantized_scope(True):
+        quantized = student.get_weights()
+    pairs = zip(student.get_weights(), quantized)
+    arrays = (
+        np.packbits(seen.ravel() > 0) if np.isin(seen, (-1, 1)).all() else kept.astype(np.float32)
+        for kept, seen in pairs
+    )
+    write_arrays(arrays, path)
+
+
+def write_start(student: tf.keras.Model, path: Path):
+    """Writes the weights of a student's encoder, for `weights=FILE` of other students.
+
+    Kernels are float16; the others, such as the moments of batch norm, are float32.
+
+    Args:
+        student: Student, with the pooled embedding in its layer `features`.
+        path: File to write, which ends in `.npz`.
+
+    Raises:
+        OSError: If the file cannot be written.
+
+    Example:
+        >>> write_start(student, Path("start.npz"))  # doctest: +SKIP
+        >>> ct.students.create("resnet_e", num_classes=5, weights="start.npz")  # doctest: +SKIP
+    """
+    weights = encoder_of(student).get_weights()
+    write_arrays((w.astype(np.float16 if w.ndim > 1 else np.float32) for w in weights), path)
+
+
+def write_arrays(arrays: Iterable[np.ndarray], path: Path):
+    """Writes a NumPy archive of arrays that are numbered in the order of `get_weights`."""
+    numbered = {f"{i:03}": array for i, array in enumerate(arrays)}
+    with written_beside(path) as beside:
+        np.savez_compressed(beside, **numbered)
+
+
+def start_from(student: tf.keras.Model, weights: str, name: str):
+    """Gives the encoder of a student the weights of a start; the classifier keeps its own.
+
+    Args:
+        student: Student, whose weights are set.
+        weights: "generic", the start that comes with the library, or a file of `write_start`.
+        name: Name of the student's function.
+
+    Raises:
+        ValueError: If there is no such start, or it belongs to another network.
+        FileNotFoundError: If the file does not exist.
+    """
+    path = STARTS / f"{name}.npz" if weights == "generic" else Path(weights)
+    if not path.exists():
+        if weights == "generic":
+            raise ValueError(f"{name} has no generic start: give weights=FILE, or leave it out.")
+        raise FileNotFoundError(f"Weights {weights} do not exist: check the path.")
+    encoder = encoder_of(student)
+    try:
+        encoder.set_weights(read_weights(path, [w.shape for w in encoder.get_weights()]))
+    except ValueError as error:
+        raise ValueError(
+            f"The weights {weights!r} do not fit this {name} ({error}): build it with the same "
+            "arguments as the student that they come from, such as width and blocks."
+        ) from error
+
+
+def encoder_of(student: tf.keras.Model) -> tf.keras.Model:
+    """Returns the part of a student from the images to its layer `features`."""
+    return tf.keras.Model(student.input, student.get_layer("features").output)
+
+
+def read_weights(path: Path, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """Returns the weights of a file, float32, for `set_weights`.
+
+    Args:
+        path: File to read.
+        shapes: Shapes of the network's weights, in the order of `get_weights`.
+
+    Raises:
+        ValueError: If the file is damaged, or belongs to another network.
+        OSError: If the file cannot be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if len(arrays.files) != len(shapes):
+                raise ValueError(f"{len(arrays.files)} arrays for {len(shapes)} weights")
+            return [*unpacked(arrays, shapes)]
+    except (KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def unpacked(arrays: np.lib.npyio.NpzFile, shapes: Sequence[tuple[int, ...]]) -> Iterator:
+    """Yields float32 arrays of these shapes, with signs as -1 and 1."""
+    for i, shape in enumerate(shapes):
+        array = arrays[f"{i:03}"]
+        if array.dtype == np.uint8:
+            bits = np.unpackbits(array, count=int(np.prod(shape)))
+            array = np.where(bits, 1, -1)
+        yield array.reshape(shape).astype(np.float32)
