@@ -34,6 +34,7 @@ if not keras_2:
 from candle_tf import classifiers, data, export, losses, methods, metrics, students, zoo  # noqa: E402
 from candle_tf.balancer import AdversarialBalancer  # noqa: E402
 from candle_tf.model import CandleModel  # noqa: E402
+from candle_tf.pretraining import pretrain  # noqa: E402
 from candle_tf.resolution import RandomResolution  # noqa: E402
 from candle_tf.runs import Run, train  # noqa: E402
 from candle_tf.student_model import StudentModel  # noqa: E402
@@ -58,6 +59,7 @@ __all__ = [
     "losses",
     "methods",
     "metrics",
+    "pretrain",
     "schemes",
     "students",
     "train",

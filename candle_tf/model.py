@@ -63,6 +63,8 @@ class CandleModel(StudentModel):
         label_weight: Weight w of the loss given to `compile`. None takes `Teacher.label_weight`,
             which follows from the calibration's cross-validation.
         mixup: Parameter alpha of mixup; 0 mixes nothing.
+        linear_adapter: Whether the adapter ends in its batch norm, without the paper's leaky ReLU:
+            for features that are as often negative as positive, such as standardised ones.
         image_size: Base size in pixels, as in `StudentModel`.
         seed: Seed of the drawn resolutions, the mixup and the initial weights.
 
@@ -96,6 +98,7 @@ class CandleModel(StudentModel):
         prior_adjusted: bool = False,
         label_weight: float | None = None,
         mixup: float = 0.0,
+        linear_adapter: bool = False,
         image_size: int | None = None,
         seed: int = 0,
         **kwargs,
@@ -126,7 +129,8 @@ class CandleModel(StudentModel):
         self.temperature, self.label_weight, self.mixup = temperature, label_weight, mixup
         self.prior_adjusted = prior_adjusted
         self.log_prior = losses.log_prior(teacher.class_counts) if prior_adjusted else None
-        self.adapter = build_adapter(student, teacher.width, seed)
+        self.linear_adapter = linear_adapter
+        self.adapter = build_adapter(student, teacher.width, seed, linear_adapter)
         if self.fixed_lambda is None:
             self.balancer.build(None)
         names = ("objective", "kl", "feature", "lambda", "resolution")
@@ -303,16 +307,20 @@ class CandleModel(StudentModel):
             "prior_adjusted": self.prior_adjusted,
             "label_weight": self.label_weight,
             "mixup": self.mixup,
+            "linear_adapter": self.linear_adapter,
         }
 
 
-def build_adapter(student: tf.keras.Model, width: int, seed: int) -> tf.keras.Sequential:
+def build_adapter(
+    student: tf.keras.Model, width: int, seed: int, linear: bool = False
+) -> tf.keras.Sequential:
     """Builds the adapter a, from f(x) to the teacher's width: LeakyReLU(norm(W f(x) + b)).
 
     Args:
         student: Student with a layer named `features`.
         width: Number of the teacher's features.
         seed: Seed of the initial weights.
+        linear: Whether to leave out the LeakyReLU.
 
     Example:
         >>> student = ct.students.resnet_e(num_classes=10, image_size=32, blocks=(1,))
@@ -325,7 +333,7 @@ def build_adapter(student: tf.keras.Model, width: int, seed: int) -> tf.keras.Se
                 width, kernel_initializer=tf.keras.initializers.GlorotUniform(seed)
             ),
             tf.keras.layers.BatchNormalization(momentum=0.9, synchronized=synchronizes(student)),
-            tf.keras.layers.LeakyReLU(),
+            *([] if linear else [tf.keras.layers.LeakyReLU()]),
         ],
         name="adapter",
     )

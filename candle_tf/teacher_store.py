@@ -426,8 +426,8 @@ def record_of(width: int, num_classes: int) -> np.dtype:
     """
     return np.dtype(
         [
-            ("features", np.float16, width),
-            ("logits", np.float32, num_classes),
+            ("features", np.float16, (width,)),
+            ("logits", np.float32, (num_classes,)),
             ("crop", np.float32, 4),
             ("flip", np.bool_),
             ("color", np.float32, 3),

@@ -8,6 +8,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "candle_tf"
 LEVELS = (  # from top to bottom; a room imports from its own level and from those below
     {"__main__", "cli"},
+    {"pretraining"},
     {"runs"},
     {"reports", "methods", "teacher_store"},
     {"model"},

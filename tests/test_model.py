@@ -566,6 +566,17 @@ def candle_at(policy: str) -> CandleModel:
         tf.keras.mixed_precision.set_global_policy("float32")
 
 
+def test_a_linear_adapter_is_the_same_without_the_leaky_relu():
+    bent, linear = make_candle(), make_candle(linear_adapter=True)
+    features = np.random.default_rng(0).normal(size=(6, bent.adapter.input_shape[1]))
+    expected, found = bent.adapter(features).numpy(), linear.adapter(features).numpy()
+    np.testing.assert_allclose(expected, np.where(found > 0, found, 0.3 * found), rtol=1e-6)
+    assert (found < 0).any()
+    again = CandleModel.from_config(linear.get_config())
+    assert again.adapter.count_params() == linear.adapter.count_params()
+    assert [type(x) for x in again.adapter.layers] == [type(x) for x in linear.adapter.layers]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("half", ["bfloat16", "float16"])
 def test_a_step_in_half_precision_is_that_in_float32_but_for_rounding(half):

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 from absl import flags
-from candle_tf.cli import configs, run_flags
+from candle_tf.cli import run_flags
 from candle_tf.runs import benchmark
+from candle_tf.utils import configs
 
 try:
     from rich.live import Live

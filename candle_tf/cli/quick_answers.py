@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from absl import app, flags
-from candle_tf.cli import configs
+from candle_tf.utils import configs
 from candle_tf.utils.names import lookup
 
 PROGRAM = "candle-tf"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import tensorflow as tf
 from absl import app, flags, logging
-from candle_tf.cli import configs
 from candle_tf.data.entrance import reading_errors
 from candle_tf.runs.run import Run
 from candle_tf.runs.settings import Settings, kind_of
+from candle_tf.utils import configs
 from candle_tf.utils.distribution import first_line
 from candle_tf.utils.files import read_text
 from candle_tf.utils.run_files import FLAG_FILE

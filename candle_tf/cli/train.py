@@ -11,10 +11,11 @@ import signal
 import sys
 
 from absl import flags
-from candle_tf.cli import configs, run_flags
+from candle_tf.cli import run_flags
 from candle_tf.reports.tables import comparison_table
 from candle_tf.runs import job
 from candle_tf.runs.checkpoints import INTERRUPTED
+from candle_tf.utils import configs
 
 
 def train():

@@ -41,23 +41,33 @@ def build_model(
     settings, method = run.settings, run.method
     if settings.sync_batch_norm:
         student = with_synchronized_batch_norm(student)
-    rate, warmup = settings.learning_rate, settings.warmup_epochs
-    schedule = tf.keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else rate,
-        (setup.epochs - warmup) * setup.steps_per_epoch,
-        warmup_target=rate,
-        warmup_steps=warmup * setup.steps_per_epoch,
-    )
     with run.strategy.scope(), computing_in(settings.precision):
         if settings.strategy:  # in layers whose variables all replicas have
             student, setup = renewed(student), mirrored_setup(setup)
         model = method.model(method, student, setup)
         model.compile(
-            build_optimizer(optimizer or settings.binary_optimizer, schedule),
+            build_optimizer(
+                optimizer or settings.binary_optimizer, annealed_rate(run, setup.epochs)
+            ),
             loss=training_loss(method, setup),
             metrics=["accuracy"],
         )
     return model
+
+
+def annealed_rate(run: Run, epochs: int) -> tf.keras.optimizers.schedules.CosineDecay:
+    """Returns the run's learning rate, which falls to 0 over some epochs after its warm-up."""
+    rate, warmup, steps = (
+        run.settings.learning_rate,
+        run.settings.warmup_epochs,
+        run.steps_per_epoch,
+    )
+    return tf.keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else rate,
+        (epochs - warmup) * steps,
+        warmup_target=rate,
+        warmup_steps=warmup * steps,
+    )
 
 
 def mirrored_setup(setup: Setup) -> Setup:

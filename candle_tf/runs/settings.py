@@ -205,7 +205,8 @@ class Settings:
     student: str = setting(
         "resnet_e",
         f"{', '.join(students.STUDENTS)}, or 'larq_zoo:NAME'; with arguments as in "
-        "'resnet_e:width=0.5' or 'larq_zoo:QuickNet:weights=\"imagenet\"'.",
+        "'resnet_e:width=0.5' or 'larq_zoo:QuickNet:weights=\"imagenet\"'; weights='FILE' starts "
+        "from the encoder of a pretraining.",
     )
     student_bits: str = setting(
         "1",

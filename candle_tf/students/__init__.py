@@ -14,7 +14,7 @@ from candle_tf.students.mobilenet_v2 import mobilenet_v2
 from candle_tf.students.quantizers import FusedApproxSign
 from candle_tf.students.reactnet import RPReLU, RSign, reactnet_a
 from candle_tf.students.resnet_e import resnet_e
-from candle_tf.students.weights import start_from
+from candle_tf.students.weights import load_encoder
 from candle_tf.students.zoo import larq_zoo
 from candle_tf.utils.names import lookup, parse_spec
 
@@ -33,7 +33,7 @@ def create(
         image_size: Side of the input in pixels; the student's own default where None.
         **arguments: Further arguments of the student's function, such as `width` of `resnet_e`.
             `weights` names weights to start from, in place of random ones: "generic" or a file of
-            `candle_tf.students.weights.write_start`; for larq-zoo "imagenet" or a weights file.
+            `candle_tf.students.weights.write_encoder`; for larq-zoo "imagenet" or a weights file.
 
     Returns:
         A functional model (batch, image_size, image_size, 3) -> logits (batch, num_classes), with
@@ -57,7 +57,7 @@ def create(
     weights = given.pop("weights", None) if name in STUDENTS else None  # larq-zoo loads its own
     student = factories(name)[name](**given)
     if weights:
-        start_from(student, weights, name)
+        load_encoder(student, weights, name)
     return student
 
 

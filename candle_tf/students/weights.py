@@ -1,6 +1,6 @@
-"""A student's weights in one file: of a trained student, or of a start that others train from.
+"""A student's weights in one file: of a trained student, or of an encoder that others start from.
 
-A trained student's binary kernels are kept as signs, one bit each. A start keeps the real-valued
+A trained student's binary kernels are kept as signs, one bit each. An encoder keeps the real-valued
 kernels behind the signs, which training changes, in half precision.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf.utils.files import written_beside
 
-STARTS = Path(__file__).parents[1] / "assets"
+PRETRAINED = Path(__file__).parents[1] / "assets"
 
 
 def write_weights(student: tf.keras.Model, path: Path):
@@ -40,7 +40,7 @@ def write_weights(student: tf.keras.Model, path: Path):
     write_arrays(arrays, path)
 
 
-def write_start(student: tf.keras.Model, path: Path):
+def write_encoder(student: tf.keras.Model, path: Path):
     """Writes the weights of a student's encoder, for `weights=FILE` of other students.
 
     Kernels are float16; the others, such as the moments of batch norm, are float32.
@@ -53,8 +53,8 @@ def write_start(student: tf.keras.Model, path: Path):
         OSError: If the file cannot be written.
 
     Example:
-        >>> write_start(student, Path("start.npz"))  # doctest: +SKIP
-        >>> ct.students.create("resnet_e", num_classes=5, weights="start.npz")  # doctest: +SKIP
+        >>> write_encoder(student, Path("encoder.npz"))  # doctest: +SKIP
+        >>> ct.students.create("resnet_e", num_classes=5, weights="encoder.npz")  # doctest: +SKIP
     """
     weights = encoder_of(student).get_weights()
     write_arrays((w.astype(np.float16 if w.ndim > 1 else np.float32) for w in weights), path)
@@ -67,22 +67,22 @@ def write_arrays(arrays: Iterable[np.ndarray], path: Path):
         np.savez_compressed(beside, **numbered)
 
 
-def start_from(student: tf.keras.Model, weights: str, name: str):
-    """Gives the encoder of a student the weights of a start; the classifier keeps its own.
+def load_encoder(student: tf.keras.Model, weights: str, name: str):
+    """Gives the encoder of a student pretrained weights; the classifier keeps its own.
 
     Args:
         student: Student, whose weights are set.
-        weights: "generic", the start that comes with the library, or a file of `write_start`.
+        weights: "generic", those that come with the library, or a file of `write_encoder`.
         name: Name of the student's function.
 
     Raises:
-        ValueError: If there is no such start, or it belongs to another network.
+        ValueError: If there are no such weights, or they belong to another network.
         FileNotFoundError: If the file does not exist.
     """
-    path = STARTS / f"{name}.npz" if weights == "generic" else Path(weights)
+    path = PRETRAINED / f"{name}.npz" if weights == "generic" else Path(weights)
     if not path.exists():
         if weights == "generic":
-            raise ValueError(f"{name} has no generic start: give weights=FILE, or leave it out.")
+            raise ValueError(f"{name} has no generic weights: give weights=FILE, or leave it out.")
         raise FileNotFoundError(f"Weights {weights} do not exist: check the path.")
     encoder = encoder_of(student)
     try:

@@ -11,6 +11,7 @@ IMAGES_FILE = "images.txt"  # a digest of the training and test images
 CLASSIFIER_FILE = "teacher_classifier.keras"
 CALIBRATION_FILE = "teacher_calibration.json"
 CALIBRATION, TEACHER_STORE, REPORT = "calibration", "teacher_store", "report"
+ENCODER_FILE = "encoder.npz"  # of a pretraining
 CHECKPOINTS, FIRST_STEP, SAVED_MODEL = "checkpoints", "first_step", "saved_model"
 BEGUN = (CALIBRATION, CLASSIFIER_FILE, TEACHER_STORE, CHECKPOINTS, FIRST_STEP, METRICS_FILE)
 

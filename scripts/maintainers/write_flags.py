@@ -22,7 +22,17 @@ from candle_tf.students.bits import BITS
 from candle_tf.teacher import CALIBRATIONS, PREPROCESSING
 from candle_tf.utils.distribution import STRATEGIES
 
-COMMANDS = ("train", "evaluate", "export", "predict", "benchmark", "describe", "report", "compare")
+COMMANDS = (
+    "train",
+    "pretrain",
+    "evaluate",
+    "export",
+    "predict",
+    "benchmark",
+    "describe",
+    "report",
+    "compare",
+)
 CHOICES = {  # of flags of a run that take a name
     "method": METHODS,
     "profile": ct.data.PROFILES,

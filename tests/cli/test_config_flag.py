@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from absl import flags
-from candle_tf.cli import configs, run_flags
+from candle_tf.cli import run_flags
+from candle_tf.utils import configs
 
 ROOT = Path(__file__).parents[2]
 

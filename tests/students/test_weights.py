@@ -1,21 +1,21 @@
-"""Starts: the weights of an encoder that other students train from."""
+"""Pretrained encoders, which other students start from."""
 
 import candle_tf as ct
 import numpy as np
 import pytest
-from candle_tf.students.weights import write_start
+from candle_tf.students.weights import write_encoder
 
 SMALL = "resnet_e:width=0.25,blocks=(1,1)"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A student with weights that no initializer gives, and its start."""
+    """A student with weights that no initializer gives, and the file of its encoder."""
     student = ct.students.create(SMALL, num_classes=4)
     generator = np.random.default_rng(0)
     student.set_weights([generator.uniform(0.1, 1.0, w.shape) for w in student.get_weights()])
-    path = tmp_path_factory.mktemp("start") / "start.npz"
-    write_start(student, path)
+    path = tmp_path_factory.mktemp("encoder") / "encoder.npz"
+    write_encoder(student, path)
     return student, path
 
 
@@ -49,7 +49,7 @@ def test_weights_of_another_network_are_refused(made, spec, problem):
 def test_weights_that_are_not_there_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.npz do not exist"):
         ct.students.create(SMALL, num_classes=4, weights="nowhere.npz")
-    with pytest.raises(ValueError, match="mobilenet_v2 has no generic start"):
+    with pytest.raises(ValueError, match="mobilenet_v2 has no generic weights"):
         ct.students.create("mobilenet_v2", num_classes=4, weights="generic")
     (tmp_path / "text.npz").write_text("not an archive")
     with pytest.raises(ValueError, match="do not fit"):

@@ -205,8 +205,10 @@ def load(
     check(own)
     line = said(own)
     print(*own.notes, line, sep="\n")  # before `look`, which may take long
-    own, looks = look(own, on_bad_image, cache)
-    return own, to_examples(own, looks), line
+    left, looks = look(own, on_bad_image, cache)
+    if left.left_out > own.left_out:
+        check(left)  # a class may have no image left
+    return left, to_examples(left, looks), line
 
 
 def class_names(own: OwnFiles) -> list[str]:
@@ -252,7 +254,7 @@ def look(
         The set without skipped images, and by split the result of the look at its images.
 
     Raises:
-        ValueError: For images that cannot be read, or a class that has no image left.
+        ValueError: For images that cannot be read.
     """
     paths = {name: [as_on_disk(own.root, p) for p in f.paths] for name, f in own.splits.items()}
     every = look_at_files([path for some in paths.values() for path in some], cache)
@@ -280,8 +282,6 @@ def look(
         splits[name], looks[name] = files.take(good), seen.take(good)
     count = sum(map(bool, every.problems))
     left = replace(own, splits=splits, left_out=own.left_out + count, notes=[*own.notes, *skipped])
-    if count:
-        check(left)
     return left, looks
 
 

@@ -1,0 +1,38 @@
+"""Trains the encoder of a student on images without labels, for students that start from it.
+
+    candle-tf pretrain --dataset=folder:photos --workdir=runs/photos
+    candle-tf train --dataset=folder:birds --workdir=runs/birds --student=STUDENT
+
+with STUDENT "resnet_e:weights='runs/photos/encoder.npz'".
+
+The student learns the features of the teacher. Labels are not used, and --dataset=folder:DIR takes
+all images below the folder. The same command again continues an interrupted pretraining.
+"""
+
+import dataclasses
+import signal
+import sys
+
+from absl import flags
+from candle_tf.cli import run_flags
+from candle_tf.pretraining import job
+from candle_tf.runs.checkpoints import INTERRUPTED
+from candle_tf.utils import configs
+
+
+def pretrain():
+    """Trains the encoder of the flags."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+    settings = dataclasses.asdict(run_flags.settings(flags.FLAGS))
+    job.pretrain(**{name: value for name, value in settings.items() if name not in job.UNUSED})
+
+
+def main():
+    """Defines the flags and starts the pretraining."""
+    configs.define()
+    run_flags.define(omit=job.UNUSED)
+    run_flags.start(pretrain)
+
+
+if __name__ == "__main__":
+    main()
