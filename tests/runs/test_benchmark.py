@@ -83,6 +83,17 @@ def test_a_data_set_cannot_choose_the_method():
         plan(["crt"], datasets=["digits:method='crt'"])
 
 
+def test_a_set_may_have_settings_for_some_of_the_methods(tmp_path):
+    datasets = [f"digits:teacher_store={str(tmp_path)!r}"]
+    candle, alone = plan(["candle", "balanced_softmax"], datasets=datasets)
+    assert candle.settings.teacher_store == str(tmp_path)
+    assert alone.settings.teacher_store is None
+    with pytest.raises(ValueError, match="needs a method with a teacher"):
+        plan([f"balanced_softmax:teacher_store={str(tmp_path)!r}"])
+    with pytest.raises(ValueError, match="needs a method with a teacher"):
+        plan(["balanced_softmax:teacher_store='other'"], datasets=datasets)
+
+
 def test_a_cells_directory_is_that_of_what_it_runs():
     def directories(methods, **changes):
         base = dataclasses.replace(BASE, **changes)
