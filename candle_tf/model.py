@@ -64,7 +64,7 @@ class CandleModel(StudentModel):
             which follows from the calibration's cross-validation.
         mixup: Parameter alpha of mixup; 0 mixes nothing.
         linear_adapter: Whether the adapter ends in its batch norm, without the paper's leaky ReLU:
-            for features that are as often negative as positive, such as standardised ones.
+            for features that are often negative, such as standardised ones.
         image_size: Base size in pixels, as in `StudentModel`.
         seed: Seed of the drawn resolutions, the mixup and the initial weights.
 
@@ -161,7 +161,7 @@ class CandleModel(StudentModel):
         return {**super().get_compile_config(), "balancer_optimizer": own}
 
     def entrance(self, where):
-        return Entrance(where, self.student.output_shape[-1], of_stores=where == "fit")
+        return Entrance(where, self.student.output_shape[-1], takes_stores=where == "fit")
 
     def train_step(self, data):
         """Makes one update: the student descends on L, the balancer ascends on L.

@@ -17,7 +17,13 @@ from absl import flags
 from candle_tf.cli import run_flags
 from candle_tf.pretraining import job
 from candle_tf.runs.checkpoints import INTERRUPTED
-from candle_tf.utils import configs
+
+TEXTS = {
+    "dataset": "Images: 'folder:DIR' for all images below a folder; or a set whose labels are not "
+    "used: 'tfds:NAME', 'list:TRAIN.txt,TEST.txt', 'csv:FILE' or 'digits'.",
+    "epochs": "Epochs of the training. If not given, the run plans passes over the images.",
+    "minutes": "Minutes for the teacher and the training together, in place of `epochs`.",
+}
 
 
 def pretrain():
@@ -29,8 +35,7 @@ def pretrain():
 
 def main():
     """Defines the flags and starts the pretraining."""
-    configs.define()
-    run_flags.define(omit=job.UNUSED)
+    run_flags.define(omit=job.UNUSED, texts=TEXTS)
     run_flags.start(pretrain)
 
 

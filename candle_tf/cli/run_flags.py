@@ -4,8 +4,9 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import tensorflow as tf
 from absl import app, flags, logging
@@ -25,13 +26,23 @@ DEFINE = {
 }
 
 
-def define(values: flags.FlagValues = flags.FLAGS, omit: Sequence[str] = ()):
-    """Defines the flags of a run, except those to omit."""
+def define(
+    values: flags.FlagValues = flags.FLAGS,
+    omit: Sequence[str] = (),
+    texts: Mapping[str, str] = MappingProxyType({}),
+):
+    """Defines the flags of a run, except those to omit.
+
+    Args:
+        values: Flags to which they are added.
+        omit: Names of flags that the command does not have.
+        texts: Help of flags that have another one in the command, by name.
+    """
     for field in dataclasses.fields(Settings):
         if field.name not in omit:
             kind, several = kind_of(field)
             define_one = flags.DEFINE_list if several else DEFINE[kind]
-            text = as_flags(field.metadata["help"])
+            text = as_flags(texts.get(field.name, field.metadata["help"]))
             define_one(field.name, field.default, text, flag_values=values)
 
 

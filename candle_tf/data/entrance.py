@@ -71,11 +71,11 @@ class Entrance:
     Args:
         where: Name of the call, for messages.
         num_classes: Number of classes.
-        of_stores: Whether the call takes the batches of a `TeacherStore`.
+        takes_stores: Whether the call takes the batches of a `TeacherStore`.
     """
 
-    def __init__(self, where: str, num_classes: int, of_stores: bool = False):
-        self.where, self.num_classes, self.of_stores = where, num_classes, of_stores
+    def __init__(self, where: str, num_classes: int, takes_stores: bool = False):
+        self.where, self.num_classes, self.takes_stores = where, num_classes, takes_stores
         self.found: list[ValueError] = []
 
     def checked(self, x: Any, y: Any = None) -> Any:
@@ -91,7 +91,7 @@ class Entrance:
         if isinstance(x, tf.data.Dataset):
             check_spec(x.element_spec, self.where)
             images, _, _ = tf.keras.utils.unpack_x_y_sample_weight(x.element_spec)
-            if isinstance(images, Mapping) and not self.of_stores:
+            if isinstance(images, Mapping) and not self.takes_stores:
                 raise ValueError(
                     f"{self.where}: the batches are dictionaries of {', '.join(images)}: give "
                     "batches of (images, labels). Those of a TeacherStore are for CandleModel.fit."

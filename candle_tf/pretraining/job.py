@@ -1,16 +1,16 @@
 """Pretraining: a student learns a teacher's features from images without labels.
 
-The features g are standardised over the images, each to mean 0 and variance 1. Otherwise their
-common mean would be most of what the student can match: after a ReLU, a constant vector comes near
-all of them. The student f and its linear adapter a then minimise
+The teacher's features g are standardised over the images, each to mean 0 and variance 1. Without
+this, a student could return one vector for all images: after a ReLU, the features share a large
+mean. The student's features f and a linear adapter a then minimise
 
     L_FS = 2 - 2 cos(a(f(x)), g(x))
 
-with mixup, from a store of the teacher's outputs. Other students start from the encoder.
+with mixup, from a store of the teacher's outputs.
 """
 
 import dataclasses
-import os
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,31 +22,38 @@ from candle_tf.model import CandleModel
 from candle_tf.pretraining.images import load_unlabelled
 from candle_tf.runs.build import computing_in
 from candle_tf.runs.fit import annealed_rate, complete_store, fit
+from candle_tf.runs.job import say_few_updates, say_kept
 from candle_tf.runs.plan import check_store, decide_epochs, decide_views
 from candle_tf.runs.run import Run
-from candle_tf.runs.settings import Settings
-from candle_tf.runs.workdir import check_workdir, claimed_workdir
+from candle_tf.runs.settings import settings_of
+from candle_tf.runs.workdir import check_images, check_workdir, claimed_workdir
+from candle_tf.student_model import StudentModel
 from candle_tf.students.weights import write_encoder
 from candle_tf.teacher import Teacher
-from candle_tf.utils.names import lookup
+from candle_tf.utils.files import read_json, write_text
 from candle_tf.utils.optimizers import build_optimizer
-from candle_tf.utils.run_files import CALIBRATION, CHECKPOINTS, ENCODER_FILE
+from candle_tf.utils.run_files import CALIBRATION, CHECKPOINTS, ENCODER_FILE, PRETRAINING_FILE
 
 UNUSED = (  # settings without a meaning here
-    "calibration calibration_epochs calibration_views first_stage imbalance_ratio label_smoothing "
-    "label_weight lambda_per_sample method n_max prior_adjusted profile sampler strategy "
-    "sync_batch_norm temperature two_step validation_split"
+    "cache calibration calibration_epochs calibration_views first_stage imbalance_ratio "
+    "label_smoothing label_weight lambda_per_sample method n_max prior_adjusted profile sampler "
+    "strategy sync_batch_norm temperature two_step validation_split"
 ).split()
-METHOD = {"method": "candle_feature", "sampler": "instance_balanced", "label_weight": 0.0}
-MOST_STANDARDIZED = 4096  # images whose features give mean and variance
-LEAST_VARIANCE = 1e-6  # a feature that hardly varies would be noise
+FIXED = {
+    "method": "candle_feature",
+    "sampler": "instance_balanced",
+    "label_weight": 0.0,
+    "calibration_views": 1,  # the images are encoded once, to standardise the features
+}
+MOST_MEASURED = 4096  # images whose features give mean and variance
+LEAST_VARIANCE = 0.01  # of the mean variance: a feature that hardly varies would be noise
 
 
 def pretrain(dataset: str, *, workdir: str, **settings) -> Path:
     """Trains the encoder of a student on images without labels, and returns its file.
 
-    Give the file to a student: `students.create("resnet_e", num_classes=5, weights=FILE)`. The same
-    call again continues an interrupted pretraining.
+    Other students start from it: `students.create("resnet_e", num_classes=5, weights=FILE)`. The
+    same call again continues an interrupted pretraining.
 
     Args:
         dataset: Images, such as "folder:photos": see `candle_tf.pretraining.load_unlabelled`.
@@ -58,67 +65,93 @@ def pretrain(dataset: str, *, workdir: str, **settings) -> Path:
 
     Example:
         >>> encoder = ct.pretrain("folder:photos", workdir="runs/photos")  # doctest: +SKIP
-        >>> ct.train("folder:birds", workdir="runs/birds",
-        ...          student=f"resnet_e:weights='{encoder}'")  # doctest: +SKIP
+        >>> student = f"resnet_e:weights='{encoder}'"
+        >>> ct.train("folder:birds", workdir="runs/birds", student=student)  # doctest: +SKIP
     """
-    names = {field.name: field for field in dataclasses.fields(Settings)}
-    for name in UNUSED:
-        del names[name]
-    for name in settings:
-        lookup("setting of a pretraining", name, names)
-    run = Run(Settings(dataset=dataset, workdir=os.fspath(workdir), **settings, **METHOD))
+    made = settings_of(dataset, workdir, settings, UNUSED)
+    if made.epochs == 0:
+        raise ValueError("`epochs` is 0 but must be at least 1: a pretraining trains.")
+    run = Run(dataclasses.replace(made, **FIXED))
     given, file = run.given, run.workdir / ENCODER_FILE
+    say_kept(run)
     run.examples = load_unlabelled(
         given.dataset, given.data_dir, given.download, given.on_bad_image
     )
-    check_workdir(run.workdir, run.settings.to_flags())
+    check_workdir(run.workdir, flags_of(run))
+    check_images(run.workdir, run.examples.fingerprint())
     if file.exists():
-        print(f"{file} is there: this pretraining is finished.")
-        return file
+        return told(run)
     with computing_in(run.settings.precision):
         student = run.build_student(num_classes=1)
+    StudentModel(student, resolutions=run.settings.resolutions)  # refuses sizes that cannot work
     if given.minutes:
         decide_epochs(run, student)
+    say_few_updates(run)
     if run.settings.teacher_views is None:
         decide_views(run)
-    with claimed_workdir(run.workdir, run.settings.to_flags(), run.examples):
+    with claimed_workdir(run.workdir, flags_of(run), run.examples):
         run.teacher = standardized(run)
         if run.settings.teacher_views:
             check_store(run)
         model = train_encoder(run, student)
+        measured = {
+            "held_out_feature_term": held_out_term(run, model),
+            "held_out_images": len(run.examples.test),
+            "images": len(run.examples.train),
+            "updates": run.updates,
+        }
+        write_text(run.workdir / PRETRAINING_FILE, json.dumps(measured, indent=1) + "\n")
         write_encoder(model.student, file)
-    term = float(np.mean([held_out_term(model, *batch) for batch in held_out(run)]))
-    print(f"L_FS on {len(run.examples.test)} held-out images: {term:.3f}; 2 for a constant vector")
-    print(f"Wrote {file}")
+    return told(run)
+
+
+def flags_of(run: Run) -> str:
+    """Returns the flag file of a pretraining."""
+    lines = run.settings.to_flags().splitlines(keepends=True)
+    left_out = tuple(f"--{name}=" for name in UNUSED)
+    return "".join(line for line in lines if not line.startswith(left_out))
+
+
+def told(run: Run) -> Path:
+    """Prints the result of a finished pretraining, and returns the encoder's file."""
+    measured = read_json(run.workdir / PRETRAINING_FILE, dict, "delete the workdir")
+    file = run.workdir / ENCODER_FILE
+    print(
+        f"L_FS on {measured['held_out_images']} held-out images: "
+        f"{measured['held_out_feature_term']:.3f}. It is 2 if the student tells nothing apart.\n"
+        f"{file} has the encoder."
+    )
     return file
 
 
 def standardized(run: Run) -> Teacher:
-    """Returns the run's teacher with standardised features, and with no class to tell apart."""
+    """Returns the run's teacher with standardised features, and logits of a single class."""
     teacher, train = run.teacher, run.examples.train
-    some = train.take(np.arange(min(len(train), MOST_STANDARDIZED)))
-    batches = run.evaluation_batches(some, image_size=run.view_size)
+    drawn = np.random.default_rng(run.settings.seed).permutation(len(train))[:MOST_MEASURED]
+    sample = train.take(np.sort(drawn))
     features, _ = encode_dataset(
-        teacher.embedder(len(some)),
-        batches,
-        [len(some)],
+        teacher.embedder(len(sample)),
+        run.evaluation_batches(sample, image_size=run.view_size),
+        [len(sample)],
         directory=run.workdir / CALIBRATION,
         made_of=teacher.made_of(),
     )
+    variance = features.var(axis=0, dtype=np.float64)
     layer = tf.keras.layers.Normalization(
         mean=features.mean(axis=0, dtype=np.float64),
-        variance=features.var(axis=0, dtype=np.float64) + LEAST_VARIANCE,
+        variance=np.maximum(variance, LEAST_VARIANCE * variance.mean()),
         dtype="float32",
+        name="standardized_features",
     )
     encoder = tf.keras.Model(teacher.encoder.input, layer(teacher.encoder.output))
-    same = Teacher(encoder, teacher.image_size, preprocessing=teacher.preprocessing.mode)
-    nothing = np.zeros((teacher.width, 1)), np.zeros(1)
-    same.set_classifier(*nothing, CrossValidation(0.0, [float("nan")], [len(train)]))
-    return same
+    made = Teacher(encoder, teacher.image_size, preprocessing=teacher.preprocessing.mode)
+    kernel, bias = np.zeros((teacher.width, 1)), np.zeros(1)
+    made.set_classifier(kernel, bias, CrossValidation(0.0, [float("nan")], [len(train)]))
+    return made
 
 
 def train_encoder(run: Run, student: tf.keras.Model) -> CandleModel:
-    """Returns the model whose student learns the teacher's features."""
+    """Returns the model whose student has learned the teacher's features."""
     settings = run.settings
     with computing_in(settings.precision):
         model = CandleModel(
@@ -137,11 +170,11 @@ def train_encoder(run: Run, student: tf.keras.Model) -> CandleModel:
     return model
 
 
-def held_out(run: Run) -> tf.data.Dataset:
-    """Returns the batches of the held-out images, at the size that the teacher is shown."""
-    return run.evaluation_batches(run.examples.test, image_size=run.view_size)
-
-
-def held_out_term(model: CandleModel, images: tf.Tensor, _) -> np.ndarray:
-    """Returns L_FS of each image of a batch, (batch,)."""
-    return feature_similarity(model.adapter(model.embed(images)), model.teacher.embed(images))
+def held_out_term(run: Run, model: CandleModel) -> float:
+    """Returns the mean L_FS of the held-out images."""
+    batches = run.evaluation_batches(run.examples.test, image_size=run.view_size)
+    terms = [
+        feature_similarity(model.adapter(model.embed(images)), model.teacher.embed(images))
+        for images, _ in batches
+    ]
+    return float(np.mean(np.concatenate(terms)))

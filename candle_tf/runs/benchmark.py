@@ -104,7 +104,9 @@ def plan(
             seeded = dataclasses.replace(on_dataset, seed=seed, workdir=output)
             data = canonical(seeded)
             for row, settings in overrides(seeded, "method", methods).items():
-                settings = without_unread(settings, seeded, base)
+                # What the set gives and the method does not read; what the row gives is checked.
+                unread = [n for n in settings.unread if getattr(settings, n) == getattr(seeded, n)]
+                settings = dataclasses.replace(settings, **{n: getattr(base, n) for n in unread})
                 first = first_stage_of(settings)
                 settings = placed(f"{dataset}, {row}", settings, output)
                 if first:
@@ -115,19 +117,6 @@ def plan(
                 cells.append(Cell(dataset, row, settings, other_data))
     rows = {cell.settings.workdir for cell in cells}
     return [*(cell for workdir, cell in firsts.items() if workdir not in rows), *cells]
-
-
-def without_unread(settings: Settings, on_dataset: Settings, base: Settings) -> Settings:
-    """Returns a cell's settings without those of its data set that its method does not read.
-
-    A set may name a `teacher_store`, which methods without a teacher do not read.
-    """
-    unread = {
-        name: getattr(base, name)
-        for name in settings.unread
-        if getattr(settings, name) == getattr(on_dataset, name)  # not the row's own
-    }
-    return dataclasses.replace(settings, **unread)
 
 
 def placed(name: str, settings: Settings, output: str) -> Settings:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from candle_tf.runs.evaluate import classifier_norms, student_size
 from candle_tf.runs.fit import build_model, complete_store, fit
 from candle_tf.runs.plan import check_store, decide_epochs, decide_views
 from candle_tf.runs.run import Run
-from candle_tf.runs.settings import Settings
+from candle_tf.runs.settings import Settings, settings_of
 from candle_tf.runs.workdir import check_workdir, claimed_workdir, of_earlier_version
 from candle_tf.student_model import StudentModel
 from candle_tf.students import bits
@@ -34,7 +33,6 @@ from candle_tf.utils.distribution import (
     stopping_with_the_others,
 )
 from candle_tf.utils.files import read_json, write_text, written_beside
-from candle_tf.utils.names import lookup
 from candle_tf.utils.run_files import (
     CALIBRATION,
     CALIBRATION_FILE,
@@ -69,12 +67,7 @@ def train(dataset: str, *, workdir: str, **settings) -> Run:
         >>> print(run.summary())  # doctest: +SKIP
         >>> run.export("photos.tflite", format="lce")  # doctest: +SKIP
     """
-    if not isinstance(workdir, (str, os.PathLike)):
-        raise ValueError(f"workdir is {workdir!r}: name the directory that the run writes to.")
-    names = {field.name: field for field in dataclasses.fields(Settings)}
-    for name in settings:
-        lookup("setting", name, names)
-    finished, _ = run_to_the_end(Settings(dataset=dataset, workdir=str(workdir), **settings))
+    finished, _ = run_to_the_end(settings_of(dataset, workdir, settings))
     return finished
 
 
@@ -105,9 +98,7 @@ def run_to_the_end(settings: Settings) -> tuple[Run, dict]:
 def complete(run: Run) -> dict:
     """Does this process's part of a run, and returns the results."""
     settings, first = run.settings, run.first_stage
-    if run.kept and run.leads:
-        kept = ", ".join(f"{name}={getattr(settings, name)}" for name in run.kept)
-        print(f"Kept from the run that began here: {kept}; other values need another workdir")
+    say_kept(run)
     run.share.batch_size(settings.batch_size)  # refuses parts of different sizes
     check_workdir(run.workdir, settings.to_flags())
     if settings.calibrates and of_earlier_version(run.workdir):
@@ -146,6 +137,23 @@ def complete(run: Run) -> dict:
     return results
 
 
+def say_kept(run: Run):
+    """Prints the settings that are not given and come from the run that began in the workdir."""
+    if run.kept and run.leads:
+        kept = ", ".join(f"{name}={getattr(run.given, name)}" for name in run.kept)
+        print(f"Kept from the run that began here: {kept}; other values need another workdir")
+
+
+def say_few_updates(run: Run):
+    """Prints a warning if a run that chose its number of updates has only a few."""
+    chosen = run.given.minutes or run.given.steps_per_epoch is None
+    if 0 < run.updates < FEW_UPDATES and chosen and run.leads:
+        print(
+            f"Only {run.updates} updates in all, {run.steps_per_epoch} per epoch. A student needs "
+            f"thousands: give it more {'minutes' if run.given.minutes else 'steps per epoch'}."
+        )
+
+
 def prepare(run: Run) -> tuple[tf.keras.Model, dict[str, float]]:
     """Makes teacher, data and student, so that no mistake is found only after long work.
 
@@ -162,12 +170,7 @@ def prepare(run: Run) -> tuple[tf.keras.Model, dict[str, float]]:
     StudentModel(student, resolutions=settings.resolutions)  # refuses sizes that cannot work
     if run.given.minutes:
         decide_epochs(run, student)
-    chosen = run.given.minutes or settings.steps_per_epoch is None
-    if 0 < run.updates < FEW_UPDATES and chosen and run.leads:
-        print(
-            f"Only {run.updates} updates in all, {run.steps_per_epoch} per epoch. A student needs "
-            f"thousands: give it more {'minutes' if run.given.minutes else 'steps per epoch'}."
-        )
+    say_few_updates(run)
     if settings.epochs and run.method.distills and settings.teacher_views is None:
         decide_views(run)
     if settings.epochs and run.settings.teacher_views and run.leads:

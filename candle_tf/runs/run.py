@@ -39,6 +39,7 @@ from candle_tf.utils.run_files import (
     METRICS_FILE,
     REPORT,
     TEACHER_STORE,
+    UNLABELLED,
     read_results,
 )
 
@@ -222,8 +223,13 @@ class Run:
 
         Raises:
             FileNotFoundError: If the run has no checkpoint yet.
-            ValueError: If the run trains no student, or its last checkpoint is damaged.
+            ValueError: If the run trains no student of classes, or its last checkpoint is damaged.
         """
+        if self.class_names == [UNLABELLED]:
+            raise ValueError(
+                f"{self.workdir} holds a pretraining, whose student tells no classes apart: train "
+                f"one that starts from it, `student=resnet_e:weights='{self.workdir}/encoder.npz'`."
+            )
         student = self.build_student(len(self.class_names), pretrained=False)
         if not self.settings.epochs:
             raise ValueError(f"{self.workdir} has trained no student: it ran with `epochs=0`.")

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from candle_tf import data, students
@@ -418,6 +418,9 @@ def canonical(settings: Settings) -> Settings:
         value = getattr(settings, name)
         if value != ours and os.path.exists(file := absolute(value) or ""):
             changes[name] = file
+    weights = students.parse(settings.student)[1].get("weights")
+    if isinstance(weights, str) and os.path.exists(file := absolute(weights) or ""):
+        changes["student"] = settings.student.replace(weights, file)
     changes |= {name: getattr(method, name) for name in OWN}
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     changes |= {name: defaults[name] for name in settings.unread}
@@ -439,6 +442,29 @@ def first_stage_of(settings: Settings) -> Settings | None:
     if not method.second_stage:
         changes["sampler"] = None  # the given one is for the stage that follows
     return dataclasses.replace(settings, **changes)
+
+
+def settings_of(
+    dataset: str, workdir: str | os.PathLike, given: Mapping, unused: Sequence[str] = ()
+) -> Settings:
+    """Returns the settings of a call in Python.
+
+    Args:
+        dataset: Name of the data set.
+        workdir: Directory that the run writes to.
+        given: Further settings by name.
+        unused: Names of settings that the call does not take.
+
+    Raises:
+        ValueError: For a name that no setting has, or a workdir that is no path.
+    """
+    if not isinstance(workdir, (str, os.PathLike)):
+        raise ValueError(f"workdir is {workdir!r}: name the directory that the run writes to.")
+    fields = (field.name for field in dataclasses.fields(Settings))
+    known = dict.fromkeys(name for name in fields if name not in unused)
+    for name in given:
+        lookup("setting", name, known)
+    return Settings(dataset=dataset, workdir=os.fspath(workdir), **given)
 
 
 def kind_of(field: dataclasses.Field) -> tuple[type, bool]:

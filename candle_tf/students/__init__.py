@@ -32,8 +32,8 @@ def create(
         num_classes: Width of the classifier.
         image_size: Side of the input in pixels; the student's own default where None.
         **arguments: Further arguments of the student's function, such as `width` of `resnet_e`.
-            `weights` names weights to start from, in place of random ones: "generic" or a file of
-            `candle_tf.students.weights.write_encoder`; for larq-zoo "imagenet" or a weights file.
+            `weights` names weights to start from, in place of random ones: the `encoder.npz` of a
+            pretraining; for larq-zoo also "imagenet" or a weights file.
 
     Returns:
         A functional model (batch, image_size, image_size, 3) -> logits (batch, num_classes), with
@@ -54,10 +54,12 @@ def create(
     given = {**in_spec, **arguments, "num_classes": num_classes}
     if image_size is not None:
         given["image_size"] = image_size
-    weights = given.pop("weights", None) if name in STUDENTS else None  # larq-zoo loads its own
+    weights = given.get("weights")
+    if name in STUDENTS or str(weights).endswith(".npz"):
+        given.pop("weights", None)
     student = factories(name)[name](**given)
-    if weights:
-        load_encoder(student, weights, name)
+    if weights and "weights" not in given:  # larq-zoo loads others itself
+        load_encoder(student, weights)
     return student
 
 

@@ -1,9 +1,10 @@
-"""A student's weights in one file: of a trained student, or of an encoder that others start from.
+"""A student's weights in one file: all of them, or those of its encoder, from which others start.
 
 A trained student's binary kernels are kept as signs, one bit each. An encoder keeps the real-valued
 kernels behind the signs, which training changes, in half precision.
 """
 
+import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,8 +14,6 @@ import larq as lq
 import numpy as np
 import tensorflow as tf
 from candle_tf.utils.files import written_beside
-
-PRETRAINED = Path(__file__).parents[1] / "assets"
 
 
 def write_weights(student: tf.keras.Model, path: Path):
@@ -41,7 +40,7 @@ def write_weights(student: tf.keras.Model, path: Path):
 
 
 def write_encoder(student: tf.keras.Model, path: Path):
-    """Writes the weights of a student's encoder, for `weights=FILE` of other students.
+    """Writes the weights of a student's encoder, from which other students start.
 
     Kernels are float16; the others, such as the moments of batch norm, are float32.
 
@@ -67,30 +66,31 @@ def write_arrays(arrays: Iterable[np.ndarray], path: Path):
         np.savez_compressed(beside, **numbered)
 
 
-def load_encoder(student: tf.keras.Model, weights: str, name: str):
+def load_encoder(student: tf.keras.Model, path: str | os.PathLike):
     """Gives the encoder of a student pretrained weights; the classifier keeps its own.
 
     Args:
         student: Student, whose weights are set.
-        weights: "generic", those that come with the library, or a file of `write_encoder`.
-        name: Name of the student's function.
+        path: File of `write_encoder`.
 
     Raises:
-        ValueError: If there are no such weights, or they belong to another network.
+        ValueError: If the file is damaged, or belongs to another network.
         FileNotFoundError: If the file does not exist.
     """
-    path = PRETRAINED / f"{name}.npz" if weights == "generic" else Path(weights)
-    if not path.exists():
-        if weights == "generic":
-            raise ValueError(f"{name} has no generic weights: give weights=FILE, or leave it out.")
-        raise FileNotFoundError(f"Weights {weights} do not exist: check the path.")
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(
+            f"weights is {path!r}: name a file, such as the encoder.npz of a pretraining."
+        )
+    file = Path(path).expanduser()
+    if not file.exists():
+        raise FileNotFoundError(f"Weights {file} do not exist: check the path.")
     encoder = encoder_of(student)
     try:
-        encoder.set_weights(read_weights(path, [w.shape for w in encoder.get_weights()]))
-    except ValueError as error:
+        encoder.set_weights(read_weights(file, [w.shape for w in encoder.get_weights()]))
+    except (ValueError, OSError) as error:
         raise ValueError(
-            f"The weights {weights!r} do not fit this {name} ({error}): build it with the same "
-            "arguments as the student that they come from, such as width and blocks."
+            f"{file} has no weights for this {student.name} ({error}): name the encoder.npz of a "
+            "pretraining, and build the student with the same arguments, such as width and blocks."
         ) from error
 
 
@@ -111,7 +111,7 @@ def read_weights(path: Path, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarr
         OSError: If the file cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as arrays:
             if len(arrays.files) != len(shapes):
                 raise ValueError(f"{len(arrays.files)} arrays for {len(shapes)} weights")
             return [*unpacked(arrays, shapes)]
@@ -125,5 +125,7 @@ def unpacked(arrays: np.lib.npyio.NpzFile, shapes: Sequence[tuple[int, ...]]) ->
         array = arrays[f"{i:03}"]
         if array.dtype == np.uint8:
             bits = np.unpackbits(array, count=int(np.prod(shape)))
-            array = np.where(bits, 1, -1)
-        yield array.reshape(shape).astype(np.float32)
+            array = np.where(bits, 1, -1).reshape(shape)
+        if array.shape != tuple(shape) or array.dtype.kind not in "fi":
+            raise ValueError(f"array {i} is {array.dtype} {array.shape}, not float {tuple(shape)}")
+        yield array.astype(np.float32)

@@ -11,9 +11,18 @@ IMAGES_FILE = "images.txt"  # a digest of the training and test images
 CLASSIFIER_FILE = "teacher_classifier.keras"
 CALIBRATION_FILE = "teacher_calibration.json"
 CALIBRATION, TEACHER_STORE, REPORT = "calibration", "teacher_store", "report"
-ENCODER_FILE = "encoder.npz"  # of a pretraining
+ENCODER_FILE, PRETRAINING_FILE = "encoder.npz", "pretraining.json"
+UNLABELLED = "unlabelled"  # the only class of a pretraining
 CHECKPOINTS, FIRST_STEP, SAVED_MODEL = "checkpoints", "first_step", "saved_model"
-BEGUN = (CALIBRATION, CLASSIFIER_FILE, TEACHER_STORE, CHECKPOINTS, FIRST_STEP, METRICS_FILE)
+BEGUN = (
+    CALIBRATION,
+    CLASSIFIER_FILE,
+    TEACHER_STORE,
+    CHECKPOINTS,
+    FIRST_STEP,
+    METRICS_FILE,
+    ENCODER_FILE,
+)
 
 
 def has_begun(workdir: Path) -> bool:

@@ -5,11 +5,13 @@ import shutil
 import candle_tf as ct
 import numpy as np
 import pytest
+from candle_tf.cli.run_flags import run_of
 from candle_tf.pretraining import load_unlabelled
-from candle_tf.pretraining.job import standardized
+from candle_tf.pretraining.job import flags_of, standardized
 from candle_tf.runs.checkpoints import Checkpoints
 from candle_tf.runs.run import Run
 from candle_tf.runs.settings import Settings
+from candle_tf.runs.workdir import claimed_workdir
 from PIL import Image
 from tiny_runs import history
 
@@ -71,9 +73,36 @@ def test_a_finished_pretraining_is_left_alone(made, capsys):
     workdir, file = made
     before = file.stat().st_mtime_ns
     assert ct.pretrain("digits", workdir=workdir, **TINY) == file
-    assert "is finished" in capsys.readouterr().out and file.stat().st_mtime_ns == before
+    assert "L_FS on 28 held-out images: 1." in capsys.readouterr().out
+    assert file.stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="holds another run"):
         ct.pretrain("digits", workdir=workdir, **{**TINY, "epochs": 4})
+
+
+@pytest.mark.long
+def test_its_student_is_not_taken_for_a_classifier(made):
+    run = run_of(str(made[0]))
+    with pytest.raises(ValueError, match="holds a pretraining.*weights="):
+        run.restore()
+
+
+def test_an_encoder_of_unknown_origin_is_not_taken(tmp_path):
+    (tmp_path / "encoder.npz").write_bytes(b"of something else")
+    with pytest.raises(ValueError, match="without its flags.cfg"):
+        ct.pretrain("digits", workdir=tmp_path, **TINY)
+
+
+def test_other_images_than_before_are_refused(photos, tmp_path):
+    workdir = tmp_path / "run"
+    data = load_unlabelled(f"folder:{photos}")
+    settings = {**TINY, "teacher": "keras:MobileNet:alpha=0.25", "teacher_weights": ""}
+    run = Run(Settings(str(workdir), f"folder:{photos}", **settings))
+    run.examples = data
+    with claimed_workdir(workdir, flags_of(run), data):
+        (workdir / "encoder.npz").touch()
+    (photos / "0.png").unlink()
+    with pytest.raises(ValueError, match="has other images"):
+        ct.pretrain(f"folder:{photos}", workdir=workdir, **settings)
 
 
 @pytest.mark.long
@@ -86,7 +115,8 @@ def test_the_features_are_standardised(tmp_path):
         np.concatenate([t.embed(images).numpy() for images, _ in batches])
         for t in (run.teacher, teacher)
     )
-    expected = (plain - plain.mean(axis=0)) / np.sqrt(plain.var(axis=0) + 1e-6)
+    variance = plain.var(axis=0)
+    expected = (plain - plain.mean(axis=0)) / np.sqrt(np.maximum(variance, 0.01 * variance.mean()))
     np.testing.assert_allclose(seen, expected, atol=1e-3)
     assert teacher.class_counts == [len(run.examples.train)]  # no class to tell apart
 
@@ -128,7 +158,12 @@ def test_too_few_images_are_refused(photos, tmp_path):
         load_unlabelled(f"folder:{tmp_path / 'empty'}")
 
 
+def test_no_epochs_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`epochs` is 0 but must be at least 1"):
+        ct.pretrain("digits", workdir=tmp_path, **{**TINY, "epochs": 0})
+
+
 @pytest.mark.parametrize("name", ["method", "label_weight", "imbalance_ratio", "colour"])
 def test_settings_without_a_meaning_are_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=f"setting of a pretraining.*{name}"):
+    with pytest.raises(ValueError, match=f"Unknown setting {name!r}"):
         ct.pretrain("digits", workdir=tmp_path, **{name: None})
