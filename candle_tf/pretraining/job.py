@@ -65,7 +65,7 @@ def pretrain(dataset: str, *, workdir: str, **settings) -> Path:
 
     Example:
         >>> encoder = ct.pretrain("folder:photos", workdir="runs/photos")  # doctest: +SKIP
-        >>> student = f"resnet_e:weights='{encoder}'"
+        >>> student = f"resnet_e:weights='{encoder}'"  # doctest: +SKIP
         >>> ct.train("folder:birds", workdir="runs/birds", student=student)  # doctest: +SKIP
     """
     made = settings_of(dataset, workdir, settings, UNUSED)
