@@ -36,6 +36,7 @@ from candle_tf.utils.files import read_json
 from candle_tf.utils.names import arguments_of, parse_spec
 from candle_tf.utils.run_files import (
     CLASSES_FILE,
+    ENCODER_FILE,
     METRICS_FILE,
     REPORT,
     TEACHER_STORE,
@@ -226,9 +227,10 @@ class Run:
             ValueError: If the run trains no student of classes, or its last checkpoint is damaged.
         """
         if self.class_names == [UNLABELLED]:
+            encoder = self.workdir / ENCODER_FILE
             raise ValueError(
                 f"{self.workdir} holds a pretraining, whose student tells no classes apart: train "
-                f"one that starts from it, `student=resnet_e:weights='{self.workdir}/encoder.npz'`."
+                f"one that starts from it, `student=resnet_e:weights='{encoder}'`."
             )
         student = self.build_student(len(self.class_names), pretrained=False)
         if not self.settings.epochs:

@@ -13,6 +13,7 @@ from pathlib import Path
 import larq as lq
 import numpy as np
 import tensorflow as tf
+from candle_tf.networks.surgery import split_at_features
 from candle_tf.utils.files import written_beside
 
 
@@ -55,7 +56,8 @@ def write_encoder(student: tf.keras.Model, path: Path):
         >>> write_encoder(student, Path("encoder.npz"))  # doctest: +SKIP
         >>> ct.students.create("resnet_e", num_classes=5, weights="encoder.npz")  # doctest: +SKIP
     """
-    weights = encoder_of(student).get_weights()
+    encoder, _ = split_at_features(student, own_size_only=True)
+    weights = encoder.get_weights()
     write_arrays((w.astype(np.float16 if w.ndim > 1 else np.float32) for w in weights), path)
 
 
@@ -84,7 +86,7 @@ def load_encoder(student: tf.keras.Model, path: str | os.PathLike):
     file = Path(path).expanduser()
     if not file.exists():
         raise FileNotFoundError(f"Weights {file} do not exist: check the path.")
-    encoder = encoder_of(student)
+    encoder, _ = split_at_features(student, own_size_only=True)
     try:
         encoder.set_weights(read_weights(file, [w.shape for w in encoder.get_weights()]))
     except (ValueError, OSError) as error:
@@ -92,11 +94,6 @@ def load_encoder(student: tf.keras.Model, path: str | os.PathLike):
             f"{file} has no weights for this {student.name} ({error}): name the encoder.npz of a "
             "pretraining, and build the student with the same arguments, such as width and blocks."
         ) from error
-
-
-def encoder_of(student: tf.keras.Model) -> tf.keras.Model:
-    """Returns the part of a student from the images to its layer `features`."""
-    return tf.keras.Model(student.input, student.get_layer("features").output)
 
 
 def read_weights(path: Path, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
