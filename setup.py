@@ -12,6 +12,7 @@ DOCS = [
     "mkdocs-material>=9.5,<10",
     "mkdocstrings[python]>=1,<2",
     "nbconvert>=7",  # runs the notebooks for jupytext
+    "pymdown-extensions<12",  # 12 changed what mkdocstrings 1.0 calls
 ]
 EDGE = ["larq-compute-engine>=0.16,<0.17"]
 PACKAGE = Path(__file__).with_name("candle_tf") / "__init__.py"
