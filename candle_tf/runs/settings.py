@@ -219,8 +219,8 @@ class Settings:
     )
     image_size: int | None = setting(
         None,
-        "Side in pixels of the images that the student sees; 32 if not given. An update takes four "
-        "times as long at 64.",
+        "Side in pixels of the images that the student sees; if not given, 32 for a set of images "
+        "below 64 pixels, and 64 for others.",
     )
     resolutions: tuple[int, ...] = setting(
         (),
@@ -335,12 +335,13 @@ class Settings:
         Example:
             >>> made = Settings("runs/mine", "folder:photos").planned(images=300, side=None)
             >>> made.image_size, made.teacher_image_size, made.epochs, made.steps_per_epoch
-            (32, 128, 30, 100)
+            (64, 128, 30, 100)
         """
         digits = self.dataset == "digits"
-        size = self.image_size or 32  # in the same minutes better than 64 (docs/your_images.md)
+        small = side is not None and side < 64
+        size = self.image_size or (32 if small else 64)  # docs/your_images.md
         letters = digits and self.teacher in (None, "letters")
-        views = 32 if letters else max(96 if side and side < 64 else 128, size)
+        views = 32 if letters else max(96 if small else 128, size)
         steps, epochs = self.steps_per_epoch, self.epochs
         if epochs is None:
             one_pass = max(1, images // self.batch_size)

@@ -15,6 +15,7 @@ def resnet_e(
     *,
     width: float = 1.0,
     blocks: Sequence[int] = (1, 1, 1),
+    halvings: int | None = None,
     separable_stem: bool = True,
     input_quantizer="fused_approx_sign",
     kernel_quantizer="ste_sign",
@@ -32,10 +33,11 @@ def resnet_e(
 
     Args:
         num_classes: Width of the classifier.
-        image_size: Side of the input in pixels; the stem halves it once, and again while the side
-            is above 32.
+        image_size: Side of the input in pixels.
         width: Factor on the channels.
         blocks: Number of convolutions per stage.
+        halvings: How often the stem halves the side, at least once. By default it does so until
+            about 16 pixels are left: once from 32, twice from 64, four times from 224.
         separable_stem: False for plain convolutions that stride: a little more accurate, for 31 kB.
         input_quantizer: Quantizer of the inputs, as in `larq.layers.QuantConv2D`.
         kernel_quantizer: Quantizer of the kernels, as in `larq.layers.QuantConv2D`.
@@ -49,7 +51,7 @@ def resnet_e(
         the pooled embedding in its layer `features`.
 
     Raises:
-        ValueError: If a stage has no channels or no blocks.
+        ValueError: If a stage has no channels or no blocks, or the stem does not halve the side.
 
     Example:
         >>> ct.students.resnet_e(num_classes=10, image_size=32, width=0.125).output_shape
@@ -86,9 +88,15 @@ def resnet_e(
         raise ValueError(
             f"width {width} and blocks {blocks} leave a stage without channels or blocks."
         )
+    if halvings is None:
+        halvings = max(1, round(math.log2(image_size / 16)))
+    if not isinstance(halvings, int) or not 1 <= halvings <= math.log2(image_size):
+        raise ValueError(
+            f"halvings is {halvings!r} but must be a whole number of at least 1 that leaves a "
+            f"pixel of {image_size}."
+        )
     images = tf.keras.Input((image_size, image_size, 3), name="images")
     x = standardize(images, mean, std)
-    halvings = max(1, math.ceil(math.log2(image_size / 32)))
     same = {"padding": "same", "use_bias": False}
     strides = 1 if halvings == 1 else 2
     x = tf.keras.layers.Conv2D(max(1, channels // 4), 3, strides, **same)(x)

@@ -23,10 +23,12 @@ def planned(images=300, side=None, **given) -> Settings:
     return settings.planned(images, side)
 
 
-@pytest.mark.parametrize("side, views", [(8, 96), (32, 96), (64, 128), (None, 128)])
-def test_the_teachers_size_follows_from_the_images(side, views):
+@pytest.mark.parametrize(
+    "side, student, views", [(8, 32, 96), (32, 32, 96), (64, 64, 128), (None, 64, 128)]
+)
+def test_the_sizes_follow_from_the_images(side, student, views):
     made = planned(side=side)
-    assert (made.image_size, made.teacher_image_size) == (32, views)
+    assert (made.image_size, made.teacher_image_size) == (student, views)
     assert planned(side=side, image_size=224).teacher_image_size == 224
     assert planned(side=side, teacher_image_size=100).teacher_image_size == 100
 

@@ -61,7 +61,8 @@ def test_pixels_are_standardized_by_channel():
 
 
 @pytest.mark.parametrize(
-    "image_size, stem, halvings", [(32, 2, 1), (48, 2, 1), (64, 2, 1), (65, 2, 2), (224, 3, 3)]
+    "image_size, stem, halvings",
+    [(24, 2, 1), (32, 2, 1), (48, 2, 2), (64, 2, 2), (80, 2, 2), (128, 3, 3), (224, 4, 4)],
 )
 @pytest.mark.parametrize("separable", [True, False])
 def test_the_stem_halves_large_images_again(image_size, stem, halvings, separable):
@@ -71,6 +72,17 @@ def test_the_stem_halves_large_images_again(image_size, stem, halvings, separabl
     plain, quantized = convolutions(student)
     assert [layer.filters for layer in plain] == [2, *[8] * (stem - 1)]
     assert quantized[0].input_shape[1] == -(-image_size // 2**halvings)
+
+
+def test_twice_the_side_costs_no_more_multiplications():
+    small, large = (lq.models.ModelProfile(tiny(image_size=size)) for size in (32, 64))
+    assert large.op_count("mac", 1) == small.op_count("mac", 1)
+    assert large.op_count("mac", 32) == small.op_count("mac", 32)
+
+
+def test_the_stem_halves_as_often_as_asked():
+    student = tiny(image_size=64, halvings=1)
+    assert convolutions(student)[1][0].input_shape[1] == 32
 
 
 @pytest.mark.parametrize("blocks", [(1, 1, 1), (2, 2, 2)])
