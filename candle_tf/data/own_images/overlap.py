@@ -72,9 +72,10 @@ def overlap_of(train: Examples, others: Mapping[str, Examples]) -> Overlap:
             close = [i for i in near(theirs["thumb"], marks["thumb"]) if i not in set(same)]
             counts[f"{name}_images_nearly_in_train"] = len(close)
             if close:
+                more = " more" if same else ""
                 notes.append(
-                    f"{len(close):,} more of the {name} images nearly equal a training image "
-                    f"({name_of(other, close[0])}, ...)."
+                    f"{len(close):,}{more} of {len(other):,} {name} images nearly equal a training "
+                    f"image ({name_of(other, close[0])}, ...)."
                 )
     return Overlap(counts, tuple(notes))
 
