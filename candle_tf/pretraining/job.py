@@ -25,7 +25,7 @@ from candle_tf.runs.fit import annealed_rate, complete_store, fit
 from candle_tf.runs.job import say_few_updates, say_kept
 from candle_tf.runs.plan import check_store, decide_epochs, decide_views
 from candle_tf.runs.run import Run
-from candle_tf.runs.settings import settings_of
+from candle_tf.runs.settings import PLANNED, settings_of
 from candle_tf.runs.workdir import check_images, check_workdir, claimed_workdir
 from candle_tf.student_model import StudentModel
 from candle_tf.students.weights import write_encoder
@@ -71,7 +71,8 @@ def pretrain(dataset: str, *, workdir: str, **settings) -> Path:
     made = settings_of(dataset, workdir, settings, UNUSED)
     if made.epochs == 0:
         raise ValueError("`epochs` is 0 but must be at least 1: a pretraining trains.")
-    run = Run(dataclasses.replace(made, **FIXED))
+    student = made.student or PLANNED["student"]
+    run = Run(dataclasses.replace(made, student=student, **FIXED))
     given, file = run.given, run.workdir / ENCODER_FILE
     say_kept(run)
     run.examples = load_unlabelled(

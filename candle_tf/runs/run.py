@@ -66,8 +66,8 @@ class Run:
         ValueError: If a setting is wrong, or settings contradict each other.
 
     Example:
-        >>> settings = Settings(workdir="runs/digits", image_size=32, epochs=60, method="focal")
-        >>> run = Run(settings)
+        >>> chosen = {"student": "resnet_e", "image_size": 32, "epochs": 60}
+        >>> run = Run(Settings(workdir="runs/digits", method="focal", **chosen))
         >>> run.method.sampler, run.resolution.sizes, run.teacher
         ('instance_balanced', (32,), None)
     """
@@ -84,7 +84,7 @@ class Run:
         state = "finished" if (self.workdir / METRICS_FILE).exists() else "not finished"
         return (
             f"Run in {settings.workdir}, {state}\n"
-            f"{settings.method} trains {settings.student} on {settings.dataset}"
+            f"{settings.method} trains {settings.student or 'a student'} on {settings.dataset}"
         )
 
     def decide(self, **values):
@@ -260,9 +260,11 @@ class Run:
             pretrained: Whether the arguments may name pretrained weights.
         """
         name, arguments = parse_spec(self.settings.student)
-        if not pretrained and arguments.get("weights"):
+        starts = arguments.get("weights")
+        if starts and not pretrained:
             arguments["weights"] = ""
-        if name in students.STUDENTS:  # a network of larq-zoo scales its input itself
+        # Pretrained weights expect the scaling of their pretraining, and larq-zoo has its own.
+        if name in students.STUDENTS and not starts:
             info = data.info_of(self.settings.dataset)
             scaling = {"mean": info.mean, "std": info.std} if info.mean else {}
             arguments = {**scaling, **arguments}

@@ -33,7 +33,14 @@ OF_FEATURES = ("calibration_epochs", "calibration_views")
 PATHS = ("cache", "data_dir", "first_stage", "teacher_store", "workdir")
 # Settings that a run chooses from its images if they are not given, and their defaults in earlier
 # versions.
-PLANNED = {"teacher": "letters", "teacher_image_size": 32, "image_size": 32, "epochs": 20}
+PLANNED = {
+    "teacher": "letters",
+    "teacher_image_size": 32,
+    "student": "resnet_e",
+    "image_size": 32,
+    "epochs": 20,
+}
+PRETRAINED = "resnet_e:weights='generic'"  # for photographs of 64 pixels
 UPDATES = 3000  # planned for few images: 1,500 stop too early (docs/results.md)
 PASSES = 20  # planned for many images
 
@@ -202,11 +209,12 @@ class Settings:
         (),
         "Factors of head and tail in label-aware smoothing; the data set's own if not given.",
     )
-    student: str = setting(
-        "resnet_e",
+    student: str | None = setting(
+        None,
         f"{', '.join(students.STUDENTS)}, or 'larq_zoo:NAME'; with arguments as in "
         "'resnet_e:width=0.5' or 'larq_zoo:QuickNet:weights=\"imagenet\"'; weights='FILE' starts "
-        "from the encoder of a pretraining.",
+        "from the encoder of a pretraining, weights='generic' from that of candle_tf. "
+        "If not given, resnet_e, for photographs at 64 pixels with weights='generic'.",
     )
     student_bits: str = setting(
         "1",
@@ -336,11 +344,14 @@ class Settings:
             >>> made = Settings("runs/mine", "folder:photos").planned(images=300, side=None)
             >>> made.image_size, made.teacher_image_size, made.epochs, made.steps_per_epoch
             (64, 128, 30, 100)
+            >>> made.student
+            "resnet_e:weights='generic'"
         """
         digits = self.dataset == "digits"
         small = side is not None and side < 64
         size = self.image_size or (32 if small else 64)  # docs/your_images.md
         letters = digits and self.teacher in (None, "letters")
+        pretrained = not small and size == 64 and self.student_bits == "1"
         views = 32 if letters else max(96 if small else 128, size)
         steps, epochs = self.steps_per_epoch, self.epochs
         if epochs is None:
@@ -351,6 +362,7 @@ class Settings:
             self,
             teacher=self.teacher or ("letters" if digits else "keras:MobileNet"),
             teacher_image_size=self.teacher_image_size or views,
+            student=self.student or (PRETRAINED if pretrained else PLANNED["student"]),
             image_size=size,
             epochs=epochs,
             steps_per_epoch=steps,
@@ -382,7 +394,7 @@ class Settings:
         if not self.workdir:
             raise ValueError("`workdir` is missing: name the directory that the run writes to.")
         method = method_of(self)
-        students.parse(self.student)
+        students.parse(self.student or PLANNED["student"])
         build_optimizer(self.binary_optimizer, self.learning_rate)
         for name, value in self.given(CHOICES).items():
             lookup(name, value, dict.fromkeys(CHOICES[name]))
@@ -419,8 +431,9 @@ def canonical(settings: Settings) -> Settings:
         value = getattr(settings, name)
         if value != ours and os.path.exists(file := absolute(value) or ""):
             changes[name] = file
-    weights = students.parse(settings.student)[1].get("weights")
-    if isinstance(weights, str) and os.path.exists(file := absolute(weights) or ""):
+    weights = students.parse(settings.student or PLANNED["student"])[1].get("weights")
+    known = weights in ("generic", "imagenet")
+    if isinstance(weights, str) and not known and os.path.exists(file := absolute(weights) or ""):
         changes["student"] = settings.student.replace(weights, file)
     changes |= {name: getattr(method, name) for name in OWN}
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}

@@ -33,7 +33,8 @@ def create(
         image_size: Side of the input in pixels; the student's own default where None.
         **arguments: Further arguments of the student's function, such as `width` of `resnet_e`.
             `weights` names weights to start from, in place of random ones: the `encoder.npz` of a
-            pretraining; for larq-zoo also "imagenet" or a weights file.
+            pretraining, or "generic" for one that candle_tf contains; for larq-zoo also "imagenet"
+            or a weights file.
 
     Returns:
         A functional model (batch, image_size, image_size, 3) -> logits (batch, num_classes), with

@@ -16,6 +16,9 @@ import tensorflow as tf
 from candle_tf.networks.surgery import split_at_features
 from candle_tf.utils.files import written_beside
 
+# Of resnet_e with its default arguments at 64 pixels: docs/pretraining.md.
+GENERIC = Path(__file__).parents[1] / "assets" / "generic_encoder.npz"
+
 
 def write_weights(student: tf.keras.Model, path: Path):
     """Writes the weights of a trained student.
@@ -73,7 +76,7 @@ def load_encoder(student: tf.keras.Model, path: str | os.PathLike):
 
     Args:
         student: Student, whose weights are set.
-        path: File of `write_encoder`.
+        path: File of `write_encoder`, or "generic" for the one that candle_tf contains.
 
     Raises:
         ValueError: If the file is damaged, or belongs to another network.
@@ -81,9 +84,10 @@ def load_encoder(student: tf.keras.Model, path: str | os.PathLike):
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(
-            f"weights is {path!r}: name a file, such as the encoder.npz of a pretraining."
+            f"weights is {path!r}: name a file, such as the encoder.npz of a pretraining, or "
+            "'generic'."
         )
-    file = Path(path).expanduser()
+    file = GENERIC if path == "generic" else Path(path).expanduser()
     if not file.exists():
         raise FileNotFoundError(f"Weights {file} do not exist: check the path.")
     encoder, _ = split_at_features(student, own_size_only=True)
@@ -91,8 +95,9 @@ def load_encoder(student: tf.keras.Model, path: str | os.PathLike):
         encoder.set_weights(read_weights(file, [w.shape for w in encoder.get_weights()]))
     except (ValueError, OSError) as error:
         raise ValueError(
-            f"{file} has no weights for this {student.name} ({error}): name the encoder.npz of a "
-            "pretraining, and build the student with the same arguments, such as width and blocks."
+            f"{path} has no weights for this {student.name} ({error}): name the encoder.npz of a "
+            "pretraining, and build the student with the same arguments, such as width and blocks. "
+            "'generic' fits resnet_e with its default ones."
         ) from error
 
 

@@ -33,6 +33,14 @@ def test_the_sizes_follow_from_the_images(side, student, views):
     assert planned(side=side, teacher_image_size=100).teacher_image_size == 100
 
 
+def test_students_of_photographs_start_from_the_generic_encoder():
+    generic = "resnet_e:weights='generic'"
+    assert planned().student == planned(side=64).student == generic
+    assert planned(side=32).student == planned(image_size=32).student == "resnet_e"
+    assert planned(student_bits="8").student == "resnet_e"
+    assert planned(student="reactnet_a").student == "reactnet_a"
+
+
 def test_the_teacher_is_that_of_the_digits_for_digits_alone():
     assert planned().teacher == "keras:MobileNet"
     digits = planned(dataset="digits")
@@ -71,11 +79,10 @@ def test_the_flag_file_of_own_images_has_what_a_run_chooses():
 
 def test_a_run_says_what_it_chose_and_keeps_it(tmp_path, capsys):
     run = Run(tiny(tmp_path / "run", method="focal", **OPEN))
-    assert run.given.open == ["image_size", "epochs"]  # nobody needs a teacher
+    assert run.given.open == ["student", "image_size", "epochs"]  # nobody needs a teacher
     assert run.settings.image_size == 32 and run.updates == UPDATES
-    assert "Chosen for these images: image_size=32, epochs=30, steps_per_epoch=100" in (
-        capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert "student=resnet_e, image_size=32, epochs=30, steps_per_epoch=100" in said
 
 
 @pytest.mark.long
@@ -88,7 +95,7 @@ def test_a_run_that_began_keeps_its_plan(tmp_path, no_report, monkeypatch, capsy
     assert (run.settings.image_size, run.settings.epochs) == (32, 1)
     capsys.readouterr()
     job.run(dataclasses.replace(again, minutes=30.0, steps_per_epoch=100))
-    said = "Kept from the run that began here: image_size=32, epochs=1; other values need another"
+    said = f"began here: student={run.settings.student}, image_size=32, epochs=1; other values"
     assert said in capsys.readouterr().out
 
 

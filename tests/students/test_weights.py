@@ -3,7 +3,7 @@
 import candle_tf as ct
 import numpy as np
 import pytest
-from candle_tf.students.weights import write_encoder
+from candle_tf.students.weights import GENERIC, write_encoder
 
 SMALL = "resnet_e:width=0.25,blocks=(1,1)"
 
@@ -28,6 +28,14 @@ def test_the_encoder_starts_where_the_other_ended(made):
         exact = len(b.shape) == 1  # kernels are rounded to half precision
         np.testing.assert_allclose(a, b, rtol=0 if exact else 2.0**-10)
     assert own_kernel.shape == (kernel.shape[0], 7) and not own_bias.numpy().any()
+
+
+def test_the_generic_encoder_fits_the_default_student():
+    student = ct.students.create("resnet_e", num_classes=3, image_size=64, weights="generic")
+    with np.load(GENERIC) as arrays:
+        np.testing.assert_array_equal(student.get_weights()[0], arrays["000"].astype(np.float32))
+    with pytest.raises(ValueError, match="'generic' fits resnet_e with its default"):
+        ct.students.create("resnet_e", num_classes=3, image_size=64, width=0.5, weights="generic")
 
 
 def test_empty_weights_are_random_ones():
