@@ -47,6 +47,15 @@ def test_a_student_for_a_checkpoint_needs_no_pretrained_weights():
     assert [w.shape for w in student.weights] == [w.shape for w in large.weights]
 
 
+def test_pretrained_weights_keep_their_own_scaling_of_pixels():
+    cifar = {"dataset": "tfds:cifar10", "teacher": "keras:MobileNet", "teacher_image_size": 96}
+    random = Run(tiny("x", **cifar))
+    assert random.student_arguments()[1]["mean"] == random.student_arguments(False)[1]["mean"]
+    begun = Run(tiny("x", **cifar, student="resnet_e:weights='generic'"))
+    assert begun.student_arguments() == ("resnet_e", {"weights": "generic"})
+    assert begun.student_arguments(pretrained=False) == ("resnet_e", {"weights": ""})
+
+
 @pytest.mark.long
 def test_precision_is_that_of_teacher_and_student(tmp_path):
     teacher = Run(tiny(tmp_path, precision="mixed_bfloat16")).teacher
