@@ -144,6 +144,11 @@ class CandleModel(StudentModel):
         If the student's optimizer scales the loss, as under mixed_float16, the balancer's optimizer
         scales it too.
         """
+        if loss is None and self.label_weight:
+            raise ValueError(
+                f"label_weight is {self.label_weight:g} but compile has no loss: give the loss of "
+                "the label term, such as SparseCategoricalCrossentropy(from_logits=True)."
+            )
         super().compile(optimizer, loss, metrics, **kwargs)
         self.has_label_term = loss is not None
         self.weight_of_labels = self.label_weight
@@ -257,7 +262,7 @@ class CandleModel(StudentModel):
             self.balancer_optimizer.apply_gradients(zip(reversed_, self.ascending_variables()))
 
     def note(self, loss: tf.Tensor, batch_size: tf.Tensor, kl, feature, lambda_, size):
-        """Updates the means that the logs show: the loss over images, the others over steps."""
+        """Updates the means that the logs show: lambda and size over steps, others over images."""
         loss *= self.distribute_strategy.num_replicas_in_sync
         self.means["objective"].update_state(loss, batch_size)
         values = {"kl": kl, "feature": feature, "lambda": lambda_, "resolution": size}

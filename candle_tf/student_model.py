@@ -126,7 +126,16 @@ class StudentModel(tf.keras.Model):
         log_of_first_replica(self)
 
     def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):
-        """Compiles as Keras does, with cross-entropy of the logits as the default loss."""
+        """Compiles as Keras does, with cross-entropy of the logits as the default loss.
+
+        Raises:
+            ValueError: If the loss expects probabilities: students return logits.
+        """
+        if expects_probabilities(loss):
+            raise ValueError(
+                "The loss expects probabilities, and the student returns logits: give "
+                "tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+            )
         self.compiled_with = Untracked({"loss": loss, "metrics": metrics, **kwargs})
         loss = loss or tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         super().compile(optimizer, loss, metrics, **kwargs)
@@ -294,3 +303,11 @@ def batch_mean(values: tf.Tensor, sample_weight: tf.Tensor | None) -> tf.Tensor:
     if sample_weight is not None:
         values *= tf.cast(tf.reshape(sample_weight, [-1]), values.dtype)
     return tf.reduce_mean(values)
+
+
+def expects_probabilities(loss) -> bool:
+    """Returns whether a loss of Keras, or its name, is a cross-entropy of probabilities."""
+    if isinstance(loss, str):
+        return "crossentropy" in loss.lower()
+    config = loss.get_config() if isinstance(loss, tf.keras.losses.Loss) else {}
+    return config.get("from_logits") is False

@@ -473,6 +473,7 @@ class Teacher(tf.keras.Model):
         """Returns the teacher with its classifier as Keras saves it, without weights."""
         serialize, checked = tf.keras.saving.serialize_keras_object, self.cross_validation
         return {
+            "name": self.name,
             "encoder": serialize(self.encoder),
             "image_size": self.image_size,
             "preprocessing": self.preprocessing.mode,
@@ -489,6 +490,7 @@ class Teacher(tf.keras.Model):
             deserialize(config["encoder"], custom_objects),
             config["image_size"],
             preprocessing=config["preprocessing"],
+            name=config.get("name"),
         )
         if config["classifier"] is not None:
             teacher.classifier = deserialize(config["classifier"], custom_objects)
@@ -520,7 +522,7 @@ def in_parts(
     """
     batch, *sides = tf.unstack(tf.shape(images))
     count = tf.maximum(1, -(-batch // size))
-    part = -(-batch // count)
+    part = tf.maximum(1, -(-batch // count))  # oneDNN's convolution gives no images a wrong shape
     filled = tf.pad(images, [(0, count * part - batch), *[(0, 0)] * len(sides)])
     parts = tf.ensure_shape(
         tf.reshape(filled, (count, part, *sides)), (None, None, *images.shape[1:])

@@ -531,6 +531,12 @@ def without_features():
         (lambda: make_candle(balancer="kl"), "balancer is 'kl'"),
         (lambda: make_candle(temperature=0.0), "temperature is 0.0 but must be above 0"),
         (lambda: make_candle(label_weight=-1.0), "label_weight is -1.0 but must be at least 0"),
+        (lambda: make_candle(label_weight=5.0).compile(), "label_weight is 5 but compile has no"),
+        (lambda: make_candle().compile(loss="sparse_categorical_crossentropy"), "probabilities"),
+        (
+            lambda: make_candle().compile(loss=tf.keras.losses.SparseCategoricalCrossentropy()),
+            "expects probabilities, and the student returns logits",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(make, message):

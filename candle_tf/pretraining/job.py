@@ -73,6 +73,7 @@ def pretrain(dataset: str, *, workdir: str, **settings) -> Path:
         raise ValueError("`epochs` is 0 but must be at least 1: a pretraining trains.")
     student = made.student or PLANNED["student"]
     run = Run(dataclasses.replace(made, student=student, **FIXED))
+    run.scales_by_set = False  # students of other images start from it
     given, file = run.given, run.workdir / ENCODER_FILE
     say_kept(run)
     run.examples = load_unlabelled(

@@ -77,6 +77,7 @@ class Run:
         given.check()
         self.given = canonical(given)
         self.kept = [name for name in canonical(settings).open if name not in self.given.open]
+        self.scales_by_set = True  # whether the student scales pixels by the set's mean and std
         self.throughput: dict[str, float] = {}
 
     def __repr__(self) -> str:
@@ -262,9 +263,9 @@ class Run:
         name, arguments = parse_spec(self.settings.student)
         starts = arguments.get("weights")
         if starts and not pretrained:
-            arguments["weights"] = ""
+            arguments["weights"] = None if str(starts).endswith(".npz") else ""
         # Pretrained weights expect the scaling of their pretraining, and larq-zoo has its own.
-        if name in students.STUDENTS and not starts:
+        if name in students.STUDENTS and not starts and self.scales_by_set:
             info = data.info_of(self.settings.dataset)
             scaling = {"mean": info.mean, "std": info.std} if info.mean else {}
             arguments = {**scaling, **arguments}

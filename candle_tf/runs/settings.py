@@ -40,7 +40,7 @@ PLANNED = {
     "image_size": 32,
     "epochs": 20,
 }
-PRETRAINED = "resnet_e:weights='generic'"  # for photographs of 64 pixels
+PRETRAINED = "resnet_e:halvings=2,weights='generic'"  # for photographs at 64 pixels
 UPDATES = 3000  # planned for few images: 1,500 stop too early (docs/results.md)
 PASSES = 20  # planned for many images
 
@@ -214,7 +214,7 @@ class Settings:
         f"{', '.join(students.STUDENTS)}, or 'larq_zoo:NAME'; with arguments as in "
         "'resnet_e:width=0.5' or 'larq_zoo:QuickNet:weights=\"imagenet\"'; weights='FILE' starts "
         "from the encoder of a pretraining, weights='generic' from that of candle_tf. "
-        "If not given, resnet_e, for photographs at 64 pixels with weights='generic'.",
+        "If not given, resnet_e; for photographs at 64 pixels with halvings=2,weights='generic'.",
     )
     student_bits: str = setting(
         "1",
@@ -345,7 +345,7 @@ class Settings:
             >>> made.image_size, made.teacher_image_size, made.epochs, made.steps_per_epoch
             (64, 128, 30, 100)
             >>> made.student
-            "resnet_e:weights='generic'"
+            "resnet_e:halvings=2,weights='generic'"
         """
         digits = self.dataset == "digits"
         small = side is not None and side < 64
@@ -434,7 +434,9 @@ def canonical(settings: Settings) -> Settings:
     weights = students.parse(settings.student or PLANNED["student"])[1].get("weights")
     known = weights in ("generic", "imagenet")
     if isinstance(weights, str) and not known and os.path.exists(file := absolute(weights) or ""):
-        changes["student"] = settings.student.replace(weights, file)
+        for quote in "'\"":
+            named, full = f"{quote}{weights}{quote}", f"{quote}{file}{quote}"
+            changes["student"] = changes.get("student", settings.student).replace(named, full)
     changes |= {name: getattr(method, name) for name in OWN}
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     changes |= {name: defaults[name] for name in settings.unread}

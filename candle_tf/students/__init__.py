@@ -52,9 +52,12 @@ def create(
         (None, 64, 64, 3)
     """
     name, in_spec = parse(spec)
-    given = {**in_spec, **arguments, "num_classes": num_classes}
+    beside = {**arguments, "num_classes": num_classes}
     if image_size is not None:
-        given["image_size"] = image_size
+        beside["image_size"] = image_size
+    for twice in in_spec.keys() & beside.keys():
+        raise ValueError(f"{twice} is given beside {spec!r} and in it: leave it out of one.")
+    given = {**in_spec, **beside}
     weights = given.get("weights")
     if name in STUDENTS or str(weights).endswith(".npz"):
         given.pop("weights", None)

@@ -36,8 +36,8 @@ def resnet_e(
         image_size: Side of the input in pixels.
         width: Factor on the channels.
         blocks: Number of convolutions per stage.
-        halvings: How often the stem halves the side, at least once. By default it does so until
-            about 16 pixels are left: once from 32, twice from 64, four times from 224.
+        halvings: How often the stem halves the side, at least once. By default it does so once, and
+            again while the side is above 32. Twice at 64 pixels costs as much as once at 32.
         separable_stem: False for plain convolutions that stride: a little more accurate, for 31 kB.
         input_quantizer: Quantizer of the inputs, as in `larq.layers.QuantConv2D`.
         kernel_quantizer: Quantizer of the kernels, as in `larq.layers.QuantConv2D`.
@@ -89,7 +89,7 @@ def resnet_e(
             f"width {width} and blocks {blocks} leave a stage without channels or blocks."
         )
     if halvings is None:
-        halvings = max(1, round(math.log2(image_size / 16)))
+        halvings = max(1, math.ceil(math.log2(image_size / 32)))
     if not isinstance(halvings, int) or not 1 <= halvings <= math.log2(image_size):
         raise ValueError(
             f"halvings is {halvings!r} but must be a whole number of at least 1 that leaves a "

@@ -16,7 +16,7 @@ import tensorflow as tf
 from candle_tf.networks.surgery import split_at_features
 from candle_tf.utils.files import written_beside
 
-# Of resnet_e with its default arguments at 64 pixels: docs/pretraining.md.
+# Of resnet_e with halvings=2 at 64 pixels: docs/pretraining.md.
 GENERIC = Path(__file__).parents[1] / "assets" / "generic_encoder.npz"
 
 

@@ -45,6 +45,10 @@ def test_a_student_for_a_checkpoint_needs_no_pretrained_weights():
     student = run.build_student(10, pretrained=False)
     large = Run(tiny("x", student="larq_zoo:QuickNetSmall", image_size=224)).build_student(10)
     assert [w.shape for w in student.weights] == [w.shape for w in large.weights]
+    begun = Run(tiny("x", student="larq_zoo:QuickNetSmall:weights='gone.npz'", image_size=32))
+    student = begun.build_student(10, pretrained=False)
+    small = Run(tiny("x", student="larq_zoo:QuickNetSmall", image_size=32)).build_student(10)
+    assert [w.shape for w in student.weights] == [w.shape for w in small.weights]
 
 
 def test_pretrained_weights_keep_their_own_scaling_of_pixels():

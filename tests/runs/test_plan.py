@@ -34,7 +34,7 @@ def test_the_sizes_follow_from_the_images(side, student, views):
 
 
 def test_students_of_photographs_start_from_the_generic_encoder():
-    generic = "resnet_e:weights='generic'"
+    generic = "resnet_e:halvings=2,weights='generic'"
     assert planned().student == planned(side=64).student == generic
     assert planned(side=32).student == planned(image_size=32).student == "resnet_e"
     assert planned(student_bits="8").student == "resnet_e"

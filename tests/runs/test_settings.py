@@ -186,3 +186,13 @@ def test_the_command_line_says_settings_as_flags():
     said = run_flags.as_flags(f"{raised.value} `tf.data` and `nothing` stay.")
     assert "--two_step begins" in said and "--student_bits=32 keeps" in said
     assert said.endswith("`tf.data` and `nothing` stay.")
+
+
+def test_only_the_named_weights_become_an_absolute_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("n", "generic"):
+        (tmp_path / name).touch()
+    settings = Settings("w", student="resnet_e:weights='n',blocks=(1,)")
+    assert canonical(settings).student == f"resnet_e:weights='{tmp_path / 'n'}',blocks=(1,)"
+    ours = "resnet_e:weights='generic'"
+    assert canonical(Settings("w", student=ours)).student == ours

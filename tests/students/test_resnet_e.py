@@ -62,7 +62,7 @@ def test_pixels_are_standardized_by_channel():
 
 @pytest.mark.parametrize(
     "image_size, stem, halvings",
-    [(24, 2, 1), (32, 2, 1), (48, 2, 2), (64, 2, 2), (80, 2, 2), (128, 3, 3), (224, 4, 4)],
+    [(32, 2, 1), (48, 2, 1), (64, 2, 1), (65, 2, 2), (224, 3, 3)],
 )
 @pytest.mark.parametrize("separable", [True, False])
 def test_the_stem_halves_large_images_again(image_size, stem, halvings, separable):
@@ -75,14 +75,16 @@ def test_the_stem_halves_large_images_again(image_size, stem, halvings, separabl
 
 
 def test_twice_the_side_costs_no_more_multiplications():
-    small, large = (lq.models.ModelProfile(tiny(image_size=size)) for size in (32, 64))
+    small, large = tiny(image_size=32), tiny(image_size=64, halvings=2)
+    small, large = lq.models.ModelProfile(small), lq.models.ModelProfile(large)
     assert large.op_count("mac", 1) == small.op_count("mac", 1)
     assert large.op_count("mac", 32) == small.op_count("mac", 32)
 
 
 def test_the_stem_halves_as_often_as_asked():
-    student = tiny(image_size=64, halvings=1)
-    assert convolutions(student)[1][0].input_shape[1] == 32
+    for halvings, side in [(1, 32), (2, 16), (3, 8)]:
+        student = tiny(image_size=64, halvings=halvings)
+        assert convolutions(student)[1][0].input_shape[1] == side
 
 
 @pytest.mark.parametrize("blocks", [(1, 1, 1), (2, 2, 2)])

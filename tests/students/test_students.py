@@ -182,6 +182,7 @@ def test_a_zoo_student_starts_from_a_weights_file(quicknet, tmp_path):
         ("larq_zoo:BiRealNets", {}, ValueError, "did you mean 'larq_zoo:BiRealNet'"),
         ("larq_zoo:XNORNet", {"image_size": 32}, ValueError, "cannot work at 32 pixels"),
         ("resnet_e", {"widht": 2}, TypeError, "unexpected keyword argument 'widht'"),
+        ("resnet_e:image_size=32", {}, ValueError, "image_size is given beside"),
         ("resnet_e", {"halvings": 0}, ValueError, "halvings is 0 but must be"),
         ("resnet_e", {"halvings": 7}, ValueError, "leaves a pixel of 64"),
         ("resnet_e:0.5", {}, ValueError, "an argument without a name"),

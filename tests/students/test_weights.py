@@ -31,7 +31,8 @@ def test_the_encoder_starts_where_the_other_ended(made):
 
 
 def test_the_generic_encoder_fits_the_default_student():
-    student = ct.students.create("resnet_e", num_classes=3, image_size=64, weights="generic")
+    spec = "resnet_e:halvings=2,weights='generic'"
+    student = ct.students.create(spec, num_classes=3, image_size=64)
     with np.load(GENERIC) as arrays:
         np.testing.assert_array_equal(student.get_weights()[0], arrays["000"].astype(np.float32))
     with pytest.raises(ValueError, match="'generic' fits resnet_e with its default"):
