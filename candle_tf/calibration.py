@@ -23,7 +23,7 @@ CALIBRATIONS = ("balanced_softmax", "label_aware_smoothing", "cross_entropy")
 STRENGTHS = (0.03, 0.3, 3.0)
 FOLDS = 3
 MOST_CROSS_VALIDATED = 5_000  # images; above this, the largest classes lose images first
-MOST_ROWS = 100_000  # above this, views after the first view of each image are left out
+MOST_ROWS = 100_000  # above this, the last views of all images are left out
 MOST_LOGITS = 2**26  # of a block of rows: 256 MB for each of its arrays
 
 
@@ -125,7 +125,7 @@ def fit_classifier(
     lookup("calibration", loss, dict.fromkeys(CALIBRATIONS))
     counts = np.asarray(class_counts)
     n = int(counts.sum())
-    rows = max(n, min(len(features), MOST_ROWS))
+    rows = n * max(1, min(len(features), MOST_ROWS) // n)  # whole views
     x, y = np.array(features[:rows], np.float32), np.asarray(labels[:rows])
     mean, std = standardize(x)
     if (np.bincount(y[:n], minlength=len(counts)) != counts).any():

@@ -75,7 +75,8 @@ class Teacher(tf.keras.Model):
 
     Args:
         encoder: Keras model from preprocessed images to a feature map or an embedding. The teacher
-            keeps a faster copy that computes the same: batch norm is folded into convolutions.
+            keeps a faster copy that computes the same: batch norm is folded into convolutions. An
+            encoder without batch norm is kept itself, and frozen.
         image_size: Side in pixels to which images are resized by default.
         preprocessing: Scaling that the encoder expects: "tf" ([-1, 1]), "torch", "caffe" or "none"
             (see `tf.keras.applications.imagenet_utils.preprocess_input`). None takes "none" for an
