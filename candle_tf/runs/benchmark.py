@@ -88,7 +88,7 @@ def plan(
 
     Raises:
         ValueError: If a name or setting is unknown, a value is out of range or has another type, or
-            a label or seed occurs twice.
+            a label or seed occurs twice, or rows differ in strategy, on_nan or data_dir alone.
     """
     given = {"methods": methods, "datasets": datasets, "seeds": seeds, "output": output}
     if missing := [f"`{name}`" for name, value in given.items() if not value]:
@@ -115,8 +115,22 @@ def plan(
                     firsts.setdefault(first.workdir, Cell(dataset, "", first))
                 other_data = any(getattr(settings, n) != getattr(data, n) for n in DATA)
                 cells.append(Cell(dataset, row, settings, other_data))
+    check_shared(cells)
     rows = {cell.settings.workdir for cell in cells}
     return [*(cell for workdir, cell in firsts.items() if workdir not in rows), *cells]
+
+
+def check_shared(cells: Sequence[Cell]):
+    """Refuses cells of one directory that differ in how they train or where their images are."""
+    made = {}
+    for cell in cells:
+        first = made.setdefault(cell.settings.workdir, cell)
+        for name in ("data_dir", "on_nan", "strategy"):
+            if getattr(first.settings, name) != getattr(cell.settings, name):
+                raise ValueError(
+                    f"The rows {first.dataset}, {first.method} and {cell.dataset}, {cell.method} "
+                    f"differ in `{name}` alone, and would share one run: leave one out."
+                )
 
 
 def placed(name: str, settings: Settings, output: str) -> Settings:

@@ -41,6 +41,12 @@ def test_rows_that_are_one_run_share_it():
     assert [cell.dataset for cell in cells] == ["a", "digits"]
 
 
+@pytest.mark.parametrize("name, value", [("strategy", "mirrored"), ("on_nan", "skip")])
+def test_rows_that_would_share_a_run_by_mistake_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"digits, focal and digits, b differ in `{name}` alone"):
+        plan(["focal", f"b = focal:{name}={value!r}"])
+
+
 def test_every_cell_has_a_directory_of_its_own():
     datasets = ["ten = digits:imbalance_ratio=10", "five = digits:imbalance_ratio=5"]
     cells = plan(["a = cross_entropy", "balanced_softmax"], datasets=datasets, seeds=[0, "1"])
