@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -434,9 +435,8 @@ def canonical(settings: Settings) -> Settings:
     weights = students.parse(settings.student or PLANNED["student"])[1].get("weights")
     known = weights in ("generic", "imagenet")
     if isinstance(weights, str) and not known and os.path.exists(file := absolute(weights) or ""):
-        for quote in "'\"":
-            named, full = f"{quote}{weights}{quote}", f"{quote}{file}{quote}"
-            changes["student"] = changes.get("student", settings.student).replace(named, full)
+        named = rf"""(['"]){re.escape(weights)}\1"""
+        changes["student"] = re.sub(named, lambda m: m[1] + file + m[1], settings.student)
     changes |= {name: getattr(method, name) for name in OWN}
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     changes |= {name: defaults[name] for name in settings.unread}

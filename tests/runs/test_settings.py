@@ -194,5 +194,7 @@ def test_only_the_named_weights_become_an_absolute_path(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     settings = Settings("w", student="resnet_e:weights='n',blocks=(1,)")
     assert canonical(settings).student == f"resnet_e:weights='{tmp_path / 'n'}',blocks=(1,)"
+    settings = Settings("w", student='resnet_e:weights="n"')
+    assert canonical(settings).student == f'resnet_e:weights="{tmp_path / "n"}"'
     ours = "resnet_e:weights='generic'"
     assert canonical(Settings("w", student=ours)).student == ours
