@@ -165,6 +165,12 @@ class CandleModel(StudentModel):
         own = tf.keras.saving.serialize_keras_object(self.balancer_optimizer)
         return {**super().get_compile_config(), "balancer_optimizer": own}
 
+    def compile_from_config(self, config):
+        """Compiles with the arguments that `get_compile_config` returned."""
+        if config.get("loss") is None:
+            self.label_weight = None  # files of earlier versions hold a weight that nothing used
+        super().compile_from_config(config)
+
     def entrance(self, where):
         return Entrance(where, self.student.output_shape[-1], takes_stores=where == "fit")
 
