@@ -1,6 +1,8 @@
 """Prints finished runs side by side as a Markdown table.
 
-candle-tf compare runs/cross_entropy runs/candle
+    candle-tf compare runs/cross_entropy runs/candle
+
+Each run is named by its workdir.
 """
 
 from absl import flags

@@ -1,7 +1,9 @@
 """Evaluates the student of a run from its last checkpoint, and prints the table.
 
-candle-tf evaluate --workdir=runs/digits
-candle-tf evaluate --workdir=runs/digits --exported=digits.tflite    # an export beside it
+    candle-tf evaluate --workdir=runs/digits
+    candle-tf evaluate --workdir=runs/digits --exported=digits.tflite
+
+The second measures an export too, beside the student.
 """
 
 from absl import flags

@@ -1,7 +1,7 @@
 """Prints the classes of images by an exported student, a SavedModel, a .tflite file or C source.
 
-candle-tf predict --model=runs/digits/saved_model digit.png
-candle-tf predict --model=student.tflite --output=classes.csv photos/ more/*.jpg
+    candle-tf predict --model=runs/digits/saved_model digit.png
+    candle-tf predict --model=student.tflite --output=classes.csv photos/ more/*.jpg
 
 Photographs are cropped as in the run's evaluation, which the export records. The command names
 files that cannot be read, and continues with the others.

@@ -6,7 +6,8 @@
 with STUDENT "resnet_e:weights='runs/photos/encoder.npz'".
 
 The student learns the features of the teacher. Labels are not used, and --dataset=folder:DIR takes
-all images below the folder. The same command again continues an interrupted pretraining.
+all images below the folder, also those that a training on the same folder holds out for its test.
+The same command again continues an interrupted pretraining.
 """
 
 import dataclasses

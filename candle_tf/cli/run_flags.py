@@ -136,7 +136,7 @@ def main_of(job, arguments: str | None = None):
             logging.debug("The error arose here:", exc_info=True)
             said = first_line(error) if isinstance(error, tf.errors.OpError) else error
             sys.exit(f"{type(error).__name__}: {as_flags(str(said))}")
-        except KeyboardInterrupt:
-            sys.exit("Stopped.")
+        except KeyboardInterrupt as stopped:
+            sys.exit(str(stopped) or "Stopped.")
 
     return main

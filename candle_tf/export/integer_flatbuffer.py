@@ -75,7 +75,7 @@ def quantizers_of(student: tf.keras.Model) -> str:
     """Returns the sentence that refuses a student with quantizers."""
     return (
         f"The student {student.name!r} has quantizers: train it with `student_bits=32` for int8, "
-        "or export with format='lce_int8'."
+        "or export with `format=lce_int8`."
     )
 
 

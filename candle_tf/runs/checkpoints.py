@@ -21,7 +21,8 @@ from candle_tf.utils.run_files import CHECKPOINTS, METRICS_FILE
 
 INTERRUPTED = 75  # exit code of a run that SIGTERM has ended: the same command continues
 NOT_BEGUN = 0, {}  # an epoch without updates, as `Checkpoints.of_epoch` returns it
-AGREE_EVERY = 10  # updates between questions whether a worker got SIGTERM: each costs a sum
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+AGREE_EVERY = 10  # updates between questions whether a worker got a signal: each costs a sum
 
 
 class NotFinite(ValueError):
@@ -66,7 +67,8 @@ class Checkpoints(tf.keras.callbacks.Callback):
         self.variables = model.descending_variables() + model.student.non_trainable_variables
         self.strategy = strategy or tf.distribute.get_strategy()
         self.share = share_of(self.strategy)
-        self.asked = self.stopping = False  # by SIGTERM here; as all workers know
+        self.asked = self.stopping = False  # by a signal here; as all workers know
+        self.by_hand = False  # by Ctrl-C
         self.began = time.monotonic()
         self.counts = {
             "updates": tf.Variable(0, dtype=tf.int64),
@@ -126,7 +128,7 @@ class Checkpoints(tf.keras.callbacks.Callback):
             ) from error
 
     def save(self, what: str):
-        """Writes a checkpoint, and ends the process if it got SIGTERM.
+        """Writes a checkpoint, and ends the training if the process got SIGTERM or Ctrl-C.
 
         Args:
             what: Name of the state, for messages.
@@ -134,7 +136,8 @@ class Checkpoints(tf.keras.callbacks.Callback):
         Raises:
             NotFinite: If weights are NaN or Inf.
             OSError: If the checkpoint cannot be written.
-            SystemExit: `INTERRUPTED`.
+            SystemExit: After SIGTERM, with `INTERRUPTED`.
+            KeyboardInterrupt: After Ctrl-C.
         """
         if not all_finite(self.variables):
             self.updates -= 1
@@ -154,8 +157,7 @@ class Checkpoints(tf.keras.callbacks.Callback):
         self.last = path if not self.share.worker else self.last
         if self.stopping:
             meet(self.strategy)  # the first one has written
-            print(f"\nStopped after update {self.updates}: the same command continues from there.")
-            raise SystemExit(INTERRUPTED)
+            self.end(f"Stopped after update {self.updates}: the same command continues from there.")
 
     def write(self, path: Path):
         """Writes the present state to a path outside of the checkpoints."""
@@ -203,22 +205,32 @@ class Checkpoints(tf.keras.callbacks.Callback):
         self.save(f"epoch {epoch + 1}")
 
     @contextlib.contextmanager
-    def saving_on_sigterm(self) -> Iterator[None]:
-        """Lets a process that gets SIGTERM finish and save its update first."""
+    def saving_on_signals(self) -> Iterator[None]:
+        """Lets a process that gets SIGTERM or Ctrl-C finish and save its update first."""
         if threading.current_thread() is not threading.main_thread():
             yield  # signals are the main thread's
             return
-        before = signal.signal(signal.SIGTERM, self.stop)
+        before = {number: signal.signal(number, self.stop) for number in SIGNALS}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
         if agreed(self.strategy, self.asked):  # in the last save
-            raise SystemExit(INTERRUPTED)
+            self.end("Stopped after the training: the same command continues from there.")
 
-    def stop(self, *_):
-        """Notes that the process was asked to end, as the handler of SIGTERM."""
-        self.asked = True
+    def stop(self, number: int, frame: object):
+        """Notes that the process was asked to end, as the handler of its signals."""
+        self.asked, self.by_hand = True, number == signal.SIGINT
+        if self.by_hand:  # a second Ctrl-C ends it at once
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def end(self, message: str):
+        """Ends the training with the exception of the signal that asked for it."""
+        if self.by_hand:
+            raise KeyboardInterrupt(message)
+        print(f"\n{message}")
+        raise SystemExit(INTERRUPTED)
 
 
 def all_finite(variables: Iterable[tf.Variable]) -> bool:

@@ -119,6 +119,7 @@ def fit(
     Raises:
         NotFinite: If a loss is NaN or Inf; says where the batch is noted, and what to do.
         SystemExit: After SIGTERM, when the update is saved.
+        KeyboardInterrupt: After Ctrl-C, when the update is saved.
     """
     settings, workdir, steps = run.settings, run.workdir, run.steps_per_epoch
     skips = settings.on_nan == "skip"
@@ -134,7 +135,7 @@ def fit(
             "first update waits for TensorFlow to build its graph"
         )
     speed = throughput(run, model, store, checkpoints.updates, epochs)
-    with checkpoints.saving_on_sigterm():
+    with checkpoints.saving_on_signals():
         if skips and checkpoints.updates == first_epoch * steps:
             checkpoints.save("the beginning")
         while checkpoints.updates < epochs * steps:

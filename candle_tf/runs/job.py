@@ -45,7 +45,7 @@ from candle_tf.utils.run_files import (
     SAVED_MODEL,
 )
 
-FEW_UPDATES = 500  # below which a run says that a student learns little
+FEW_UPDATES = 400  # below which a run says that a student learns little
 
 
 def train(dataset: str, *, workdir: str, **settings) -> Run:

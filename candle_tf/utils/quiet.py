@@ -72,6 +72,7 @@ class QuietImport(importlib.abc.MetaPathFinder):
             def quietly(module):
                 with without_noise():
                     load(module)
+                    module.config.list_physical_devices()  # looks for a GPU now, not at first use
 
             spec.loader.exec_module = quietly
         return spec
@@ -79,6 +80,7 @@ class QuietImport(importlib.abc.MetaPathFinder):
 
 def start_quietly():
     """Hides the start-up messages of TensorFlow and of the libraries that TensorFlow loads."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings and errors, no information
     if "tensorflow" not in sys.modules:
         sys.meta_path.insert(0, QuietImport())
     for name in ("absl", "tensorflow"):

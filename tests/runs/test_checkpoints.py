@@ -82,16 +82,22 @@ def test_the_logs_of_an_epoch_interrupted_again_and_again_are_those_of_all_of_it
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("update", [4, pytest.param(6, marks=SLOW)])
-def test_sigterm_saves_and_says_so_by_its_code(update, undisturbed, tmp_path, monkeypatch, capsys):
-    before = signal.getsignal(signal.SIGTERM)
-    after_update(monkeypatch, update, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(SystemExit) as ended:
+@pytest.mark.parametrize(
+    "number, update",
+    [(signal.SIGTERM, 4), (signal.SIGINT, 4), pytest.param(signal.SIGTERM, 6, marks=SLOW)],
+)
+def test_a_signal_saves_and_says_so(number, update, undisturbed, tmp_path, monkeypatch, capsys):
+    before = signal.getsignal(number)
+    after_update(monkeypatch, update, lambda: os.kill(os.getpid(), number))
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as ended:
         job.run(tiny(tmp_path, **ALONE))
-    assert ended.value.code == INTERRUPTED
+    said = capsys.readouterr().out + str(ended.value)
     saved = {4: 5, 6: 6}[update]  # the update after the signal, or the epoch's end
-    assert f"Stopped after update {saved}: the same command continues" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert f"Stopped after update {saved}: the same command continues" in said
+    by_hand = number == signal.SIGINT
+    assert by_hand == isinstance(ended.value, KeyboardInterrupt)
+    assert by_hand or ended.value.code == INTERRUPTED
+    assert signal.getsignal(number) == before
     job.run(tiny(tmp_path, **ALONE))
     assert_same(tmp_path, undisturbed)
 
@@ -244,6 +250,15 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     with pytest.raises(NotFinite, match="Weights became NaN or Inf in update 6.*ckpt-1"):
         job.run(settings)
     assert [p.name for p in (tmp_path / "checkpoints").glob("*.index")] == ["ckpt-1.index"]
+
+
+@pytest.mark.long
+def test_a_second_ctrl_c_ends_at_once(tmp_path, monkeypatch):
+    after_update(monkeypatch, 4, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in "12"])
+    with pytest.raises(KeyboardInterrupt) as ended:
+        job.run(tiny(tmp_path, **ALONE))
+    assert not str(ended.value)
+    assert newest(tmp_path).stem == "ckpt-1"  # of the first epoch
 
 
 @pytest.mark.long
