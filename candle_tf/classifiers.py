@@ -170,7 +170,12 @@ def encode_dataset(
             stack.enter_context(locked(directory))
         kept = KeptFeatures(directory, made_of, total, strategy)
         for batch in itertools.chain.from_iterable(itertools.repeat(dataset, views)):
-            images, labels, _ = tf.keras.utils.unpack_x_y_sample_weight(batch)
+            images, labels, weights = tf.keras.utils.unpack_x_y_sample_weight(batch)
+            if weights is not None:
+                raise ValueError(
+                    "The batches hold sample weights, which a classifier on fixed features does "
+                    "not use: give batches of (images, labels)."
+                )
             labels, checks, *seen = (x.numpy() for x in look(images, labels))
             check_content(labels, *seen, classes=len(class_counts), first=kept.seen)
             if kept.seen > 2 * total:  # perhaps without end

@@ -108,13 +108,13 @@ def positive_counts(class_counts: Sequence[int]) -> np.ndarray:
     """Returns class_counts as float64 (classes,).
 
     Raises:
-        ValueError: If a class has no training image.
+        ValueError: If a class has no training image, or if these are not one count per class.
 
     Example:
         >>> positive_counts([9, 1])
         array([9., 1.])
     """
-    counts = np.asarray(class_counts, np.float64)
+    counts = class_values(class_counts, "class_counts", "the number of its training images")
     if (counts <= 0).any():
         empty = np.flatnonzero(counts <= 0).tolist()
         raise ValueError(
@@ -122,6 +122,33 @@ def positive_counts(class_counts: Sequence[int]) -> np.ndarray:
             "leave the class out or lower the imbalance ratio."
         )
     return counts
+
+
+def class_values(values: Sequence[float], name: str, what: str) -> np.ndarray:
+    """Returns one number per class as float64 (classes,).
+
+    Args:
+        values: The numbers.
+        name: Their name, for messages.
+        what: What the number of a class is, for messages.
+
+    Raises:
+        ValueError: If they are not a list of numbers that are finite and at least 0.
+
+    Example:
+        >>> class_values([1, 2], "class_weights", "its weight")
+        array([1., 2.])
+    """
+    try:
+        numbers = np.asarray(values, np.float64)
+        fits = numbers.ndim == 1 and numbers.size and (numbers >= 0).all()
+    except (TypeError, ValueError):  # no numbers, or lists of different lengths
+        fits = False
+    if not fits or not np.isfinite(numbers).all():
+        raise ValueError(
+            f"{name} is {str(values)[:60]}: give a list with one number per class, {what}."
+        )
+    return numbers
 
 
 def log_prior(class_counts: Sequence[int]) -> np.ndarray:
@@ -241,6 +268,9 @@ class BalancedSoftmax(tf.keras.losses.Loss):
     Args:
         class_counts: Training images per class n_c, (classes,).
 
+    Raises:
+        ValueError: If a class has no training image.
+
     Example:
         >>> round(float(ct.losses.BalancedSoftmax([9, 1])([1], tf.zeros((1, 2)))), 2)
         2.3
@@ -270,6 +300,9 @@ class LogitAdjustment(BalancedSoftmax):
         class_counts: Training images per class n_c, (classes,).
         tau: Factor on the log prior.
 
+    Raises:
+        ValueError: If a class has no training image, or tau is negative.
+
     Example:
         >>> round(float(ct.losses.LogitAdjustment([9, 1], tau=1.0)([1], tf.zeros((1, 2)))), 2)
         2.3
@@ -279,6 +312,8 @@ class LogitAdjustment(BalancedSoftmax):
         self, class_counts: Sequence[int], *, tau: float = 1.0, name="logit_adjustment", **kwargs
     ):
         super().__init__(class_counts, name=name, **kwargs)
+        if not 0 <= tau < np.inf:
+            raise ValueError(f"tau is {tau} but must be finite and at least 0, such as 1.0.")
         self.tau = tau
         self.log_prior = tau * self.log_prior
 
@@ -299,6 +334,9 @@ class LabelAwareSmoothing(tf.keras.losses.Loss):
         head: Smoothing e of the largest class.
         tail: Smoothing e of the smallest class.
 
+    Raises:
+        ValueError: If a class has no training image, or a factor is not in [0, 1).
+
     Example:
         >>> ct.losses.LabelAwareSmoothing([9, 1], head=0.05, tail=0.1).smoothing
         array([0.05, 0.1 ], dtype=float32)
@@ -315,8 +353,12 @@ class LabelAwareSmoothing(tf.keras.losses.Loss):
     ):
         super().__init__(name=name, **kwargs)
         self.class_counts = [int(n) for n in class_counts]
+        if not (0 <= head < 1 and 0 <= tail < 1):
+            raise ValueError(
+                f"head is {head} and tail is {tail}, but both must be at least 0 and below 1."
+            )
         self.head, self.tail = head, tail
-        counts = np.asarray(class_counts, np.float64)
+        counts = positive_counts(class_counts)
         span = counts.max() - counts.min()
         rank = (counts - counts.min()) / span if span else np.ones_like(counts)
         self.smoothing = (tail + (head - tail) * np.sin(np.pi / 2 * rank)).astype(np.float32)
@@ -334,12 +376,20 @@ class LabelAwareSmoothing(tf.keras.losses.Loss):
         return {**super().get_config(), **own}
 
 
+def weights_of(class_weights: Sequence[float]) -> list[float]:
+    """Returns class weights as a list of numbers, for a loss and its config."""
+    return class_values(class_weights, "class_weights", "its weight").tolist()
+
+
 @tf.keras.saving.register_keras_serializable("candle_tf")
 class WeightedCrossEntropy(tf.keras.losses.Loss):
     """-w_y log p_y: re-weighting.
 
     Args:
         class_weights: Weights w_c, (classes,), such as `class_balanced_weights(class_counts)`.
+
+    Raises:
+        ValueError: If a weight is not a number of at least 0.
 
     Example:
         >>> round(float(ct.losses.WeightedCrossEntropy([1.0, 2.0])([1], tf.zeros((1, 2)))), 2)
@@ -348,7 +398,7 @@ class WeightedCrossEntropy(tf.keras.losses.Loss):
 
     def __init__(self, class_weights: Sequence[float], name="weighted_cross_entropy", **kwargs):
         super().__init__(name=name, **kwargs)
-        self.class_weights = [float(w) for w in class_weights]
+        self.class_weights = weights_of(class_weights)
 
     def call(self, y_true, y_pred):
         """Returns one loss per example, (batch,)."""
@@ -370,7 +420,7 @@ class Focal(tf.keras.losses.Loss):
             make it CB-focal (Cui et al., CVPR 2019).
 
     Raises:
-        ValueError: If gamma is negative.
+        ValueError: If gamma is negative, or a weight is not a number of at least 0.
 
     Example:
         >>> round(float(ct.losses.Focal(gamma=2.0)([1], [[0.0, 0.0]])), 2)
@@ -386,12 +436,10 @@ class Focal(tf.keras.losses.Loss):
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
-        if gamma < 0:
-            raise ValueError(f"gamma is {gamma} but must be at least 0.")
+        if not 0 <= gamma < np.inf:
+            raise ValueError(f"gamma is {gamma} but must be finite and at least 0, such as 2.0.")
         self.gamma = gamma
-        if class_weights is not None:
-            class_weights = [float(w) for w in class_weights]
-        self.class_weights = class_weights
+        self.class_weights = None if class_weights is None else weights_of(class_weights)
 
     def call(self, y_true, y_pred):
         """Returns one loss per example, (batch,)."""
@@ -422,6 +470,9 @@ class LDAM(tf.keras.losses.Loss):
         max_margin: Margin of the smallest class, as a cosine.
         scale: Scale s of the logits.
 
+    Raises:
+        ValueError: If a class has no training image, or margin or scale are out of range.
+
     Example:
         >>> ct.losses.LDAM([16, 1], max_margin=0.5).margins
         array([0.25, 0.5 ], dtype=float32)
@@ -438,6 +489,11 @@ class LDAM(tf.keras.losses.Loss):
     ):
         super().__init__(name=name, **kwargs)
         counts = positive_counts(class_counts)
+        if not (0 <= max_margin < np.inf and 0 < scale < np.inf):
+            raise ValueError(
+                f"max_margin is {max_margin} and scale is {scale}, but both must be finite, the "
+                "margin at least 0 and the scale above 0."
+            )
         self.class_counts = [int(n) for n in class_counts]
         self.max_margin, self.scale = max_margin, scale
         self.margins = (max_margin * (counts.min() / counts) ** 0.25).astype(np.float32)

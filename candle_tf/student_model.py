@@ -154,13 +154,13 @@ class StudentModel(tf.keras.Model):
 
     def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
         """Trains as Keras does, after checks: images are in [0, 255], labels are class numbers."""
-        entrance = self.entrance("fit")
+        entrance, validation = self.entrance("fit"), self.entrance("validation_data")
         if isinstance(validation_data, (tuple, list)):
-            self.entrance("validation_data").checked(*validation_data[:2])
+            validation.checked(*validation_data[:2])
         elif validation_data is not None:
-            validation_data = entrance.checked(validation_data)
+            validation_data = validation.checked(validation_data)
         x = entrance.checked(x, y)
-        with entrance.in_a_sentence():
+        with entrance.in_a_sentence(), validation.in_a_sentence():
             return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):

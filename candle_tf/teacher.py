@@ -20,7 +20,7 @@ from candle_tf.networks.checks import (
     own_scaling,
     without_classifier,
 )
-from candle_tf.networks.keras_internals import flat_layers
+from candle_tf.networks.keras_internals import constants_of, flat_layers
 from candle_tf.networks.lite import LiteEncoder
 from candle_tf.networks.pretrained import build_encoder, networks_of, zoo_networks
 from candle_tf.networks.safe_load import load_model
@@ -446,6 +446,7 @@ class Teacher(tf.keras.Model):
     def made_of(self) -> dict:
         """Returns everything that determines the features, by name, for JSON."""
         layers = [(type(layer).__name__, nameless(layer)) for layer in self.encoder.layers]
+        layers += constants_of(self.encoder)
         text = json.dumps(layers, default=lambda value: type(value).__name__)
         return {
             "teacher": fingerprint([np.array(text.encode()), *self.encoder.get_weights()]),

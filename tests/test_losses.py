@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -120,6 +121,7 @@ def test_log_prior():
         losses.BalancedSoftmax,
         losses.LogitAdjustment,
         losses.LDAM,
+        partial(losses.LabelAwareSmoothing, head=0.1, tail=0.0),
         losses.inverse_frequency_weights,
         losses.class_balanced_weights,
     ],
@@ -225,9 +227,28 @@ def test_beta_out_of_range_is_refused(beta):
         losses.class_balanced_weights(COUNTS, beta)
 
 
-def test_negative_gamma_is_refused():
-    with pytest.raises(ValueError, match="gamma is -1"):
-        losses.Focal(gamma=-1)
+@pytest.mark.parametrize("counts", [[], [[3, 2]], [5, float("nan")], ["a", "b"], 7, None])
+def test_counts_that_are_none_are_refused(counts):
+    with pytest.raises(ValueError, match="class_counts is .* one number per class"):
+        losses.positive_counts(counts)
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: losses.Focal(gamma=-1), "gamma is -1"),
+        (lambda: losses.Focal(gamma=float("nan")), "gamma is nan"),
+        (lambda: losses.Focal(class_weights=[1.0, -1.0]), "class_weights is .* its weight"),
+        (lambda: losses.WeightedCrossEntropy([float("inf"), 1.0]), "class_weights is"),
+        (lambda: losses.LogitAdjustment(COUNTS, tau=float("inf")), "tau is inf"),
+        (lambda: losses.LabelAwareSmoothing(COUNTS, head=1.0, tail=0.0), "head is 1.0 and tail"),
+        (lambda: losses.LDAM(COUNTS, scale=0.0), "scale is 0.0"),
+        (lambda: losses.LDAM(COUNTS, max_margin=-0.5), "max_margin is -0.5"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
 
 
 def test_focal_of_gamma_0_is_cross_entropy():

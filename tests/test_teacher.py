@@ -105,6 +105,17 @@ def test_a_teacher_is_told_by_what_it_is_not_by_its_names():
     assert identity(4) != identity(5)
 
 
+def test_teachers_that_scale_images_otherwise_differ():
+    def identity(divisor: float) -> dict:
+        images = tf.keras.Input((None, None, 3))
+        conv = tf.keras.layers.Conv2D(4, 3, kernel_initializer="ones")
+        inner = tf.keras.Model(images, conv(images / divisor))
+        images = tf.keras.Input((None, None, 3))
+        return Teacher(tf.keras.Model(images, inner(images)), 8).made_of()
+
+    assert identity(255.0) == identity(255.0) != identity(64.0)
+
+
 def test_a_file_with_several_outputs_is_refused(tmp_path):
     images = tf.keras.Input((8, 8, 3))
     tf.keras.Model(images, [images, images]).save(tmp_path / "two.keras")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import larq as lq
+import numpy as np
 import tensorflow as tf
 from tf_keras.protobuf import saved_metadata_pb2  # noqa: F401  for networks.safe_load
-from tf_keras.src.layers.core import TFOpLambda  # noqa: F401  for export.c_plan
+from tf_keras.src.layers.core import SlicingOpLambda, TFOpLambda  # the latter for export.c_plan
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,24 @@ def called_within_fit(arguments: Mapping[str, Any]) -> bool:
         (True, False)
     """
     return bool(arguments.get("_use_cached_eval_dataset"))
+
+
+def constants_of(network: tf.keras.Model) -> list:
+    """Returns the constants of a network's operations, such as the 255 of `images / 255`.
+
+    Keras keeps them with the connections of a network, not in the configs of its layers.
+
+    Example:
+        >>> images = tf.keras.Input((8, 8, 3))
+        >>> constants_of(tf.keras.Model(images, images / 255.0))
+        [255.0]
+    """
+    operations = [x for x in flat_layers(network) if isinstance(x, (TFOpLambda, SlicingOpLambda))]
+    # Where the network was called again, the constants are the same.
+    nodes = [operation.inbound_nodes[0] for operation in operations]
+    values = tf.nest.flatten([[node.call_args, node.call_kwargs] for node in nodes])
+    known = (bool, int, float, np.ndarray, np.generic, tf.Tensor)
+    return [np.asarray(value).tolist() for value in values if isinstance(value, known)]
 
 
 def flat_layers(network: tf.keras.Model) -> list[tf.keras.layers.Layer]:

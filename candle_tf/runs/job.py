@@ -99,6 +99,7 @@ def complete(run: Run) -> dict:
     """Does this process's part of a run, and returns the results."""
     settings, first = run.settings, run.first_stage
     say_kept(run)
+    say_unread(run)
     run.share.batch_size(settings.batch_size)  # refuses parts of different sizes
     check_workdir(run.workdir, settings.to_flags())
     if settings.calibrates and of_earlier_version(run.workdir):
@@ -142,6 +143,12 @@ def say_kept(run: Run):
     if run.kept and run.leads:
         kept = ", ".join(f"{name}={getattr(run.given, name)}" for name in run.kept)
         print(f"Kept from the run that began here: {kept}; other values need another workdir")
+
+
+def say_unread(run: Run):
+    """Prints the given settings that the method does not read."""
+    if run.unread and run.leads:
+        print(f"Not read by {run.given.method}: {', '.join(run.unread)}")
 
 
 def say_few_updates(run: Run):

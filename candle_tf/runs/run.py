@@ -59,6 +59,7 @@ class Run:
         given: The settings with the method's own values and absolute paths.
         kept: Names of the settings that are not given and have the values of the run that began in
             the workdir.
+        unread: Names of the settings that are given and that the method does not read.
         throughput: Images per second of the last training here, and the parts of its time; see
             `candle_tf.utils.throughput.Throughput.results`.
 
@@ -77,6 +78,10 @@ class Run:
         given.check()
         self.given = canonical(given)
         self.kept = [name for name in canonical(settings).open if name not in self.given.open]
+        default = Settings()
+        self.unread = [
+            name for name in settings.unread if getattr(settings, name) != getattr(default, name)
+        ]
         self.scales_by_set = True  # whether the student scales pixels by the set's mean and std
         self.throughput: dict[str, float] = {}
 

@@ -164,8 +164,14 @@ def test_calibration_and_store():
         teacher.calibrate(dataset(np.moveaxis(IMAGES, -1, 1)), [3, 3, 2], verbose=0)
     teacher.calibrate(dataset(np.uint8(IMAGES > 250)), [3, 3, 2], verbose=0)  # dark
     teacher.calibrate(dataset(IMAGES), [3, 3, 2], verbose=0)
+    weighted = tf.data.Dataset.from_tensors((IMAGES, LABELS, np.ones(8)))
+    with pytest.raises(ValueError, match="The batches hold sample weights"):
+        teacher.calibrate(weighted, [3, 3, 2], verbose=0)
     model = ct.CandleModel(teacher, student())
     model.compile()
+    stored = tf.data.Dataset.from_tensors(({"images": IMAGES, "features": IMAGES}, LABELS))
+    with pytest.raises(ValueError, match="^validation_data: the batches are dictionaries"):
+        model.fit(dataset(IMAGES), validation_data=stored, verbose=0)
     for pixels, message in ((IMAGES / 255, SCALED), (IMAGES[..., :1], "gray")):
         with pytest.raises(ValueError, match=message):
             ct.TeacherStore(

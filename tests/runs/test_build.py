@@ -90,3 +90,10 @@ def test_few_updates_are_said_before_they_are_made(tmp_path, capsys):
     assert "Only 18 updates in all, 18 per epoch. A student needs" in capsys.readouterr().out
     job.prepare(Run(tiny(tmp_path, **few | {"epochs": 40})))
     assert "updates in all" not in capsys.readouterr().out
+
+
+def test_settings_that_the_method_does_not_read_are_named(tmp_path, capsys):
+    given = {"method": "cross_entropy", "teacher": "letters", "calibration_epochs": 30}
+    job.say_unread(Run(tiny(tmp_path, **given, calibration_views=2)))
+    assert capsys.readouterr().out == "Not read by cross_entropy: teacher, calibration_views\n"
+    assert not Run(tiny(tmp_path, method="candle", calibration_views=2)).unread
