@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from candle_tf import losses, metrics
+from candle_tf.data.checks import check_labels
 from candle_tf.utils.names import lookup
 from scipy.optimize import minimize
 
@@ -113,7 +114,7 @@ def fit_classifier(
         Kernel float32 (width, classes), bias float32 (classes,), and the cross-validation.
 
     Raises:
-        ValueError: If a feature is NaN or Inf, or `loss` has another name.
+        ValueError: If a feature is NaN or Inf, a label is out of range, or `loss` has another name.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(40, 3)).astype("float32")
@@ -124,9 +125,16 @@ def fit_classifier(
     """
     lookup("calibration", loss, dict.fromkeys(CALIBRATIONS))
     counts = np.asarray(class_counts)
+    check_labels(labels, len(counts), "calibrate")
+    if len(labels) != len(features):
+        raise ValueError(
+            f"calibrate: {len(features)} rows of features have {len(labels)} labels: give one per "
+            "row."
+        )
     n = int(counts.sum())
     rows = n * max(1, min(len(features), MOST_ROWS) // n)  # whole views
-    x, y = np.array(features[:rows], np.float32), np.asarray(labels[:rows])
+    x = np.array(features[:rows], np.float32)
+    y = np.asarray(labels[:rows]).reshape(-1).astype(np.int64)
     mean, std = standardize(x)
     if (np.bincount(y[:n], minlength=len(counts)) != counts).any():
         raise ValueError(

@@ -130,6 +130,10 @@ def test_features_that_are_not_finite_or_come_unevenly_are_refused():
     x, y = blobs(COUNTS)
     with pytest.raises(ValueError, match="do not hold each training image once"):
         fit_classifier(np.repeat(x, 2, axis=0), np.repeat(y, 2), COUNTS)
+    with pytest.raises(ValueError, match=r"calibrate: example \d+ has label -1, .* from 0 to"):
+        fit_classifier(x, y - 1, COUNTS)
+    with pytest.raises(ValueError, match="rows of features have .* labels: give one per row"):
+        fit_classifier(x, y[1:], COUNTS)
     x[3, 1] = np.nan
     with pytest.raises(ValueError, match="hold NaN or Inf"):
         fit_classifier(x, y, COUNTS)
