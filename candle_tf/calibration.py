@@ -69,7 +69,8 @@ class CrossValidation:
     def summary(self) -> str:
         """Returns one line for people, and a second line where the teacher knows little."""
         groups = ", ".join(f"{name} {100 * mean:.1f}" for name, mean in self.by_rank().items())
-        line = f"Cross-validated accuracy of the teacher: {100 * self.class_mean:.1f} % ({groups})"
+        mean = f"{100 * self.class_mean:.1f} %, the mean of the classes ({groups})"
+        line = f"Cross-validated accuracy of the teacher: {mean}"
         if self.class_mean >= 0.5:
             return line
         return (

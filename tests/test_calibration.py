@@ -121,7 +121,8 @@ def test_logits_in_blocks_are_the_same_calibration(loss, monkeypatch):
 def test_what_it_says():
     good = CrossValidation(0.3, [0.9, 0.8, 0.7], [9, 5, 2])
     assert good.summary() == (
-        "Cross-validated accuracy of the teacher: 80.0 % (head 90.0, medium 80.0, tail 70.0)"
+        "Cross-validated accuracy of the teacher: 80.0 %, the mean of the classes (head 90.0, "
+        "medium 80.0, tail 70.0)"
     )
     assert "That is poor" in CrossValidation(0.3, [0.4, 0.3, 0.1], [9, 5, 2]).summary()
 

@@ -32,6 +32,8 @@ def describe():
         given.download,
         on_bad_image="skip",  # such files are named, and the others are described
     )
+    if any(note.startswith("Skipped") for note in examples.notes):
+        print("A training stops at such files; --on_bad_image=skip leaves them out.")
     print(description.describe(examples))
     if flags.FLAGS.output:
         for path in description.write_pictures(examples, flags.FLAGS.output):

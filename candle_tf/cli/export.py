@@ -32,7 +32,7 @@ def export():
     if reports:
         report = export_report(run.student.student, output, run.resolution.base)
         write_text(page, report)
-        print(f"{report}\nWrote the text above to {page}")
+        print(f"{report.partition('```')[0]}Wrote {page}, with a row for each layer")
     print(f"Wrote {output}")
     if format == "c":
         print(f"Its scratch memory takes {scratch_bytes(output):,} bytes.")

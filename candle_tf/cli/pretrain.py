@@ -11,13 +11,10 @@ The same command again continues an interrupted pretraining.
 """
 
 import dataclasses
-import signal
-import sys
 
 from absl import flags
 from candle_tf.cli import run_flags
 from candle_tf.pretraining import job
-from candle_tf.runs.checkpoints import INTERRUPTED
 
 TEXTS = {
     "dataset": "Images: 'folder:DIR' for all images below a folder; or a set whose labels are not "
@@ -29,7 +26,7 @@ TEXTS = {
 
 def pretrain():
     """Trains the encoder of the flags."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+    run_flags.stop_at_signals()
     settings = dataclasses.asdict(run_flags.settings(flags.FLAGS))
     job.pretrain(**{name: value for name, value in settings.items() if name not in job.UNUSED})
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import MappingProxyType
 import tensorflow as tf
 from absl import app, flags, logging
 from candle_tf.data.entrance import reading_errors
+from candle_tf.runs.checkpoints import INTERRUPTED
 from candle_tf.runs.run import Run
 from candle_tf.runs.settings import Settings, kind_of
 from candle_tf.utils import configs
@@ -110,6 +112,19 @@ def start(job, arguments: str | None = None):
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     argv = [sys.argv[0], *configs.expand(sys.argv[1:], flags.FLAGS)]
     app.run(main_of(job, arguments), argv=argv)
+
+
+def stop_at_signals():
+    """Ends a job that the same command continues at SIGTERM, as clusters send it, and at Ctrl-C.
+
+    A training saves its update first (`candle_tf.runs.checkpoints`).
+    """
+
+    def stop(*_):
+        raise KeyboardInterrupt("Stopped: the same command continues.")
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+    signal.signal(signal.SIGINT, stop)
 
 
 def main_of(job, arguments: str | None = None):

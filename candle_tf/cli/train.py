@@ -1,5 +1,6 @@
 """Calibrates a teacher, distills a binary student on long-tailed data, evaluates and exports it.
 
+    candle-tf train --dataset=folder:photos --workdir=runs/photos --minutes=30
     candle-tf train --config=digits_lt --workdir=runs/digits
     candle-tf train --config=cifar10_lt_100 --data_dir=DIR --workdir=runs/c10
 
@@ -7,21 +8,17 @@ The same command again continues an interrupted run. docs/workdir.md lists the f
 """
 
 import shlex
-import signal
-import sys
 
 from absl import flags
 from candle_tf.cli import run_flags
 from candle_tf.reports.tables import comparison_table
 from candle_tf.runs import job
-from candle_tf.runs.checkpoints import INTERRUPTED
 from candle_tf.utils import configs
 
 
 def train():
     """Runs the main job of the flags."""
-    # Clusters end a process so; a training saves its update first.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+    run_flags.stop_at_signals()
     settings = run_flags.settings(flags.FLAGS)
     if job.run(settings):  # of several workers the first one has results
         print(f"Accuracy on the test images in %:\n{comparison_table([settings.workdir])}")

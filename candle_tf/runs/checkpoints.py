@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -210,11 +211,11 @@ class Checkpoints(tf.keras.callbacks.Callback):
         if threading.current_thread() is not threading.main_thread():
             yield  # signals are the main thread's
             return
-        before = {number: signal.signal(number, self.stop) for number in SIGNALS}
+        self.handlers = {number: signal.signal(number, self.stop) for number in SIGNALS}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in self.handlers.items():
                 signal.signal(number, handler)
         if agreed(self.strategy, self.asked):  # in the last save
             self.end("Stopped after the training: the same command continues from there.")
@@ -222,8 +223,9 @@ class Checkpoints(tf.keras.callbacks.Callback):
     def stop(self, number: int, frame: object):
         """Notes that the process was asked to end, as the handler of its signals."""
         self.asked, self.by_hand = True, number == signal.SIGINT
-        if self.by_hand:  # a second Ctrl-C ends it at once
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.by_hand:
+            print("\nStopping after this update. Ctrl-C again: now.", file=sys.stderr, flush=True)
+            signal.signal(signal.SIGINT, self.handlers[signal.SIGINT])
 
     def end(self, message: str):
         """Ends the training with the exception of the signal that asked for it."""

@@ -131,7 +131,8 @@ def fit(
         skipped = read_json(skipped_file, list, "delete it, and the run finds such batches again")
     if checkpoints.updates < epochs * steps:
         print(
-            f"Training {settings.student} by {settings.method}: epochs of {steps} updates; the "
+            f"Training {settings.student} by {settings.method}: epochs of {steps} updates"
+            f"{f', from update {checkpoints.updates} on' if checkpoints.updates else ''}; the "
             "first update waits for TensorFlow to build its graph"
         )
     speed = throughput(run, model, store, checkpoints.updates, epochs)

@@ -22,7 +22,7 @@ NOISE = re.compile(
 LOGGED = re.compile(
     r"`FeatureConnector\.dtype` is deprecated|unsaved custom gradients. Will likely fail|"
     r"saving your model as an HDF5 file|You are using Python|untraced functions such as|"
-    r"`input_shape` is undefined or non-square"
+    r"`input_shape` is undefined or non-square|`on_train_batch_end` is slow compared"
 )
 
 

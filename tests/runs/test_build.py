@@ -87,7 +87,7 @@ def test_the_teacher_of_the_digits_is_for_no_other_images(tmp_path):
 def test_few_updates_are_said_before_they_are_made(tmp_path, capsys):
     few = {"method": "cross_entropy", "steps_per_epoch": None, "epochs": 1}
     job.prepare(Run(tiny(tmp_path, **few)))
-    assert "Only 18 updates in all, 18 per epoch. A student needs" in capsys.readouterr().out
+    assert "Only 18 updates in all, 18 per epoch. A student gets better" in capsys.readouterr().out
     job.prepare(Run(tiny(tmp_path, **few | {"epochs": 40})))
     assert "updates in all" not in capsys.readouterr().out
 

@@ -32,6 +32,7 @@ from candle_tf.data.own_images.pixels import is_image
 from candle_tf.data.summary import summary
 
 ON_BAD_IMAGE = ("error", "skip")
+MOST_NAMED = 20  # skipped files
 
 
 @dataclass(frozen=True)
@@ -160,27 +161,35 @@ def read_folder(directory: str) -> OwnFiles:
 def with_test_split(own: OwnFiles) -> OwnFiles:
     """Returns the set with a test split: its own, or else one fifth of each class.
 
-    The draw is the same in every run.
+    The draw is the same in every run. The image of a class with a single one is for training.
 
     Raises:
-        ValueError: For a class with a single image, which would have none left to train on.
+        ValueError: If no class has two images.
     """
     train = own.splits[TRAIN]
     if TEST in own.splits or not len(train.paths):
         return own
     names, labels, counts = np.unique(train.classes, return_inverse=True, return_counts=True)
-    refuse(
-        [str(name) for name in names[counts < 2]],
-        "a single image, and there is no test split",
-        "add an image to each of them, or add a test split",
-        of="classes",
-    )
-    held_out = draw_per_class(labels, np.maximum(1, counts // 5), np.random.default_rng(0))
+    single = [str(name) for name in names[counts == 1]]
+    if len(single) == len(names):
+        raise ValueError(
+            "No class has two images, and there is no test split: add images, or a test split."
+        )
+    fifths = np.where(counts == 1, 0, np.maximum(1, counts // 5))
+    held_out = draw_per_class(labels, fifths, np.random.default_rng(0))
     rest = np.setdiff1d(np.arange(len(labels)), held_out)
     note = (
         f"No test split: {len(held_out)} of {len(labels)} images, one fifth of each class, are "
         "held out as the test split."
     )
+    few = int(np.sum(fifths == 1))
+    if few:
+        note += f" {few} of {len(names)} classes have a single test image."
+    if single:
+        note += (
+            f" The only image of {', '.join(single[:3])}{', ...' if single[3:] else ''} is for "
+            "training."
+        )
     splits = {**own.splits, TRAIN: train.take(rest), TEST: train.take(held_out)}
     return replace(own, splits=splits, notes=[*own.notes, note])
 
@@ -272,10 +281,10 @@ def look(
             )
         elif bad:
             of_class = Counter(files.classes[i] for i in bad)
+            named = "; ".join(described[:MOST_NAMED]) + ("; ..." if described[MOST_NAMED:] else "")
             skipped.append(
                 f"Skipped {len(bad)} of {len(files.paths)} {name} images: "
-                f"{', '.join(f'{n} of class {c}' for c, n in of_class.items())}; the first: "
-                f"{described[0]}."
+                f"{', '.join(f'{n} of class {c}' for c, n in of_class.items())} ({named})."
             )
             print(skipped[-1])
         good = [i for i, why in enumerate(seen.problems) if not why]

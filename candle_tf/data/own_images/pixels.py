@@ -131,6 +131,8 @@ def open_image(path: str) -> np.ndarray:
     try:
         with Image.open(path, formats=FORMATS) as image:
             return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist: check the path.") from error
     except FAULTS as error:
         raise ValueError(f"{path} cannot be decoded ({error}).") from error
 

@@ -139,6 +139,16 @@ def test_without_a_test_split_a_fifth_of_each_class_is_it(tmp_path, capsys):
     assert "3 of 15 images, one fifth of each class" in capsys.readouterr().out
 
 
+def test_the_only_image_of_a_class_is_trained_on(tmp_path, capsys):
+    for i in range(6):
+        save(tmp_path / "a" / f"{i}.png", (i, 0, 0))
+    save(tmp_path / "b" / "0.png", (0, 1, 0))
+    loaded = data.load(f"folder:{tmp_path}")
+    assert loaded.class_counts.tolist() == [5, 1] and loaded.test.labels.tolist() == [0]
+    said = capsys.readouterr().out
+    assert "1 of 2 classes have a single test image. The only image of b is for training." in said
+
+
 def test_numbers_as_names_are_ordered_as_numbers(tree):
     lines = [(f"train/cat/{i:03}.png", str(10 - i), "train") for i in range(6)]
     lines += [("test/cat/000.png", "9", "test")]
@@ -294,11 +304,11 @@ def test_what_is_wrong_is_counted(tree):
             + [("test/cat/000.png", "x", "test")],
             r"names that differ in case alone \(X and x",
         ),
-        (("path", "label"), [("train/cat/000.png", "x")], "a single image, and there is no test"),
+        (("path", "label"), [("train/cat/000.png", "x")], "No class has two images, and there"),
         (
             ("path", "label", "split"),
             [("train/cat/000.png", "x", "train")],
-            "a single image, and there is no test",
+            "No class has two images, and there is no test split",
         ),
     ],
 )
