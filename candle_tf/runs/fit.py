@@ -135,6 +135,8 @@ def fit(
             f"{f', from update {checkpoints.updates} on' if checkpoints.updates else ''}; the "
             "first update waits for TensorFlow to build its graph"
         )
+        if run.method.mixup:
+            print("Accuracy below is that of mixed training images, which are harder than others")
     speed = throughput(run, model, store, checkpoints.updates, epochs)
     with checkpoints.saving_on_signals():
         if skips and checkpoints.updates == first_epoch * steps:
