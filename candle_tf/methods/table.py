@@ -78,6 +78,7 @@ def candle(method: "Method", student: tf.keras.Model, setup: Setup) -> CandleMod
         balancer=balancer,
         temperature=method.temperature,
         prior_adjusted=method.prior_adjusted,
+        class_counts=drawn_counts(method, setup),
         label_weight=method.label_weight,
         mixup=method.mixup,
         **setup.resolution,
@@ -264,8 +265,13 @@ def training_loss(method: Method, setup: Setup) -> tf.keras.losses.Loss | None:
         return method.loss(setup.class_counts)
     if method.label_weight == 0.0:
         return None
+    return method.loss(drawn_counts(method, setup))
+
+
+def drawn_counts(method: Method, setup: Setup) -> np.ndarray:
+    """Returns the images per class among a million that the method's sampler draws, (classes,)."""
     share = class_probabilities(setup.class_counts, method.sampler, progress=0.5)
-    return method.loss(np.maximum(np.rint(1e6 * share), 1))
+    return np.maximum(np.rint(1e6 * share), 1)
 
 
 AS_PUBLISHED = {"mixup": 0.0, "label_weight": 0.0, "sampler": "instance_balanced"}
