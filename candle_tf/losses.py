@@ -21,8 +21,9 @@ def kl_divergence(
         teacher_logits: Teacher's logits z_T, float (batch, classes).
         student_logits: Student's logits z_S, float (batch, classes).
         temperature: Temperature T.
-        log_prior: Log class frequencies (classes,), added to both sides after the division by T.
-            Both softmaxes then describe the long-tailed batch while z_S itself stays balanced.
+        log_prior: Log class frequencies (classes,), added to both sides before the division by T.
+            Both softmaxes then describe the long-tailed batch, as in `BalancedSoftmax`, while z_S
+            itself stays balanced.
 
     Returns:
         One value per example, float32 (batch,).
@@ -61,7 +62,7 @@ def kl_from_target(
 def soften(
     logits: tf.Tensor, temperature: float = 2.0, log_prior: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Returns softmax(z / T + log_prior), float32 (batch, classes); see `kl_divergence`.
+    """Returns softmax((z + log_prior) / T), float32 (batch, classes); see `kl_divergence`.
 
     Args:
         logits: Logits z, float (batch, classes).
@@ -76,13 +77,13 @@ def soften(
 
 
 def scaled(logits: tf.Tensor, temperature: float, log_prior: tf.Tensor | None) -> tf.Tensor:
-    """Returns z / T + log_prior, float32; arguments as in `soften`.
+    """Returns (z + log_prior) / T, float32; arguments as in `soften`.
 
     Example:
         >>> scaled([[4.0, 0.0]], 2.0, None).numpy()
         array([[2., 0.]], dtype=float32)
     """
-    return tf.cast(logits, tf.float32) / temperature + (0.0 if log_prior is None else log_prior)
+    return (tf.cast(logits, tf.float32) + (0.0 if log_prior is None else log_prior)) / temperature
 
 
 def feature_similarity(student_features: tf.Tensor, teacher_features: tf.Tensor) -> tf.Tensor:

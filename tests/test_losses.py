@@ -72,7 +72,7 @@ def per_example(loss):
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
 def test_kl_divergence(temperature, prior):
     shift = 0.0 if prior is None else prior
-    p, q = (softmax(z / temperature + shift) for z in (Z_T, Z_S))
+    p, q = (softmax((z + shift) / temperature) for z in (Z_T, Z_S))
     value, gradient = value_and_gradient(
         lambda z: losses.kl_divergence(Z_T, z, temperature, prior), Z_S
     )

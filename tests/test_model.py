@@ -120,7 +120,7 @@ def formula(
     a = (a - mean) / tf.sqrt(variance + 1e-3) * gamma + beta
     a = tf.where(a > 0, a, 0.3 * a)
 
-    p, q = (tf.nn.softmax(z / temperature + prior) for z in (z_t, z_s))
+    p, q = (tf.nn.softmax((z + prior) / temperature) for z in (z_t, z_s))
     p = mixed(p)
     kl = temperature**2 * tf.reduce_sum(p * tf.math.log(p / q), -1)
     cosine = tf.reduce_sum(a * g, -1) / (tf.norm(a, axis=-1) * tf.norm(g, axis=-1))

@@ -274,12 +274,23 @@ def drawn_counts(method: Method, setup: Setup) -> np.ndarray:
     return np.maximum(np.rint(1e6 * share), 1)
 
 
-AS_PUBLISHED = {"mixup": 0.0, "label_weight": 0.0, "sampler": "instance_balanced"}
+AS_PUBLISHED = {
+    "mixup": 0.0,
+    "label_weight": 0.0,
+    "prior_adjusted": False,
+    "sampler": "instance_balanced",
+}
 
 
 def candle_row(**others) -> Method:
     """Returns a row of CANDLE; the defaults are those of our recipe."""
-    given = {"mixup": 1.0, "label_weight": None, "sampler": "effective_number", **others}
+    given = {
+        "mixup": 1.0,
+        "label_weight": None,
+        "prior_adjusted": True,
+        "sampler": "effective_number",
+        **others,
+    }
     return Method(CANDLE, losses.BalancedSoftmax, model=candle, distills=True, **given)
 
 
@@ -295,8 +306,8 @@ LDAM = "Cao et al., LDAM, NeurIPS 2019"
 BALANCING = "Alshammari et al., Weight Balancing, CVPR 2022"
 
 METHODS = {
-    # The recipe: classes by their effective numbers, mixed pairs of views, and a label term that
-    # corrects the teacher's errors (docs/results.md).
+    # The recipe: classes by their effective numbers, mixed pairs of views, the prior inside the KL
+    # term, and a label term that corrects the teacher's errors (docs/results.md).
     "candle": candle_row(),
     "candle_uncalibrated": candle_row(calibration="cross_entropy"),
     "candle_kl": candle_row(fixed_lambda=1.0),
