@@ -378,7 +378,12 @@ class LabelAwareSmoothing(tf.keras.losses.Loss):
 
 
 def weights_of(class_weights: Sequence[float]) -> list[float]:
-    """Returns class weights as a list of numbers, for a loss and its config."""
+    """Returns class weights as a list of numbers, for a loss and its config.
+
+    Example:
+        >>> weights_of(np.ones(2))
+        [1.0, 1.0]
+    """
     return class_values(class_weights, "class_weights", "its weight").tolist()
 
 
