@@ -279,7 +279,7 @@ class BalancedSoftmax(tf.keras.losses.Loss):
 
     def __init__(self, class_counts: Sequence[int], name="balanced_softmax", **kwargs):
         super().__init__(name=name, **kwargs)
-        self.class_counts = [int(n) for n in class_counts]
+        self.class_counts = positive_counts(class_counts).tolist()
         self.log_prior = log_prior(self.class_counts)
 
     def call(self, y_true, y_pred):
@@ -353,7 +353,7 @@ class LabelAwareSmoothing(tf.keras.losses.Loss):
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
-        self.class_counts = [int(n) for n in class_counts]
+        self.class_counts = positive_counts(class_counts).tolist()
         if not (0 <= head < 1 and 0 <= tail < 1):
             raise ValueError(
                 f"head is {head} and tail is {tail}, but both must be at least 0 and below 1."
@@ -500,7 +500,7 @@ class LDAM(tf.keras.losses.Loss):
                 f"max_margin is {max_margin} and scale is {scale}, but both must be finite, the "
                 "margin at least 0 and the scale above 0."
             )
-        self.class_counts = [int(n) for n in class_counts]
+        self.class_counts = positive_counts(class_counts).tolist()
         self.max_margin, self.scale = max_margin, scale
         self.margins = (max_margin * (counts.min() / counts) ** 0.25).astype(np.float32)
         self.class_weights = tf.Variable(np.ones_like(self.margins), trainable=False)

@@ -58,10 +58,8 @@ class CandleModel(StudentModel):
             1.0 only the KL term trains. At 0.0 only the feature term trains the encoder. The
             classifier, which that term cannot reach, then follows L_KL on detached features.
         temperature: Temperature T of both softmaxes.
-        prior_adjusted: Whether the log prior of the batches' classes is added to both sides of the
-            KL divergence. The student's own logits then stay balanced.
-        class_counts: Images per class in the batches, or their shares, for `prior_adjusted`; by
-            default those of the teacher's calibration.
+        prior_adjusted: Whether the log prior of the teacher's class counts is added to both logits
+            of the KL divergence. The student's own logits then stay balanced.
         label_weight: Weight w of the loss given to `compile`. None takes `Teacher.label_weight`,
             which follows from the calibration's cross-validation.
         mixup: Parameter alpha of mixup; 0 mixes nothing.
@@ -98,7 +96,6 @@ class CandleModel(StudentModel):
         balancer: AdversarialBalancer | float | None = None,
         temperature: float = 2.0,
         prior_adjusted: bool = False,
-        class_counts: Sequence[float] | None = None,
         label_weight: float | None = None,
         mixup: float = 0.0,
         linear_adapter: bool = False,
@@ -131,14 +128,7 @@ class CandleModel(StudentModel):
         check_alpha(mixup)
         self.temperature, self.label_weight, self.mixup = temperature, label_weight, mixup
         self.prior_adjusted = prior_adjusted
-        counts = teacher.class_counts if class_counts is None else class_counts
-        if len(counts) != len(teacher.class_counts):
-            raise ValueError(
-                f"class_counts has {len(counts)} classes but the teacher has "
-                f"{len(teacher.class_counts)}: give one number per class."
-            )
-        self.class_counts = [float(n) for n in counts]
-        self.log_prior = losses.log_prior(counts) if prior_adjusted else None
+        self.log_prior = losses.log_prior(teacher.class_counts) if prior_adjusted else None
         self.linear_adapter = linear_adapter
         self.adapter = build_adapter(student, teacher.width, seed, linear_adapter)
         if self.fixed_lambda is None:
@@ -326,7 +316,6 @@ class CandleModel(StudentModel):
             "balancer": serialize(self.balancer) if fixed is None else fixed,
             "temperature": self.temperature,
             "prior_adjusted": self.prior_adjusted,
-            "class_counts": self.class_counts,
             "label_weight": self.label_weight,
             "mixup": self.mixup,
             "linear_adapter": self.linear_adapter,

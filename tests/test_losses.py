@@ -228,9 +228,24 @@ def test_beta_out_of_range_is_refused(beta):
 
 
 @pytest.mark.parametrize("counts", [[], [[3, 2]], [5, float("nan")], ["a", "b"], 7, None])
-def test_counts_that_are_none_are_refused(counts):
+@pytest.mark.parametrize(
+    "refuses",
+    [
+        losses.positive_counts,
+        losses.BalancedSoftmax,
+        losses.LDAM,
+        partial(losses.LabelAwareSmoothing, head=0.1, tail=0.0),
+    ],
+)
+def test_counts_that_are_none_are_refused(refuses, counts):
     with pytest.raises(ValueError, match="class_counts is .* one number per class"):
-        losses.positive_counts(counts)
+        refuses(counts)
+
+
+def test_shares_are_counts_too():
+    loss = losses.BalancedSoftmax([0.6, 0.4])
+    again = losses.BalancedSoftmax.from_config(loss.get_config())
+    np.testing.assert_allclose(again.log_prior, np.log([0.6, 0.4]), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -159,11 +159,6 @@ STEPS = {  # name: (arguments of CandleModel, of compile, what the formula knows
     "feature only": ({"balancer": 0.0}, {}, {"fixed": 0.0}),
     "temperature": ({"temperature": 4.0}, {}, {"temperature": 4.0}),
     "prior": ({"prior_adjusted": True}, {}, {"prior": log_prior()}),
-    "shares": (
-        {"prior_adjusted": True, "class_counts": [0.4, 0.3, 0.2, 0.1]},
-        {},
-        {"prior": np.log(np.float32([0.4, 0.3, 0.2, 0.1]))},
-    ),
     "label": ({}, {"loss": CROSS_ENTROPY}, {"label_weight": 2.0}),  # by the teacher's 50 %
     "weighted label": ({"label_weight": 0.3}, {"loss": CROSS_ENTROPY}, {"label_weight": 0.3}),
     "sample weights": ({}, {"loss": CROSS_ENTROPY}, {"sample_weight": HALF, "label_weight": 2.0}),
@@ -433,7 +428,6 @@ def test_a_saved_model_goes_on_as_if_never_saved(name, tmp_path):
 def test_config_rebuilds_the_model(fixed):
     balancer = fixed or AdversarialBalancer(True, hidden=(3, 5), seed=7)
     arguments = {"temperature": 3.0, "prior_adjusted": True, "label_weight": 0.5, "seed": 6}
-    arguments["class_counts"] = [4.0, 3.0, 2.0, 1.0]
     model = make_candle(balancer=balancer, resolutions=(12, 16, 20), **arguments)
     rebuilt = CandleModel.from_config(json.loads(json.dumps(model.get_config())))
     for name in (*arguments, "resolutions", "image_size"):

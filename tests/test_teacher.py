@@ -116,6 +116,31 @@ def test_teachers_that_scale_images_otherwise_differ():
     assert identity(255.0) == identity(255.0) != identity(64.0)
 
 
+OPERATIONS = [
+    lambda x: x - np.float32([123.7, 116.8, 103.9]),
+    lambda x: tf.clip_by_value(x, 0.0, 200.0),
+    lambda x: tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="REFLECT"),
+    lambda x: tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="SYMMETRIC"),
+    lambda x: 255.0 - x,
+    lambda x: x - 255.0,
+    lambda x: x[:, 1:],
+    lambda x: x[:, :-1],
+]
+
+
+def test_a_saved_teacher_with_operations_is_the_same_and_others_are_not(tmp_path):
+    found = []
+    for operation in OPERATIONS:
+        images = tf.keras.Input((None, None, 3))
+        conv = tf.keras.layers.Conv2D(4, 3, kernel_initializer="ones")
+        teacher = Teacher(tf.keras.Model(images, conv(operation(images))), 8)
+        teacher.save(tmp_path / "teacher.keras")
+        loaded = tf.keras.models.load_model(tmp_path / "teacher.keras")
+        assert loaded.made_of() == teacher.made_of()
+        found.append(teacher.made_of()["teacher"])
+    assert len(set(found)) == len(OPERATIONS)
+
+
 def test_a_file_with_several_outputs_is_refused(tmp_path):
     images = tf.keras.Input((8, 8, 3))
     tf.keras.Model(images, [images, images]).save(tmp_path / "two.keras")

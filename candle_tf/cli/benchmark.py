@@ -9,7 +9,6 @@ its output to its log.txt.
 """
 
 import os
-import signal
 import sys
 from collections.abc import Mapping
 
@@ -38,7 +37,7 @@ def run():
     )
     print("Making each data set, teacher and student once, to see that all can be made.")
     benchmark.check_parts(cells)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped: the same command continues."))
+    run_flags.stop_at_signals()
     with Live(auto_refresh=False) as live:
         states = benchmark.run(
             cells, TRAIN, output, lambda states: live.update(progress(states), refresh=True)

@@ -124,7 +124,8 @@ def stop_at_signals():
         raise KeyboardInterrupt("Stopped: the same command continues.")
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
-    signal.signal(signal.SIGINT, stop)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a script's background jobs
+        signal.signal(signal.SIGINT, stop)
 
 
 def main_of(job, arguments: str | None = None):

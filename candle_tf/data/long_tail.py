@@ -81,8 +81,8 @@ def long_tail_counts(
     if (counts == 0).any():
         raise ValueError(
             f"Class {order[-1]} keeps no training image at imbalance ratio "
-            f"{imbalance_ratio:g} with {n_max:.0f} images of the largest class: lower the ratio or "
-            "leave the class out."
+            f"{imbalance_ratio:g} with {n_max:.0f} images of the largest class: lower the ratio, "
+            "leave the class out, or train on the set as it is, without a ratio."
         )
     return counts
 

@@ -78,7 +78,6 @@ def candle(method: "Method", student: tf.keras.Model, setup: Setup) -> CandleMod
         balancer=balancer,
         temperature=method.temperature,
         prior_adjusted=method.prior_adjusted,
-        class_counts=drawn_counts(method, setup),
         label_weight=method.label_weight,
         mixup=method.mixup,
         **setup.resolution,
@@ -211,7 +210,8 @@ class Method:
         calibration: Loss of the teacher's classifier, a name in `teacher.CALIBRATIONS`.
         fixed_lambda: Weight of the KL term; None for the adversarial balancer.
         temperature: Temperature of the KL term.
-        prior_adjusted: Whether the KL term contains the log prior.
+        prior_adjusted: Whether the KL term contains the log prior of the training images. It does
+            so whatever the sampler: what counts is how many different images a class has.
 
     Example:
         >>> ct.methods.METHODS["candle_paper"].label_weight
@@ -265,13 +265,8 @@ def training_loss(method: Method, setup: Setup) -> tf.keras.losses.Loss | None:
         return method.loss(setup.class_counts)
     if method.label_weight == 0.0:
         return None
-    return method.loss(drawn_counts(method, setup))
-
-
-def drawn_counts(method: Method, setup: Setup) -> np.ndarray:
-    """Returns the images per class among a million that the method's sampler draws, (classes,)."""
     share = class_probabilities(setup.class_counts, method.sampler, progress=0.5)
-    return np.maximum(np.rint(1e6 * share), 1)
+    return method.loss(np.maximum(np.rint(1e6 * share), 1))
 
 
 AS_PUBLISHED = {

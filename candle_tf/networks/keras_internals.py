@@ -3,7 +3,8 @@
 `tests/networks/test_keras_internals.py` says which tf-keras version each function holds for.
 """
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,22 +73,51 @@ def called_within_fit(arguments: Mapping[str, Any]) -> bool:
     return bool(arguments.get("_use_cached_eval_dataset"))
 
 
-def constants_of(network: tf.keras.Model) -> list:
-    """Returns the constants of a network's operations, such as the 255 of `images / 255`.
+def constants_of(network: tf.keras.Model) -> list[dict]:
+    """Returns the constant arguments of a network's operations, such as the 255 of `images / 255`.
 
     Keras keeps them with the connections of a network, not in the configs of its layers.
 
     Example:
         >>> images = tf.keras.Input((8, 8, 3))
         >>> constants_of(tf.keras.Model(images, images / 255.0))
-        [255.0]
+        [{'x': 'tensor', 'y': 255.0}]
     """
     operations = [x for x in flat_layers(network) if isinstance(x, (TFOpLambda, SlicingOpLambda))]
     # Where the network was called again, the constants are the same.
-    nodes = [operation.inbound_nodes[0] for operation in operations]
-    values = tf.nest.flatten([[node.call_args, node.call_kwargs] for node in nodes])
-    known = (bool, int, float, np.ndarray, np.generic, tf.Tensor)
-    return [np.asarray(value).tolist() for value in values if isinstance(value, known)]
+    return [arguments_of_call(x.function, node) for x in operations for node in x.inbound_nodes[:1]]
+
+
+def arguments_of_call(function: Callable, node: Any) -> dict:
+    """Returns the arguments of a call by name, in the types of JSON; a tensor of Keras is "tensor".
+
+    A network that was saved and loaded gives the same: Keras then passes other arguments by name,
+    writes arrays as lists, and leaves out some that are None.
+
+    Args:
+        function: Function that was called.
+        node: Node of Keras that holds the call.
+    """
+    given = inspect.signature(function).bind(*node.call_args, **node.call_kwargs).arguments
+
+    def plain(value):
+        if isinstance(value, Mapping):
+            return {key: plain(v) for key, v in sorted(value.items())}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        if isinstance(value, (np.ndarray, np.generic, tf.Tensor, tf.Variable)):
+            return np.asarray(value).tolist()
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, tf.DType):
+            return value.name
+        return "tensor" if tf.keras.backend.is_keras_tensor(value) else type(value).__name__
+
+    return {
+        name: plain(value)
+        for name, value in sorted(given.items())
+        if name != "name" and value is not None
+    }
 
 
 def flat_layers(network: tf.keras.Model) -> list[tf.keras.layers.Layer]:

@@ -211,7 +211,8 @@ class Checkpoints(tf.keras.callbacks.Callback):
         if threading.current_thread() is not threading.main_thread():
             yield  # signals are the main thread's
             return
-        self.handlers = {number: signal.signal(number, self.stop) for number in SIGNALS}
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self.handlers = {number: signal.signal(number, self.stop) for number in heard}
         try:
             yield
         finally:
@@ -224,7 +225,7 @@ class Checkpoints(tf.keras.callbacks.Callback):
         """Notes that the process was asked to end, as the handler of its signals."""
         self.asked, self.by_hand = True, number == signal.SIGINT
         if self.by_hand:
-            print("\nStopping after this update. Ctrl-C again: now.", file=sys.stderr, flush=True)
+            print("\nStopping after the next save. Ctrl-C again: now.", file=sys.stderr, flush=True)
             signal.signal(signal.SIGINT, self.handlers[signal.SIGINT])
 
     def end(self, message: str):

@@ -91,6 +91,7 @@ def run_to_the_end(settings: Settings) -> tuple[Run, dict]:
     strategy = build_strategy(settings.strategy)  # before TensorFlow runs anything
     with stopping_with_the_others(strategy):
         finished = Run(settings)
+        say_unread(finished)
         results = complete(finished)
         meet(strategy)
     return finished, results
@@ -100,7 +101,6 @@ def complete(run: Run) -> dict:
     """Does this process's part of a run, and returns the results."""
     settings, first = run.settings, run.first_stage
     say_kept(run)
-    say_unread(run)
     run.share.batch_size(settings.batch_size)  # refuses parts of different sizes
     check_workdir(run.workdir, settings.to_flags())
     if settings.calibrates and of_earlier_version(run.workdir):

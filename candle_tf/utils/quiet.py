@@ -72,7 +72,8 @@ class QuietImport(importlib.abc.MetaPathFinder):
             def quietly(module):
                 with without_noise():
                     load(module)
-                    module.config.list_physical_devices()  # looks for a GPU now, not at first use
+                    if not os.path.exists("/dev/nvidiactl"):  # else this would fix the GPUs in use
+                        module.config.list_physical_devices()  # says that there is none
 
             spec.loader.exec_module = quietly
         return spec

@@ -182,14 +182,11 @@ def with_test_split(own: OwnFiles) -> OwnFiles:
         f"No test split: {len(held_out)} of {len(labels)} images, one fifth of each class, are "
         "held out as the test split."
     )
-    few = int(np.sum(fifths == 1))
-    if few:
-        note += f" {few} of {len(names)} classes have a single test image."
+    if few := int(np.sum(fifths == 1)):
+        note += f" {few} of {len(names)} classes: one test image each."
     if single:
-        note += (
-            f" The only image of {', '.join(single[:3])}{', ...' if single[3:] else ''} is for "
-            "training."
-        )
+        some = f"{', '.join(single[:3])}{', ...' if single[3:] else ''}"
+        note += f" {len(single)} of {len(names)} classes ({some}): one image, for training."
     splits = {**own.splits, TRAIN: train.take(rest), TEST: train.take(held_out)}
     return replace(own, splits=splits, notes=[*own.notes, note])
 
@@ -210,10 +207,15 @@ def load(
     Raises:
         ValueError: As `check` and `look`.
     """
+    printed = ()
+    if on_bad_image == "skip" and TEST not in own.splits:  # the only good image is for training
+        check(own)
+        own, _ = look(own, on_bad_image, cache)  # prints what it skips, and is quick next time
+        printed = own.notes
     own = with_test_split(own)
     check(own)
     line = said(own)
-    print(*own.notes, line, sep="\n")  # before `look`, which may take long
+    print(*(note for note in own.notes if note not in printed), line, sep="\n")  # `look` takes long
     left, looks = look(own, on_bad_image, cache)
     if left.left_out > own.left_out:
         check(left)  # a class may have no image left

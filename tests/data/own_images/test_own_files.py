@@ -146,7 +146,21 @@ def test_the_only_image_of_a_class_is_trained_on(tmp_path, capsys):
     loaded = data.load(f"folder:{tmp_path}")
     assert loaded.class_counts.tolist() == [5, 1] and loaded.test.labels.tolist() == [0]
     said = capsys.readouterr().out
-    assert "1 of 2 classes have a single test image. The only image of b is for training." in said
+    assert (
+        "1 of 2 classes: one test image each. 1 of 2 classes (b): one image, for training." in said
+    )
+
+
+def test_the_only_good_image_of_a_class_is_trained_on(tmp_path, capsys):
+    for i in range(6):
+        save(tmp_path / "a" / f"{i}.png", (i, 0, 0))
+    for name in "bc":
+        for i in range(2):
+            save(tmp_path / name / f"{i}.png", (i, 1, 0))
+        corrupt(tmp_path / name / f"{'bc'.index(name)}.png")
+    loaded = data.load(f"folder:{tmp_path}", on_bad_image="skip")
+    assert loaded.class_counts.tolist() == [5, 1, 1] and loaded.test.labels.tolist() == [0]
+    assert capsys.readouterr().out.count("Skipped 2 of 10 train images") == 1
 
 
 def test_numbers_as_names_are_ordered_as_numbers(tree):
