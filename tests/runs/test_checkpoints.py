@@ -261,6 +261,20 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path, monkeypatch):
     assert newest(tmp_path).stem == "ckpt-1"  # of the first epoch
 
 
+def test_an_ignored_signal_stays_ignored():
+    """As Ctrl-C is in the background jobs of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        checkpoints = Checkpoints.__new__(Checkpoints)
+        checkpoints.strategy, checkpoints.asked = tf.distribute.get_strategy(), False
+        with checkpoints.saving_on_signals():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) == checkpoints.stop
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.long
 def test_sigterm_in_the_last_save_is_heard(tmp_path, monkeypatch):
     ours = Checkpoints.save
