@@ -81,7 +81,16 @@ def test_the_logs_of_an_epoch_interrupted_again_and_again_are_those_of_all_of_it
     np.testing.assert_allclose(killed, whole, rtol=1e-6)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C is heard, also where the tests themselves run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.long
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(
     "number, update",
     [(signal.SIGTERM, 4), (signal.SIGINT, 4), pytest.param(signal.SIGTERM, 6, marks=SLOW)],
@@ -253,6 +262,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_ends_at_once(tmp_path, monkeypatch):
     after_update(monkeypatch, 4, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in "12"])
     with pytest.raises(KeyboardInterrupt) as ended:
@@ -261,18 +271,16 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path, monkeypatch):
     assert newest(tmp_path).stem == "ckpt-1"  # of the first epoch
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_ignored_signal_stays_ignored():
     """As Ctrl-C is in the background jobs of a script."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        checkpoints = Checkpoints.__new__(Checkpoints)
-        checkpoints.strategy, checkpoints.asked = tf.distribute.get_strategy(), False
-        with checkpoints.saving_on_signals():
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-            assert signal.getsignal(signal.SIGTERM) == checkpoints.stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    checkpoints = Checkpoints.__new__(Checkpoints)
+    checkpoints.strategy, checkpoints.asked = tf.distribute.get_strategy(), False
+    with checkpoints.saving_on_signals():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
+        assert signal.getsignal(signal.SIGTERM) == checkpoints.stop
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 @pytest.mark.long
