@@ -71,7 +71,7 @@ def test_a_bad_file_is_named_and_the_others_go_on(exports, photos):
     assert lines[0] == f"{photos}: 1 files are left out: not images"
     assert lines[1].startswith(f"{photos}/a.jpg: ") and "b.jpg cannot be decoded" in lines[2]
     assert lines[3].startswith(f"{photos}/deep/c.webp: ")
-    assert "nowhere.png cannot be decoded" in lines[-1] and "No such file" in lines[-1]
+    assert "nowhere.png does not exist: check the path" in lines[-1]
 
 
 def test_a_folder_without_an_image_is_named(exports, tmp_path):
