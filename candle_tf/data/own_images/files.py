@@ -207,15 +207,17 @@ def load(
     Raises:
         ValueError: As `check` and `look`.
     """
-    printed = ()
+    printed = 0
     if on_bad_image == "skip" and TEST not in own.splits:  # the only good image is for training
         check(own)
+        for note in own.notes:
+            print(note)
         own, _ = look(own, on_bad_image, cache)  # prints what it skips, and is quick next time
-        printed = own.notes
+        printed = len(own.notes)
     own = with_test_split(own)
     check(own)
     line = said(own)
-    print(*(note for note in own.notes if note not in printed), line, sep="\n")  # `look` takes long
+    print(*own.notes[printed:], line, sep="\n")  # before `look`, which may take long
     left, looks = look(own, on_bad_image, cache)
     if left.left_out > own.left_out:
         check(left)  # a class may have no image left

@@ -163,6 +163,17 @@ def test_the_only_good_image_of_a_class_is_trained_on(tmp_path, capsys):
     assert capsys.readouterr().out.count("Skipped 2 of 10 train images") == 1
 
 
+def test_each_note_is_printed_once_where_bad_images_are_skipped(tmp_path, capsys):
+    for i in range(6):
+        save(tmp_path / "a" / "deeper" / f"{i}.png", (i, 0, 0))
+        save(tmp_path / "b" / f"{i}.png", (i, 1, 0))
+    corrupt(tmp_path / "b" / "0.png")
+    data.load(f"folder:{tmp_path}", on_bad_image="skip")
+    said = capsys.readouterr().out
+    for note in ("Images in 1 subfolders", "Skipped 1 of 12 train images", "No test split"):
+        assert said.count(note) == 1, note
+
+
 def test_numbers_as_names_are_ordered_as_numbers(tree):
     lines = [(f"train/cat/{i:03}.png", str(10 - i), "train") for i in range(6)]
     lines += [("test/cat/000.png", "9", "test")]
