@@ -353,13 +353,12 @@ class LabelAwareSmoothing(tf.keras.losses.Loss):
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
-        self.class_counts = positive_counts(class_counts).tolist()
+        counts = positive_counts(class_counts)
         if not (0 <= head < 1 and 0 <= tail < 1):
             raise ValueError(
                 f"head is {head} and tail is {tail}, but both must be at least 0 and below 1."
             )
-        self.head, self.tail = head, tail
-        counts = positive_counts(class_counts)
+        self.class_counts, self.head, self.tail = counts.tolist(), head, tail
         span = counts.max() - counts.min()
         rank = (counts - counts.min()) / span if span else np.ones_like(counts)
         self.smoothing = (tail + (head - tail) * np.sin(np.pi / 2 * rank)).astype(np.float32)
@@ -500,7 +499,7 @@ class LDAM(tf.keras.losses.Loss):
                 f"max_margin is {max_margin} and scale is {scale}, but both must be finite, the "
                 "margin at least 0 and the scale above 0."
             )
-        self.class_counts = positive_counts(class_counts).tolist()
+        self.class_counts = counts.tolist()
         self.max_margin, self.scale = max_margin, scale
         self.margins = (max_margin * (counts.min() / counts) ** 0.25).astype(np.float32)
         self.class_weights = tf.Variable(np.ones_like(self.margins), trainable=False)

@@ -1,7 +1,7 @@
 """Checks of a user's network before its use: its last layer, and its own scaling of images."""
 
 import tensorflow as tf
-from candle_tf.networks.keras_internals import made_by
+from candle_tf.networks.keras_internals import OPERATIONS, made_by
 
 PASSING = (  # layers that may follow a classifier without being one
     "Activation Dropout Flatten GlobalAveragePooling2D GlobalMaxPooling2D Reshape SpatialDropout2D"
@@ -13,8 +13,8 @@ WIDTHS = 64  # a linear layer whose width is a multiple of this counts as an emb
 
 def operation_of(layer: tf.keras.layers.Layer) -> str:
     """Returns the name of the TensorFlow function that a layer wraps, or "" for other layers."""
-    name = type(layer).__name__ in ("TFOpLambda", "SlicingOpLambda")
-    return str(layer.get_config().get("function", "")) if name else ""
+    wraps = isinstance(layer, OPERATIONS)
+    return str(layer.get_config().get("function", "")) if wraps else ""
 
 
 def makes_probabilities(layer: tf.keras.layers.Layer) -> bool:

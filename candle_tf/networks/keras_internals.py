@@ -12,7 +12,9 @@ import larq as lq
 import numpy as np
 import tensorflow as tf
 from tf_keras.protobuf import saved_metadata_pb2  # noqa: F401  for networks.safe_load
-from tf_keras.src.layers.core import SlicingOpLambda, TFOpLambda  # the latter for export.c_plan
+from tf_keras.src.layers.core import SlicingOpLambda, TFOpLambda
+
+OPERATIONS = (TFOpLambda, SlicingOpLambda)  # layers that wrap a function of TensorFlow
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def constants_of(network: tf.keras.Model) -> list[dict]:
         >>> constants_of(tf.keras.Model(images, images / 255.0))
         [{'x': 'tensor', 'y': 255.0}]
     """
-    operations = [x for x in flat_layers(network) if isinstance(x, (TFOpLambda, SlicingOpLambda))]
+    operations = [layer for layer in flat_layers(network) if isinstance(layer, OPERATIONS)]
     # Where the network was called again, the constants are the same.
     return [arguments_of_call(x.function, node) for x in operations for node in x.inbound_nodes[:1]]
 

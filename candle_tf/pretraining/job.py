@@ -72,8 +72,8 @@ def pretrain(dataset: str, *, workdir: str, **settings) -> Path:
     if made.epochs == 0:
         raise ValueError("`epochs` is 0 but must be at least 1: a pretraining trains.")
     student = made.student or PLANNED["student"]
-    run = Run(dataclasses.replace(made, student=student, **FIXED))
-    run.scales_by_set = False  # students of other images start from it
+    # Students of other images start from it.
+    run = Run(dataclasses.replace(made, student=student, **FIXED), scales_by_set=False)
     given, file = run.given, run.workdir / ENCODER_FILE
     say_kept(run)
     run.examples = load_unlabelled(

@@ -54,6 +54,7 @@ class Run:
     Args:
         settings: Settings of the run. If a run has begun in the workdir, its values replace the
             method's defaults for settings that are not given.
+        scales_by_set: Whether the student scales pixels by the set's mean and standard deviation.
 
     Attributes:
         given: The settings with the method's own values and absolute paths.
@@ -73,7 +74,7 @@ class Run:
         ('instance_balanced', (32,), None)
     """
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, scales_by_set: bool = True):
         given = as_begun(settings)
         given.check()
         self.given = canonical(given)
@@ -82,7 +83,7 @@ class Run:
         self.unread = [
             name for name in settings.unread if getattr(settings, name) != getattr(default, name)
         ]
-        self.scales_by_set = True  # whether the student scales pixels by the set's mean and std
+        self.scales_by_set = scales_by_set
         self.throughput: dict[str, float] = {}
 
     def __repr__(self) -> str:

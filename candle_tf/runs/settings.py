@@ -395,7 +395,8 @@ class Settings:
         if not self.workdir:
             raise ValueError("`workdir` is missing: name the directory that the run writes to.")
         method = method_of(self)
-        students.parse(self.student or PLANNED["student"])
+        if self.student:
+            students.parse(self.student)
         build_optimizer(self.binary_optimizer, self.learning_rate)
         for name, value in self.given(CHOICES).items():
             lookup(name, value, dict.fromkeys(CHOICES[name]))
@@ -432,7 +433,7 @@ def canonical(settings: Settings) -> Settings:
         value = getattr(settings, name)
         if value != ours and os.path.exists(file := absolute(value) or ""):
             changes[name] = file
-    weights = students.parse(settings.student or PLANNED["student"])[1].get("weights")
+    weights = students.parse(settings.student)[1].get("weights") if settings.student else None
     known = weights in ("generic", "imagenet")
     if isinstance(weights, str) and not known and os.path.exists(file := absolute(weights) or ""):
         named = rf"""(['"]){re.escape(weights)}\1"""

@@ -17,6 +17,7 @@ from candle_tf.data.own_images.layout import (
     TEST,
     TRAIN,
     VALIDATION,
+    first_few,
     read_layout,
     refuse,
     said_of,
@@ -185,8 +186,8 @@ def with_test_split(own: OwnFiles) -> OwnFiles:
     if few := int(np.sum(fifths == 1)):
         note += f" {few} of {len(names)} classes: one test image each."
     if single:
-        some = f"{', '.join(single[:3])}{', ...' if single[3:] else ''}"
-        note += f" {len(single)} of {len(names)} classes ({some}): one image, for training."
+        note += f" {len(single)} of {len(names)} classes ({first_few(single)}): one image, "
+        note += "for training."
     splits = {**own.splits, TRAIN: train.take(rest), TEST: train.take(held_out)}
     return replace(own, splits=splits, notes=[*own.notes, note])
 
@@ -285,7 +286,7 @@ def look(
             )
         elif bad:
             of_class = Counter(files.classes[i] for i in bad)
-            named = "; ".join(described[:MOST_NAMED]) + ("; ..." if described[MOST_NAMED:] else "")
+            named = first_few(described, MOST_NAMED, between="; ")
             skipped.append(
                 f"Skipped {len(bad)} of {len(files.paths)} {name} images: "
                 f"{', '.join(f'{n} of class {c}' for c, n in of_class.items())} ({named})."

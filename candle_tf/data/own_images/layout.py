@@ -356,8 +356,7 @@ class Reader:
         if nested:
             inner = [i.path for each in nested for i in each.with_images()]
             self.notes.append(
-                f"Images in {len(inner)} subfolders belong to the class above: "
-                f"{', '.join(inner[:3])}{', ...' if len(inner) > 3 else ''}"
+                f"Images in {len(inner)} subfolders belong to the class above: {first_few(inner)}"
             )
         return {
             name: [path for each in same for path in each.every_image()]
@@ -408,7 +407,7 @@ def said_of(left_out: Sequence[LeftOut]) -> list[str]:
     for why in dict.fromkeys(each.why for each in left_out):
         same = [each for each in left_out if each.why == why]
         files = sum(each.files for each in same)
-        some = ", ".join(each.path for each in same[:3]) + (", ..." if len(same) > 3 else "")
+        some = first_few([each.path for each in same])
         by_class = Counter(each.class_name for each in same if each.class_name)
         of = ", ".join(f"{n} of class {name}" for name, n in by_class.most_common(5))
         of = f"; {of}{', ...' if len(by_class) > 5 else ''}" if of and why == NO_IMAGE else ""
@@ -429,5 +428,16 @@ def refuse(offenders: Sequence[str], what: str, remedy: str, of: str = "lines or
         ValueError: If there are offenders.
     """
     if offenders:
-        first = "; ".join(offenders[:3]) + ("; ..." if len(offenders) > 3 else "")
+        first = first_few(offenders, between="; ")
         raise ValueError(f"{len(offenders)} {of} with {what} ({first}): {remedy}.")
+
+
+def first_few(texts: Sequence[str], most: int = 3, between: str = ", ") -> str:
+    """Returns the first few texts as one, with dots for the others.
+
+    Example:
+        >>> first_few(["a", "b", "c", "d"])
+        'a, b, c, ...'
+    """
+    shown = between.join(texts[:most])
+    return f"{shown}{between}..." if len(texts) > most else shown
