@@ -119,13 +119,18 @@ def stop_at_signals():
 
     A training saves its update first (`candle_tf.runs.checkpoints`).
     """
+    message = "Stopped: the same command continues."
 
-    def stop(*_):
-        raise KeyboardInterrupt("Stopped: the same command continues.")
+    def terminated(*_):
+        print(f"\n{message}", flush=True)
+        sys.exit(INTERRUPTED)
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+    def interrupted(*_):
+        raise KeyboardInterrupt(message)
+
+    signal.signal(signal.SIGTERM, terminated)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a script's background jobs
-        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGINT, interrupted)
 
 
 def main_of(job, arguments: str | None = None):

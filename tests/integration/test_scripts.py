@@ -164,7 +164,7 @@ def test_report_is_written_again(run):
 def test_a_killed_benchmark_goes_on(end, tmp_path):
     flags = [*TINY, "--epochs=3", "--datasets=digits", "--methods=cross_entropy", "--methods=ncm"]
     command = [sys.executable, "scripts/benchmark.py", *flags, f"--output={tmp_path}"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as benchmark:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as benchmark:
         lines = []
         while len(lines) < 2:
             assert benchmark.poll() is None
@@ -172,6 +172,8 @@ def test_a_killed_benchmark_goes_on(end, tmp_path):
             for history in tmp_path.glob("cross_entropy_*/history.csv"):
                 lines = history.read_text().splitlines()
         benchmark.send_signal(end)
+        said = benchmark.stdout.read()
+    assert ("the same command continues" in said) == (end == signal.SIGTERM)
     assert not (history.parent / "metrics.json").exists()
     done = script("benchmark", *flags, f"--output={tmp_path}")
     for _ in range(30):  # nobody could tell the cell's process of a SIGKILL: it is still at work
