@@ -682,7 +682,7 @@ static SMALL const char *fastest(const struct kernels **kernels)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2")) {
 #if defined(BINARY) && !defined(@UPPER@_NO_AVX512)
-        if (__builtin_cpu_supports("avx512vpopcntdq")) {
+        if (__builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vl")) {
             *kernels = &kernels_avx512;
             return "AVX-512 VPOPCNTDQ";
         }
