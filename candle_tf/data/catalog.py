@@ -379,9 +379,8 @@ def load(
         )
     available = np.bincount(source.train_labels, minlength=len(source.class_names))
     if (available == 0).any():
-        raise ValueError(
-            f"{dataset}: class {np.argmin(available)} has no training image: leave the class out."
-        )
+        empty = source.class_names[np.argmin(available)]
+        raise ValueError(f"{dataset}: class {empty!r} has no training image: leave the class out.")
     if n_max is not None and imbalance_ratio is None:
         raise ValueError("n_max needs a set that is made long-tailed: give imbalance_ratio too.")
     labels = source.train_labels
