@@ -1,10 +1,10 @@
 """The calibration: from frozen features to a classifier that treats all classes alike.
 
 The features x of each image are standardised to u = (x - mean) / std. The loss of a calibration
-gives each image a weight w_i and a target q_i, and all images one log prior pi. Kernel K and bias b
+gives each image a weight w_i and a target q_i, and all images one prior pi. Kernel K and bias b
 minimise
 
-    sum_i w_i CE(q_i, K u_i + b + pi) + ||K||^2 / (2 C)
+    sum_i w_i CE(q_i, K u_i + b + log pi) + ||K||^2 / (2 C)
 
 by L-BFGS (`scipy.optimize`). Cross-validation chooses C: the smallest of `STRENGTHS` whose
 class-mean accuracy is within one standard error of the best. Mean and std are folded into K and b,
@@ -36,7 +36,7 @@ class CrossValidation:
     each fold. A class of one image cannot be held out: its accuracy is NaN, and means leave it out.
 
     Attributes:
-        strength: Inverse C of the penalty on the kernel.
+        strength: C of the penalty ||K||^2 / (2 C); a larger one penalises less.
         per_class: Accuracy of each class, as a fraction of 1, (classes,).
         class_counts: Training images per class, (classes,).
 
@@ -185,7 +185,10 @@ def cross_validate(
     iterations: int,
     seed: int,
 ) -> CrossValidation:
-    """Returns the strength chosen on held-out images, and the accuracy on these images.
+    """Returns the strength chosen on held-out images, and the accuracy on such images.
+
+    Above `MOST_CROSS_VALIDATED` images, the strength is chosen on a part of them, and the accuracy
+    is measured on up to `MOST_ROWS`: a classifier of a part would be worse than the teacher's.
 
     Args:
         x: Standardised features of each training image, float32 (n, width).
@@ -201,28 +204,36 @@ def cross_validate(
         >>> cross_validate(x, np.array([0, 1] * 9), 2, "cross_entropy", (0.0, 0.0), 9, 0).per_class
         [1.0, 1.0]
     """
-    counts = np.bincount(y, minlength=num_classes)
     generator = np.random.default_rng(seed)
-    chosen = most_balanced(y, MOST_CROSS_VALIDATED, generator)
-    x, y = x[chosen], y[chosen]
-    fold = deal(y, FOLDS, generator)
-    tried = fold >= 0
-    accuracies = []
-    for strength in STRENGTHS:
-        predicted = np.full(len(y), -1)
-        for k in range(fold.max() + 1):
-            held_out = fold == k
-            kernel, bias = fit_standardized(
-                x[~held_out], y[~held_out], num_classes, strength, loss, label_smoothing, iterations
-            )
-            predicted[held_out] = np.argmax(x[held_out] @ kernel + bias, axis=1)
-        accuracies.append(metrics.per_class_accuracy(y[tried], predicted[tried], num_classes))
-    means = np.array([nan_mean(per_class) for per_class in accuracies])
-    best = accuracies[int(np.argmax(np.nan_to_num(means)))]
-    held_out = np.bincount(y[tried], minlength=num_classes)
+
+    def accuracies(most: int, strengths: Sequence[float]) -> tuple[list[np.ndarray], np.ndarray]:
+        """Returns the accuracies per class for each strength, and the images that measured them."""
+        kept = most_balanced(y, most, generator)
+        fold = deal(y[kept], FOLDS, generator)
+        tried = kept[fold >= 0]
+        measured = []
+        for strength in strengths:
+            predicted = np.full(len(y), -1)
+            for k in range(fold.max() + 1):
+                fitted, held_out = kept[fold != k], kept[fold == k]
+                kernel, bias = fit_standardized(
+                    x[fitted], y[fitted], num_classes, strength, loss, label_smoothing, iterations
+                )
+                predicted[held_out] = np.argmax(x[held_out] @ kernel + bias, axis=1)
+            per_class = metrics.per_class_accuracy(y[tried], predicted[tried], num_classes)
+            measured.append(per_class)
+        return measured, np.bincount(y[tried], minlength=num_classes)
+
+    measured, held_out = accuracies(MOST_CROSS_VALIDATED, STRENGTHS)
+    means = np.array([nan_mean(per_class) for per_class in measured])
+    best = measured[int(np.argmax(np.nan_to_num(means)))]
     within = np.nan_to_num(means) >= np.nan_to_num(means.max()) - standard_error(best, held_out)
     chosen = int(np.argmax(within))
-    return CrossValidation(STRENGTHS[chosen], accuracies[chosen].tolist(), counts.tolist())
+    strength, per_class = STRENGTHS[chosen], measured[chosen]
+    if len(y) > MOST_CROSS_VALIDATED:
+        [per_class], _ = accuracies(MOST_ROWS, [strength])
+    counts = np.bincount(y, minlength=num_classes)
+    return CrossValidation(strength, per_class.tolist(), counts.tolist())
 
 
 def standard_error(per_class: np.ndarray, images: np.ndarray) -> float:
@@ -320,7 +331,7 @@ def fit_standardized(
         x: Standardised features, float32 (n, width).
         y: Class of each row, (n,).
         num_classes: Number of classes.
-        strength: Inverse C of the penalty on the kernel.
+        strength: C of the penalty ||K||^2 / (2 C); a larger one penalises less.
         loss: Name in `CALIBRATIONS`.
         label_smoothing: Factors of head and tail, for "label_aware_smoothing".
         iterations: Most iterations of L-BFGS.

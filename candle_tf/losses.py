@@ -17,13 +17,14 @@ def kl_divergence(
 ) -> tf.Tensor:
     """Returns L_KL = T^2 KL(softmax(z_T / T) || softmax(z_S / T)) (Hinton et al., 2015).
 
+    With a log prior, z + log_prior takes the place of each z.
+
     Args:
         teacher_logits: Teacher's logits z_T, float (batch, classes).
         student_logits: Student's logits z_S, float (batch, classes).
         temperature: Temperature T.
-        log_prior: Log class frequencies (classes,), added to both sides before the division by T.
-            Both softmaxes then describe the long-tailed batch, as in `BalancedSoftmax`, while z_S
-            itself stays balanced.
+        log_prior: Log class frequencies (classes,); none by default. As in `BalancedSoftmax`, a
+            student that fits the sums stays balanced itself.
 
     Returns:
         One value per example, float32 (batch,).

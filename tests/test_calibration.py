@@ -107,6 +107,18 @@ def test_with_many_classes_two_images_of_each_are_held_out(monkeypatch):
     assert np.isfinite(per_class).all()
 
 
+def test_the_accuracy_of_a_large_set_is_that_of_a_classifier_of_all_its_images(monkeypatch):
+    monkeypatch.setattr(calibration, "STRENGTHS", (0.3,))
+    counts = [91, 61, 31]
+    x, y = blobs(counts)
+    whole = fit_classifier(x, y, counts)[2]
+    monkeypatch.setattr(calibration, "MOST_CROSS_VALIDATED", 9)
+    part = fit_classifier(x, y, counts)[2]
+    assert abs(part.class_mean - whole.class_mean) < 0.05
+    seen = [round(share * n, 6) for share, n in zip(part.per_class, counts)]
+    assert seen == [round(n) for n in seen]  # each image is held out once
+
+
 @pytest.mark.parametrize("loss", calibration.CALIBRATIONS)
 def test_logits_in_blocks_are_the_same_calibration(loss, monkeypatch):
     x, y = blobs(COUNTS)

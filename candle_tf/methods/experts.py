@@ -1,5 +1,6 @@
 """A student with several copies of its last block and classifier on one shared trunk."""
 
+import re
 from functools import partial
 
 import tensorflow as tf
@@ -109,6 +110,27 @@ def reseeded(number: int, layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer
         if initializer.get("seed") is not None:
             initializer["seed"] += number + 1
     return layer.from_config(config)
+
+
+def start_branches(network: tf.keras.Model, student: tf.keras.Model):
+    """Gives the branches of a network the weights of a pretrained student's last block.
+
+    Args:
+        network: Result of `branch`; another network stays as it is.
+        student: The student that `branch` was given.
+
+    Example:
+        >>> student = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125, blocks=(1,))
+        >>> branched = ct.methods.branch(student, 2)
+        >>> start_branches(branched, student)
+        >>> last = student.layers[-6]
+        >>> copy = branched.get_layer(f"branch_1_{last.name}")
+        >>> type(last).__name__, bool((copy.get_weights()[0] == last.get_weights()[0]).all())
+        ('QuantConv2D', True)
+    """
+    for layer in network.layers:
+        if own := re.fullmatch(r"branch_\d+_(.+)", layer.name):
+            layer.set_weights(student.get_layer(own[1]).get_weights())
 
 
 def check_experts(student: tf.keras.Model, n: int):

@@ -207,7 +207,7 @@ class Method:
             stage's features, in place of training a network.
         batch_norm_shift: Whether class-balanced batches update the statistics of batch norm before
             the second stage.
-        calibration: Loss of the teacher's classifier, a name in `teacher.CALIBRATIONS`.
+        calibration: Loss of the teacher's classifier, a name in `calibration.CALIBRATIONS`.
         fixed_lambda: Weight of the KL term; None for the adversarial balancer.
         temperature: Temperature of the KL term.
         prior_adjusted: Whether the KL term contains the log prior of the training images. It does
@@ -245,7 +245,8 @@ def training_loss(method: Method, setup: Setup) -> tf.keras.losses.Loss | None:
     """Returns the loss that `compile` takes, or None for a distillation without a label term.
 
     The label term of a distillation uses the class frequencies of the batches, which depend on the
-    sampler. In class-balanced batches all classes are equally frequent.
+    sampler: in class-balanced batches all classes are equally frequent. Those of progressively
+    balanced batches are those of the middle of the training.
 
     Args:
         method: A row of `METHODS`.
@@ -266,7 +267,7 @@ def training_loss(method: Method, setup: Setup) -> tf.keras.losses.Loss | None:
     if method.label_weight == 0.0:
         return None
     share = class_probabilities(setup.class_counts, method.sampler, progress=0.5)
-    return method.loss(np.maximum(np.rint(1e6 * share), 1))
+    return method.loss(share)
 
 
 AS_PUBLISHED = {

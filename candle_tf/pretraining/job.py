@@ -11,6 +11,7 @@ with mixup, from a store of the teacher's outputs.
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,7 @@ def pretrain(dataset: str, *, workdir: str, **settings) -> Path:
         }
         write_text(run.workdir / PRETRAINING_FILE, json.dumps(measured, indent=1) + "\n")
         write_encoder(model.student, file)
+        shutil.rmtree(run.workdir / CALIBRATION, ignore_errors=True)
     return told(run)
 
 

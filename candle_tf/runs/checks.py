@@ -153,6 +153,11 @@ RULES: tuple[Rule, ...] = (
         lambda s, m: s.minutes is not None and (m.starts_from is not None or bool(s.strategy)),
     ),
     (
+        "`minutes` plans updates of one batch of images: give `epochs` for `method={s.method}`, "
+        "whose updates take more.",
+        lambda s, m: s.minutes is not None and (m.views > 1 or m.partner_sampler is not None),
+    ),
+    (
         "`two_step` needs at least 2 `epochs`, one for each step.",
         lambda s, m: s.two_step and s.epochs == 1,
     ),

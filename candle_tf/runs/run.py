@@ -11,6 +11,7 @@ import tensorflow as tf
 from candle_tf import data, metrics, students
 from candle_tf.data.pipeline import training_places
 from candle_tf.methods import Method
+from candle_tf.methods.experts import start_branches
 from candle_tf.networks.surgery import at_policy, check_size
 from candle_tf.reports.tables import summary_table
 from candle_tf.resolution import RandomResolution, in_proportion, resize
@@ -258,7 +259,11 @@ class Run:
             student = students.create(
                 name, num_classes=num_classes, image_size=settings.image_size, **arguments
             )
-        return self.method.network(bits.at_bits(student, settings.student_bits))
+        student = bits.at_bits(student, settings.student_bits)
+        network = self.method.network(student)
+        if arguments.get("weights"):
+            start_branches(network, student)
+        return network
 
     def student_arguments(self, pretrained: bool = True) -> tuple[str, dict]:
         """Returns the name of the student and the arguments of its function.
@@ -295,7 +300,9 @@ class Run:
     def view_size(self) -> int:
         """The largest size that student or teacher needs, never above the images' own size."""
         largest = max(self.resolution.sizes)
-        needed = max(largest, self.settings.image_size, self.teacher_size(largest))
+        needed = max(largest, self.settings.image_size)
+        if self.settings.calibrates:
+            needed = max(needed, self.teacher_size(largest))
         return min(needed, self.examples.image_size or needed)
 
     @cached_property

@@ -53,3 +53,27 @@ def test_the_student_is_evaluated_on_images_that_are_resized_once(digits):
     assert wide.view_size == 40
     images, _ = next(iter(wide.evaluation_batches(digits.test)))
     assert images.shape[1] == 16
+
+
+def test_a_method_without_a_teacher_reads_images_of_the_students_size(digits):
+    alone = of(image_size=16, teacher_image_size=40, method="cross_entropy")
+    alone.examples = dataclasses.replace(digits, image_size=None)
+    assert alone.view_size == 16
+    assert alone.settings == of(image_size=16, method="cross_entropy").settings
+
+
+def test_branches_start_from_a_pretrained_block():
+    pretrained = {"image_size": 32, "student": "resnet_e:weights='generic'"}
+    student = of(**pretrained).build_student(10)
+    branched = of(**pretrained, method="tade").build_student(10)
+    own = [layer for layer in student.layers[:-1] if layer.weights]
+    for number in range(3):
+        copies = [
+            layer
+            for layer in branched.layers
+            if layer.name.startswith(f"branch_{number}_") and layer.weights
+        ]
+        assert len(copies) >= 3
+        for copy, layer in zip(copies, own[-len(copies) :]):
+            for mine, its in zip(copy.get_weights(), layer.get_weights()):
+                np.testing.assert_array_equal(mine, its)
