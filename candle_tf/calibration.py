@@ -23,6 +23,7 @@ from scipy.optimize import minimize
 CALIBRATIONS = ("balanced_softmax", "label_aware_smoothing", "cross_entropy")
 STRENGTHS = (0.03, 0.3, 3.0)
 FOLDS = 3
+ITERATIONS = 50  # of L-BFGS at most; each passes over all rows once or twice
 MOST_CROSS_VALIDATED = 5_000  # images; above this, the largest classes lose images first
 MOST_ROWS = 100_000  # above this, the last views of all images are left out
 MOST_LOGITS = 2**26  # of a block of rows: 256 MB for each of its arrays
@@ -96,7 +97,6 @@ def fit_classifier(
     *,
     loss: str = "balanced_softmax",
     label_smoothing: tuple[float, float] = (0.05, 0.1),
-    iterations: int = 50,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, CrossValidation]:
     """Returns the kernel and the bias of a linear classifier, and its cross-validation.
@@ -108,7 +108,6 @@ def fit_classifier(
         class_counts: Training images per class, (classes,); their sum is n.
         loss: Name in `CALIBRATIONS`.
         label_smoothing: Factors of head and tail, for "label_aware_smoothing".
-        iterations: Most iterations of L-BFGS; each passes over all rows once or twice.
         seed: Seed of the random folds.
 
     Returns:
@@ -142,12 +141,11 @@ def fit_classifier(
             f"The first {n} rows of the features do not hold each training image once: give data "
             "that hold it once, and views to read them more than once."
         )
-    how = (loss, label_smoothing, iterations)
+    how = (loss, label_smoothing)
     # For the cross-validation, half of the iterations are enough.
-    quick = (loss, label_smoothing, iterations // 2)
-    checked = cross_validate(x[:n], y[:n], len(counts), *quick, seed)
+    checked = cross_validate(x[:n], y[:n], len(counts), *how, ITERATIONS // 2, seed)
     strength = checked.strength * n / rows  # the views of an image share its weight
-    kernel, bias = fit_standardized(x, y, len(counts), strength, *how)
+    kernel, bias = fit_standardized(x, y, len(counts), strength, *how, ITERATIONS)
     kernel /= std[:, None]
     return kernel, bias - mean @ kernel, checked
 

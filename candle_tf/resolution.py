@@ -104,15 +104,6 @@ class RandomResolution:
         draw_all = tf.function(lambda: tf.map_fn(self.draw, tf.range(steps)))
         return draw_all().numpy()
 
-    def get_config(self) -> dict:
-        """Returns the arguments of the constructor."""
-        return {"sizes": self.sizes, "base": self.base, "seed": self.seed}
-
-    @classmethod
-    def from_config(cls, config: dict) -> "RandomResolution":
-        """Builds the object from what `get_config` returned."""
-        return cls(**config)
-
 
 def resize(images: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
     """Resizes images (batch, h, w, 3) to (batch, size, size, 3), bilinear.

@@ -134,12 +134,6 @@ def test_all_draws_at_once_are_those_of_each_step(sizes):
     np.testing.assert_array_equal(resolution.draws(50), draws(resolution, 0, 50))
 
 
-def test_config_round_trip():
-    resolution = RandomResolution((16, 24, 48), 32, seed=3)
-    again = RandomResolution.from_config(resolution.get_config())
-    np.testing.assert_array_equal(draws(again, 0, 50), draws(resolution, 0, 50))
-
-
 @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3)), tf.TensorSpec((), tf.int32)])
 def resize_unknown(batch, size):
     return resize(batch, size)

@@ -24,12 +24,12 @@ def describe():
     examples = data.load(
         given.dataset,
         given.data_dir,
-        given.imbalance_ratio,
-        given.profile,
-        given.n_max,
-        given.validation_split,
-        given.seed,
-        given.download,
+        imbalance_ratio=given.imbalance_ratio,
+        profile=given.profile,
+        n_max=given.n_max,
+        validation_split=given.validation_split,
+        seed=given.seed,
+        download=given.download,
         on_bad_image="skip",  # such files are named, and the others are described
     )
     if any(note.startswith("Skipped") for note in examples.notes):

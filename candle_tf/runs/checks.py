@@ -8,8 +8,9 @@ import os
 from collections.abc import Callable
 
 from candle_tf import data
+from candle_tf.calibration import CALIBRATIONS
 from candle_tf.students import bits
-from candle_tf.teacher import CALIBRATIONS, PREPROCESSING
+from candle_tf.teacher import PREPROCESSING
 
 ON_NAN = ("stop", "skip")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")

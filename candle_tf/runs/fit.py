@@ -163,7 +163,7 @@ def fit(
             except NotFinite as error:
                 skipped = leave_out(run, checkpoints, skipped, error)
                 checkpoints.restore()
-                print(f"Going on from update {checkpoints.updates}.")
+                print(f"Continuing from update {checkpoints.updates}.")
     run.throughput = speed.results or run.throughput
     return checkpoints.seconds
 

@@ -313,15 +313,15 @@ def as_shipped(run: Run) -> StudentModel:
 def set_up(run: Run) -> Setup:
     """Returns the networks and numbers that the run's method works with."""
     return Setup(
-        run.examples.class_counts,
-        run.settings.epochs,
-        run.steps_per_epoch,
-        {"resolutions": run.settings.resolutions, "seed": run.settings.seed},
-        run.teacher,
-        run.first_stage and run.first_stage.restore(),
-        lambda model: encode_views(run, model),
-        run.settings.lambda_per_sample,
-        run.label_smoothing,
+        class_counts=run.examples.class_counts,
+        epochs=run.settings.epochs,
+        steps_per_epoch=run.steps_per_epoch,
+        resolution={"resolutions": run.settings.resolutions, "seed": run.settings.seed},
+        teacher=run.teacher,
+        first_model=run.first_stage and run.first_stage.restore(),
+        encode=lambda model: encode_views(run, model),
+        lambda_per_sample=run.settings.lambda_per_sample,
+        label_smoothing=run.label_smoothing,
     )
 
 
@@ -381,15 +381,17 @@ def retrain_classifier(run: Run) -> StudentModel:
         validation = encode_dataset(model.embed, held_out, counts, verbose=0)
     print(f"A new classifier by {method.second_stage}, on {len(features)} features")
     classifier = model.student.get_layer("logits")
+    kernel, bias = classifier.get_weights()
     trained = FirstStage(
-        features,
-        labels,
-        examples.class_counts,
-        *classifier.get_weights(),
-        validation,
-        run.label_smoothing,
-        settings.calibration_epochs,
-        settings.batch_size,
+        features=features,
+        labels=labels,
+        class_counts=examples.class_counts,
+        kernel=kernel,
+        bias=bias,
+        validation=validation,
+        label_smoothing=run.label_smoothing,
+        epochs=settings.calibration_epochs,
+        batch_size=settings.batch_size,
         seed=settings.seed,
     )
     classifier.set_weights(SECOND_STAGES[method.second_stage](trained))

@@ -158,13 +158,13 @@ class Run:
         return data.load(
             settings.dataset,
             settings.data_dir,
-            settings.imbalance_ratio,
-            settings.profile,
-            settings.n_max,
-            settings.validation_split,
-            settings.seed,
-            settings.download,
-            settings.on_bad_image,
+            imbalance_ratio=settings.imbalance_ratio,
+            profile=settings.profile,
+            n_max=settings.n_max,
+            validation_split=settings.validation_split,
+            seed=settings.seed,
+            download=settings.download,
+            on_bad_image=settings.on_bad_image,
         )
 
     @property

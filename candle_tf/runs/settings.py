@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from candle_tf import data, students
+from candle_tf.calibration import CALIBRATIONS
 from candle_tf.methods import METHODS, Method
 from candle_tf.mixup import check_alpha
 from candle_tf.resolution import RandomResolution
@@ -20,7 +21,7 @@ from candle_tf.runs.checks import (
     absolute,
 )
 from candle_tf.students import bits
-from candle_tf.teacher import CALIBRATIONS, PREPROCESSING
+from candle_tf.teacher import PREPROCESSING
 from candle_tf.utils.distribution import STRATEGIES
 from candle_tf.utils.names import lookup
 from candle_tf.utils.optimizers import build_optimizer

@@ -127,7 +127,7 @@ def test_a_batch_with_nan_is_noted_and_left_out_on_demand(tmp_path, monkeypatch,
 
     job.run(tiny(tmp_path / "run", **ALONE, on_nan="skip"))
     out = capsys.readouterr().out
-    assert "it is left out.\nGoing on from update 3." in out
+    assert "it is left out.\nContinuing from update 3." in out
     skipped = json.loads((tmp_path / "run" / "skipped_batches.json").read_text())
     assert skipped == [4, 5]
     job.run(tiny(tmp_path / "at_once", **ALONE, on_nan="skip", checkpoint_every=2))

@@ -346,7 +346,7 @@ def train_with_nan(workdir: str):
 def test_workers_leave_out_a_batch_that_is_not_finite_for_one(tmp_path):
     first, second = finish(start(2, call("train_with_nan", str(tmp_path))))
     for output in (first, second):
-        assert output.count("it is left out.\nGoing on from update") == 2
+        assert output.count("it is left out.\nContinuing from update") == 2
     assert json.loads((tmp_path / "skipped_batches.json").read_text()) == [4, 5]
     assert json.loads((tmp_path / "not_finite" / "batch_5" / "batch.json").read_text())
     assert list((tmp_path / "not_finite" / "batch_4").glob("state*"))
