@@ -56,7 +56,6 @@ run = ct.train(
     teacher="letters",
     student="resnet_e",
     image_size=24,
-    mixup=0.0,  # it costs accuracy on images this small
     epochs=30,
     batch_size=64,
     learning_rate=2.5e-3,

@@ -5,7 +5,7 @@ from candle_tf.data.examples import Examples
 from candle_tf.data.long_tail import PROFILES, long_tail_counts, long_tail_subset
 from candle_tf.data.own_images.files import ON_BAD_IMAGE
 from candle_tf.data.pipeline import Share, evaluation_batches, training_batches
-from candle_tf.data.samplers import SAMPLERS
+from candle_tf.data.samplers import SAMPLERS, class_probabilities
 from candle_tf.data.sources import absolute
 from candle_tf.data.views import Augmentation
 
@@ -20,6 +20,7 @@ __all__ = [
     "LongTailedData",
     "Share",
     "absolute",
+    "class_probabilities",
     "evaluation_batches",
     "info_of",
     "load",

@@ -42,7 +42,18 @@ EVEN = {"over_sampling": np.max, "under_sampling": np.min}  # class_counts -> dr
 def class_probabilities(
     class_counts: np.ndarray, sampler: str, progress: tf.Tensor | float = 0.0
 ) -> np.ndarray | tf.Tensor:
-    """Returns p_j(t), float64 (classes,), at t = `progress`, a float or a float64 tensor."""
+    """Returns the probabilities with which a sampler draws the classes, float64 (classes,).
+
+    Args:
+        class_counts: Training images per class, (classes,).
+        sampler: Name in `SAMPLERS`.
+        progress: Part of the training that is over, for "progressively_balanced": a float or a
+            float64 tensor.
+
+    Example:
+        >>> ct.data.class_probabilities([400, 20, 2], "effective_number").round(2)
+        array([0.58, 0.37, 0.06])
+    """
     counts = np.asarray(class_counts, np.float64)
     weights = [weight(counts) for weight in lookup("sampler", sampler, SAMPLERS)]
     first, last = (weight / weight.sum() for weight in weights)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from candle_tf import classifiers, losses
 from candle_tf.balancer import AdversarialBalancer
-from candle_tf.data.samplers import class_probabilities
+from candle_tf.data import class_probabilities
 from candle_tf.methods.auxiliary import AuxiliaryModel
 from candle_tf.methods.bbn import BbnModel
 from candle_tf.methods.dive import DiveModel
@@ -271,7 +271,6 @@ def training_loss(method: Method, setup: Setup) -> tf.keras.losses.Loss | None:
 
 
 AS_PUBLISHED = {
-    "mixup": 0.0,
     "label_weight": 0.0,
     "prior_adjusted": False,
     "sampler": "instance_balanced",
@@ -281,7 +280,6 @@ AS_PUBLISHED = {
 def candle_row(**others) -> Method:
     """Returns a row of CANDLE; the defaults are those of our recipe."""
     given = {
-        "mixup": 1.0,
         "label_weight": None,
         "prior_adjusted": True,
         "sampler": "effective_number",

@@ -6,7 +6,7 @@ mean. The student's features f and a linear adapter a then minimise
 
     L_FS = 2 - 2 cos(a(f(x)), g(x))
 
-with mixup, from a store of the teacher's outputs.
+with mixup (alpha 1 by default), from a store of the teacher's outputs.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from candle_tf.runs.job import say_few_updates, say_kept
 from candle_tf.runs.plan import check_store, decide_epochs, decide_views
 from candle_tf.runs.run import Run
 from candle_tf.runs.settings import PLANNED, settings_of
-from candle_tf.runs.workdir import check_images, check_workdir, claimed_workdir
+from candle_tf.runs.workdir import as_begun, check_images, check_workdir, claimed_workdir
 from candle_tf.student_model import StudentModel
 from candle_tf.students.weights import write_encoder
 from candle_tf.teacher import Teacher
@@ -72,9 +72,11 @@ def pretrain(dataset: str, *, workdir: str, **settings) -> Path:
     made = settings_of(dataset, workdir, settings, UNUSED)
     if made.epochs == 0:
         raise ValueError("`epochs` is 0 but must be at least 1: a pretraining trains.")
-    student = made.student or PLANNED["student"]
+    student, mixup = made.student or PLANNED["student"], as_begun(made).mixup
+    mixup = 1.0 if mixup is None else mixup  # the method's own is none
     # Students of other images start from it.
-    run = Run(dataclasses.replace(made, student=student, **FIXED), scales_by_set=False)
+    made = dataclasses.replace(made, student=student, mixup=mixup, **FIXED)
+    run = Run(made, scales_by_set=False)
     given, file = run.given, run.workdir / ENCODER_FILE
     say_kept(run)
     run.examples = load_unlabelled(

@@ -32,7 +32,7 @@ def test_the_published_objective_and_its_ablations():
 
 def test_the_label_term_of_the_recipe_has_the_prior_of_its_batches():
     recipe, counts = METHODS["candle"], [40, 20, 4]
-    assert recipe.sampler == "effective_number" and recipe.mixup == 1.0
+    assert recipe.sampler == "effective_number" and recipe.mixup == 0.0
     assert recipe.label_weight is None  # by the teacher's accuracy
     term = training_loss(recipe, Setup(class_counts=counts, epochs=1, steps_per_epoch=2))
     logits = np.float32([[1.0, -2.0, 0.5]])

@@ -96,7 +96,7 @@ def test_other_images_than_before_are_refused(photos, tmp_path):
     workdir = tmp_path / "run"
     data = load_unlabelled(f"folder:{photos}")
     settings = {**TINY, "teacher": "keras:MobileNet:alpha=0.25", "teacher_weights": ""}
-    run = Run(Settings(str(workdir), f"folder:{photos}", **settings))
+    run = Run(Settings(str(workdir), f"folder:{photos}", mixup=0.5, **settings))
     run.examples = data
     with claimed_workdir(workdir, flags_of(run), data):
         (workdir / "encoder.npz").touch()
