@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -26,11 +26,10 @@ from candle_tf.utils.distribution import (
     on_all_replicas,
 )
 from candle_tf.utils.files import Rows, fingerprint, locked
-from candle_tf.utils.progress import counted, duration
+from candle_tf.utils.progress import counted
 
 ENOUGH = 20  # views per image: more did not help on CIFAR-10-LT (docs/results.md)
 FEWEST = 4  # views per image
-MOST_SECONDS = 1800.0  # for the teacher before the training
 
 
 class TeacherStore:
@@ -497,61 +496,6 @@ def sizes_in_turn(resolution: RandomResolution, views: int) -> np.ndarray:
         which[view] = np.argmax((view + 1) * resolution.probabilities - counts)
         counts[which[view]] += 1
     return which
-
-
-def affordable_views(seconds: float, most_seconds: float) -> int:
-    """Returns the number of views that the teacher can see in time, from `FEWEST` to `ENOUGH`.
-
-    Args:
-        seconds: Seconds that the teacher needs for one view of each image.
-        most_seconds: Seconds that the teacher may take, if `FEWEST` views allow it.
-
-    Example:
-        >>> [affordable_views(seconds, most_seconds=100.0) for seconds in (1.0, 10.0, 100.0)]
-        [20, 10, 4]
-    """
-    return int(min(ENOUGH, max(FEWEST, most_seconds // seconds)))
-
-
-def plan_views(
-    images: int,
-    draws: float,
-    speed: Callable[[], float],
-    resolution: RandomResolution,
-    most_seconds: float = MOST_SECONDS,
-) -> tuple[int, str]:
-    """Returns the number of views that the teacher should see beforehand, and the reason in words.
-
-    The number is `ENOUGH`, or less if the teacher would need more than `most_seconds`, but at least
-    `FEWEST`. If the training shows each image no more often than this, the number is 0: the
-    teacher sees each batch.
-
-    Args:
-        images: Number of training images.
-        draws: Number of times that the training shows an image, on average.
-        speed: Function that measures how many images per second the teacher sees.
-        resolution: Resolutions, each of which needs a view.
-        most_seconds: Seconds that the teacher may take, if `FEWEST` views allow it.
-
-    Example:
-        >>> plan_views(200, 12.5, lambda: 50.0, ct.RandomResolution((32,), 32))[0]
-        0
-    """
-    live = 0, f"training shows each image {draws:.1f} times, each time in a fresh view"
-    if draws <= FEWEST:
-        return live
-    images_per_second = speed()
-    seconds = images / images_per_second
-    views = affordable_views(seconds, most_seconds)
-    while len(resolution.sizes) > len(set(sizes_in_turn(resolution, views))):
-        views += 1
-    if draws <= views:
-        return live
-    return views, (
-        f"the teacher sees {views} views of each of the {images:,} images once, "
-        f"{duration(views * seconds)} at {images_per_second:,.0f} images a second; training shows "
-        f"each image {draws:,.0f} times"
-    )
 
 
 def nth_view(sizes: np.ndarray, wanted: tf.Tensor, turn: tf.Tensor) -> tf.Tensor:

@@ -13,7 +13,6 @@ from candle_tf.teacher_store import (
     drawn_sizes,
     nth_view,
     occurrence,
-    plan_views,
     view_sizes,
 )
 from candle_tf.utils.files import checksums, locked
@@ -186,28 +185,6 @@ def test_views_of_a_size_come_in_turn():
     sizes = np.array([16, 12, 16, 20, 16], np.int32)
     view = nth_view(sizes, tf.constant([1, 1, 1, 1, 0, 2], tf.int64), tf.range(6, dtype=tf.int64))
     assert view.numpy().tolist() == [0, 2, 4, 0, 1, 3]
-
-
-@pytest.mark.parametrize(
-    "images, draws, speed, expected, said",
-    [
-        (753, 255, 50, 20, "20 views of each of the 753 images once, 5 minutes at 50 images"),
-        (10_847, 47, 50, 8, "8 views of each of the 10,847 images once, 29 minutes"),
-        (100_000, 47, 50, 4, "4 views of each of the 100,000 images once, 133 minutes"),
-        (200, 12.5, 50, 0, "shows each image 12.5 times, each time in a fresh view"),
-        (20, 500, 400, 20, "1 s at 400 images a second; training shows each image 500 times"),
-    ],
-)
-def test_as_many_views_as_help_and_as_there_is_time_for(images, draws, speed, expected, said):
-    views, reason = plan_views(images, draws, lambda: speed, ct.RandomResolution((16,), 16))
-    assert views == expected and said in reason
-
-
-def test_planned_views_have_every_size():
-    resolution = ct.RandomResolution((8, 16, 96), 16)
-    assert resolution.probabilities[2] < 0.05
-    views, _ = plan_views(100_000, 1e6, lambda: 50.0, resolution)
-    assert set(view_sizes(resolution, views)) == {8, 16, 96}
 
 
 def test_more_views_only_add_to_the_end():

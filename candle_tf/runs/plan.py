@@ -1,17 +1,19 @@
 """The plan of a run before its long work: updates, views, and room for the views."""
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 from candle_tf.networks.surgery import renewed
+from candle_tf.resolution import RandomResolution
 from candle_tf.runs.run import TIMED, Run
 from candle_tf.student_model import StudentModel
 from candle_tf.teacher_store import (
-    MOST_SECONDS,
-    affordable_views,
+    ENOUGH,
+    FEWEST,
     needed_size,
-    plan_views,
     record_of,
+    sizes_in_turn,
     store_made_of,
     view_sizes,
 )
@@ -20,6 +22,8 @@ from candle_tf.utils.files import Rows, check_room, locked
 from candle_tf.utils.progress import duration
 from candle_tf.utils.run_files import FLAG_FILE
 from candle_tf.utils.throughput import seconds_per_item
+
+MOST_SECONDS = 1800.0  # for the teacher before the training
 
 
 def decide_epochs(run: Run, student: tf.keras.Model):
@@ -82,6 +86,61 @@ def decide_views(run: Run):
     if run.leads:
         print(f"teacher_views={planned}: {reason}")
     run.decide(teacher_views=int(from_first(run.strategy, planned)))
+
+
+def affordable_views(seconds: float, most_seconds: float) -> int:
+    """Returns the number of views that the teacher can see in time, from `FEWEST` to `ENOUGH`.
+
+    Args:
+        seconds: Seconds that the teacher needs for one view of each image.
+        most_seconds: Seconds that the teacher may take, if `FEWEST` views allow it.
+
+    Example:
+        >>> [affordable_views(seconds, most_seconds=100.0) for seconds in (1.0, 10.0, 100.0)]
+        [20, 10, 4]
+    """
+    return int(min(ENOUGH, max(FEWEST, most_seconds // seconds)))
+
+
+def plan_views(
+    images: int,
+    draws: float,
+    speed: Callable[[], float],
+    resolution: RandomResolution,
+    most_seconds: float = MOST_SECONDS,
+) -> tuple[int, str]:
+    """Returns the number of views that the teacher should see beforehand, and the reason in words.
+
+    The number is `ENOUGH`, or less if the teacher would need more than `most_seconds`, but at least
+    `FEWEST`. If the training shows each image no more often than this, the number is 0: the
+    teacher sees each batch.
+
+    Args:
+        images: Number of training images.
+        draws: Number of times that the training shows an image, on average.
+        speed: Function that measures how many images per second the teacher sees.
+        resolution: Resolutions, each of which needs a view.
+        most_seconds: Seconds that the teacher may take, if `FEWEST` views allow it.
+
+    Example:
+        >>> plan_views(200, 12.5, lambda: 50.0, ct.RandomResolution((32,), 32))[0]
+        0
+    """
+    live = 0, f"training shows each image {draws:.1f} times, each time in a fresh view"
+    if draws <= FEWEST:
+        return live
+    images_per_second = speed()
+    seconds = images / images_per_second
+    views = affordable_views(seconds, most_seconds)
+    while len(resolution.sizes) > len(set(sizes_in_turn(resolution, views))):
+        views += 1
+    if draws <= views:
+        return live
+    return views, (
+        f"the teacher sees {views} views of each of the {images:,} images once, "
+        f"{duration(views * seconds)} at {images_per_second:,.0f} images a second; training shows "
+        f"each image {draws:,.0f} times"
+    )
 
 
 def most_seconds(run: Run) -> float:

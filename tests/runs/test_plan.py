@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from absl import flags
 from candle_tf.cli import run_flags
+from candle_tf.resolution import RandomResolution
 from candle_tf.runs import job, plan
 from candle_tf.runs import run as runs
 from candle_tf.runs.run import Run
 from candle_tf.runs.settings import PASSES, PLANNED, UPDATES, Settings, canonical
 from candle_tf.runs.workdir import identity
+from candle_tf.teacher_store import view_sizes
 from tiny_runs import tiny
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
@@ -164,3 +166,25 @@ def test_a_live_teacher_takes_part_of_each_update(tmp_path, monkeypatch):
 def test_minutes_that_plan_nothing_are_refused(tmp_path, changes, problem):
     with pytest.raises(ValueError, match=problem):
         Run(tiny(tmp_path / "run", **changes))
+
+
+@pytest.mark.parametrize(
+    "images, draws, speed, expected, said",
+    [
+        (753, 255, 50, 20, "20 views of each of the 753 images once, 5 minutes at 50 images"),
+        (10_847, 47, 50, 8, "8 views of each of the 10,847 images once, 29 minutes"),
+        (100_000, 47, 50, 4, "4 views of each of the 100,000 images once, 133 minutes"),
+        (200, 12.5, 50, 0, "shows each image 12.5 times, each time in a fresh view"),
+        (20, 500, 400, 20, "1 s at 400 images a second; training shows each image 500 times"),
+    ],
+)
+def test_as_many_views_as_help_and_as_there_is_time_for(images, draws, speed, expected, said):
+    views, reason = plan.plan_views(images, draws, lambda: speed, RandomResolution((16,), 16))
+    assert views == expected and said in reason
+
+
+def test_planned_views_have_every_size():
+    resolution = RandomResolution((8, 16, 96), 16)
+    assert resolution.probabilities[2] < 0.05
+    views, _ = plan.plan_views(100_000, 1e6, lambda: 50.0, resolution)
+    assert set(view_sizes(resolution, views)) == {8, 16, 96}
