@@ -28,7 +28,7 @@ from candle_tf.utils.distribution import (
 from candle_tf.utils.files import Rows, fingerprint, locked
 from candle_tf.utils.progress import counted
 
-ENOUGH = 20  # views per image: more did not help on CIFAR-10-LT (docs/results.md)
+ENOUGH = 20  # views per image: more did not help with mixup on CIFAR-10-LT (docs/lab)
 FEWEST = 4  # views per image
 
 
@@ -37,8 +37,8 @@ class TeacherStore:
 
     The store follows FKD (Shen & Xing, ECCV 2022, arXiv 2112.01528), which keeps soft labels. The
     views are drawn once, and the teacher sees each view once. Training takes the views of an image
-    in turn, and starts again after the last view. The model applies mixup to each batch, so a few
-    views per image are enough for a training of any length and any sampler.
+    in turn, and starts again after the last view. If the model applies mixup, it does so to each
+    batch, so a few views per image are enough for a training of any length and any sampler.
 
     With several resolutions, each view has one of them, each as often as the model draws it. All
     views of a batch have the same resolution.

@@ -20,6 +20,7 @@ TEXTS = {
     "dataset": "Images: 'folder:DIR' for all images below a folder; or a set whose labels are not "
     "used: 'tfds:NAME', 'list:TRAIN.txt,TEST.txt', 'csv:FILE' or 'digits'.",
     "epochs": "Epochs of the training. If not given, the run plans passes over the images.",
+    "mixup": "Alpha of mixup of images and of the teacher's features; 0 for none; 1 if not given.",
     "minutes": "Minutes for the teacher and the training together, in place of `epochs`.",
 }
 

@@ -300,8 +300,8 @@ LDAM = "Cao et al., LDAM, NeurIPS 2019"
 BALANCING = "Alshammari et al., Weight Balancing, CVPR 2022"
 
 METHODS = {
-    # The recipe: classes by their effective numbers, mixed pairs of views, the prior inside the KL
-    # term, and a label term that corrects the teacher's errors (docs/results.md).
+    # The recipe: classes by their effective numbers, the prior inside the KL term, and a label term
+    # that corrects the teacher's errors (docs/results.md).
     "candle": candle_row(),
     "candle_uncalibrated": candle_row(calibration="cross_entropy"),
     "candle_kl": candle_row(fixed_lambda=1.0),

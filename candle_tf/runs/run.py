@@ -18,7 +18,7 @@ from candle_tf.resolution import RandomResolution, in_proportion, resize
 from candle_tf.runs.build import images_per_second, named_teacher
 from candle_tf.runs.checkpoints import restored
 from candle_tf.runs.evaluate import logits_of, save_predictions
-from candle_tf.runs.settings import OF_VIEWS, Settings, canonical, first_stage_of, method_of
+from candle_tf.runs.settings import OF_VIEWS, OWN, Settings, canonical, first_stage_of, method_of
 from candle_tf.runs.workdir import as_begun
 from candle_tf.student_model import StudentModel
 from candle_tf.students import bits
@@ -80,6 +80,8 @@ class Run:
         given.check()
         self.given = canonical(given)
         self.kept = [name for name in canonical(settings).open if name not in self.given.open]
+        now, then = method_of(settings), method_of(self.given)  # a method's own values may change
+        self.kept += [name for name in OWN if getattr(now, name) != getattr(then, name)]
         default = Settings()
         self.unread = [
             name for name in settings.unread if getattr(settings, name) != getattr(default, name)

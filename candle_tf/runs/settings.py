@@ -444,7 +444,8 @@ def canonical(settings: Settings) -> Settings:
     changes |= {name: defaults[name] for name in settings.unread}
     if not settings.calibrates:  # none to plan
         changes["teacher_views"] = 0
-        changes |= {name: PLANNED[name] for name in ("teacher", "teacher_image_size")}
+        changes["teacher"] = PLANNED["teacher"]
+        changes["teacher_image_size"] = settings.teacher_image_size or PLANNED["teacher_image_size"]
     return dataclasses.replace(settings, **changes)
 
 

@@ -27,8 +27,8 @@ def resnet_e(
     """Builds a full-precision stem and classifier around binary 3x3 convolutions with shortcuts.
 
     The stem has two convolutions or more, to 16 channels and to 64: a single one is the bottleneck
-    of small images (docs/results.md). Those to 64 are depthwise and pointwise. The stages have 64,
-    128 and 256 channels. A stage that strides averages its shortcut and doubles the channels by
+    of small images (docs/lab/choices.md). Those to 64 are depthwise and pointwise. The stages have
+    64, 128 and 256 channels. A stage that strides averages its shortcut and doubles the channels by
     concatenation, so that every convolution after the stem is binary.
 
     Args:

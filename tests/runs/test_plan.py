@@ -12,7 +12,7 @@ from candle_tf.runs import job, plan
 from candle_tf.runs import run as runs
 from candle_tf.runs.run import Run
 from candle_tf.runs.settings import PASSES, PLANNED, UPDATES, Settings, canonical
-from candle_tf.runs.workdir import identity
+from candle_tf.runs.workdir import claimed_workdir, identity
 from candle_tf.teacher_store import view_sizes
 from tiny_runs import tiny
 
@@ -99,6 +99,16 @@ def test_a_run_that_began_keeps_its_plan(tmp_path, no_report, monkeypatch, capsy
     job.run(dataclasses.replace(again, minutes=30.0, steps_per_epoch=100))
     said = f"began here: student={run.settings.student}, image_size=32, epochs=1; other values"
     assert said in capsys.readouterr().out
+
+
+def test_a_run_keeps_the_values_that_its_method_had_and_names_them(tmp_path, capsys):
+    begun = Run(tiny(tmp_path / "run", method="candle", mixup=1.0))
+    with claimed_workdir(begun.workdir, begun.settings.to_flags(), begun.examples):
+        (begun.workdir / "teacher_classifier.keras").touch()
+    run = Run(tiny(tmp_path / "run", method="candle"))
+    job.say_kept(run)
+    assert run.method.mixup == 1.0 and run.kept[-1] == "mixup"
+    assert "teacher_image_size=32, mixup=1.0; other values need" in capsys.readouterr().out
 
 
 @pytest.mark.long
