@@ -9,7 +9,6 @@ With --output, the command draws the class distribution and a sheet of head and 
 import dataclasses
 
 from absl import flags
-from candle_tf import data
 from candle_tf.cli import run_flags
 from candle_tf.reports import description
 from candle_tf.runs.benchmark import DATA
@@ -20,18 +19,8 @@ OF_DATA = {*DATA, "data_dir", "download", "seed"} - {"on_bad_image"}
 
 def describe():
     """Prints and draws the data set of the flags."""
-    given = run_flags.settings()
-    examples = data.load(
-        given.dataset,
-        given.data_dir,
-        imbalance_ratio=given.imbalance_ratio,
-        profile=given.profile,
-        n_max=given.n_max,
-        validation_split=given.validation_split,
-        seed=given.seed,
-        download=given.download,
-        on_bad_image="skip",  # such files are named, and the others are described
-    )
+    # Images that cannot be read are named, and the others are described.
+    examples = dataclasses.replace(run_flags.settings(), on_bad_image="skip").load_images()
     if any(note.startswith("Skipped") for note in examples.notes):
         print("A training stops at such files; --on_bad_image=skip leaves them out.")
     print(description.describe(examples))

@@ -156,18 +156,7 @@ class Run:
     @cached_property
     def examples(self) -> data.LongTailedData:
         """The training, validation and test images of the run."""
-        settings = self.given  # the others are chosen from the images
-        return data.load(
-            settings.dataset,
-            settings.data_dir,
-            imbalance_ratio=settings.imbalance_ratio,
-            profile=settings.profile,
-            n_max=settings.n_max,
-            validation_split=settings.validation_split,
-            seed=settings.seed,
-            download=settings.download,
-            on_bad_image=settings.on_bad_image,
-        )
+        return self.given.load_images()  # the other settings are chosen from the images
 
     @property
     def label_smoothing(self) -> tuple[float, float]:

@@ -330,6 +330,24 @@ class Settings:
             names += ("label_smoothing",)
         return names
 
+    def load_images(self) -> data.LongTailedData:
+        """Reads the images that the settings name.
+
+        Raises:
+            ValueError, OSError: As `candle_tf.data.load`.
+        """
+        return data.load(
+            self.dataset,
+            self.data_dir,
+            imbalance_ratio=self.imbalance_ratio,
+            profile=self.profile,
+            n_max=self.n_max,
+            validation_split=self.validation_split,
+            seed=self.seed,
+            download=self.download,
+            on_bad_image=self.on_bad_image,
+        )
+
     @property
     def open(self) -> list[str]:
         """The names of the settings that the run chooses from its images."""
