@@ -121,14 +121,8 @@ def test_every_set_of_instructions_gives_the_same_bits(
 def test_the_fastest_instructions_of_this_machine_run(digits, tmp_path):
     needs("cc")
     processor = Path("/proc/cpuinfo").read_text()
-    program = tmp_path / "instructions.c"
-    program.write_text(
-        '#include <stdio.h>\n#include "student.h"\n'
-        "int main(void) { return puts(student_instructions()) < 0; }\n"
-    )
-    command = ["cc", *STRICT, f"-I{digits[0]}", str(program), str(digits[0] / "student.c"), "-lm"]
-    subprocess.run([*command, "-o", str(tmp_path / "program")], check=True)
-    done = subprocess.run([tmp_path / "program"], stdout=subprocess.PIPE, text=True, check=True)
+    program = built(digits[0], tmp_path, "cc", program="instructions.c")
+    done = subprocess.run([program], stdout=subprocess.PIPE, text=True, check=True)
     names = {"avx512_vpopcntdq": "AVX-512 VPOPCNTDQ", "avx2": "AVX2"}
     expected = [name for flag, name in names.items() if f" {flag} " in processor]
     if not expected:

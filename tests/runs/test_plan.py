@@ -171,6 +171,8 @@ def test_a_live_teacher_takes_part_of_each_update(tmp_path, monkeypatch):
         ({"minutes": -1.0, "epochs": None}, "`minutes` is -1.0"),
         ({"minutes": 5.0, "epochs": None, "method": "crt"}, "give `epochs` for `method=crt`"),
         ({"minutes": 5.0, "epochs": None, "strategy": "mirrored"}, "or `strategy`"),
+        ({"minutes": 5.0, "epochs": None, "method": "bbn"}, "whose updates take more"),
+        ({"minutes": 5.0, "epochs": None, "method": "paco"}, "whose updates take more"),
     ],
 )
 def test_minutes_that_plan_nothing_are_refused(tmp_path, changes, problem):
