@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from candle_tf import data, metrics
 from candle_tf.reports import figures
-from candle_tf.reports.tables import accuracy_columns, read_metrics, shifted_columns
+from candle_tf.reports.tables import WEIGHTS, accuracy_columns, read_metrics, shifted_columns
 from candle_tf.utils.files import directory_beside
 from candle_tf.utils.run_files import FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE, REPORT
 
@@ -247,7 +247,7 @@ def write_page(
         summary=f"{trained} on {sum(counts):,} images of {len(counts)} classes, "
         f"imbalance ratio {run['imbalance_ratio']:.4g}; {run['test_images']:,} test images.",
         notes=notes_of(run),
-        table=table({**accuracy_columns(reports), "kB": sizes}, reports),
+        table=table({**accuracy_columns(reports), WEIGHTS: sizes}, reports),
         shifted=table(shifted_columns(reports), reports),
         sections="\n".join(parts),
         flags=html.escape((workdir / FLAG_FILE).read_text(encoding="utf-8")),

@@ -7,6 +7,7 @@ import numpy as np
 from candle_tf.metrics import SHIFTS
 from candle_tf.utils.run_files import METRICS_FILE, read_results
 
+WEIGHTS = "kB of weights"  # a file of another format has another size
 GROUPS = {"shots": ("many", "medium", "few"), "ranks": ("head", "medium", "tail")}
 
 
@@ -41,11 +42,11 @@ def comparison_table(workdirs: Sequence[str], split: str = "test", per_class: bo
     if per_class:
         return per_class_table(reports, class_names)
     sizes = {name: f"{row['kilobytes']:.0f}" for name, row in rows.items()}
-    return accuracy_table(reports, {"kB": sizes})
+    return accuracy_table(reports, {WEIGHTS: sizes})
 
 
 def summary_table(workdir: str | os.PathLike, split: str = "test") -> str:
-    """Returns a run's accuracies in % overall and for head, medium and tail, and sizes in kB.
+    """Returns a run's accuracies in % overall and for head, medium and tail, and weights in kB.
 
     Args:
         workdir: Directory of a finished run.
@@ -63,7 +64,7 @@ def summary_table(workdir: str | os.PathLike, split: str = "test") -> str:
         columns[group] = {
             name: percent(row[split]["ranks"].get(group)) for name, row in rows.items()
         }
-    columns["kB"] = {name: f"{row['kilobytes']:.0f}" for name, row in rows.items()}
+    columns[WEIGHTS] = {name: f"{row['kilobytes']:.0f}" for name, row in rows.items()}
     return markdown(columns, rows)
 
 

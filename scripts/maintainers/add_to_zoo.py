@@ -354,7 +354,7 @@ def table(cards: list[dict]) -> str:
         **{
             group: [percent(card["accuracy"][group]["value"]) for card in cards] for group in GROUPS
         },
-        "kB": [f"{card['flatbuffer_kilobytes']:.0f}" for card in cards],
+        "kB of the file": [f"{card['flatbuffer_kilobytes']:.0f}" for card in cards],
     }
     return markdown({name: dict(zip(rows, cells)) for name, cells in columns.items()}, rows)
 

@@ -20,7 +20,7 @@ def test_a_finished_run_says_how_it_ended(run, finished):
     assert isinstance(run, ct.Run)
     assert run.results["student"] == results["student"]  # other tests made its seconds new
     head, *rows = run.summary().splitlines()
-    assert head == "|  | overall | head | medium | tail | kB |"
+    assert head == "|  | overall | head | medium | tail | kB of weights |"
     assert f"{100 * results['student']['test']['overall']:.1f}" in rows[-1]
     assert run.report == workdir / "report" / "report.html"
     assert len(repr(run).splitlines()) <= 3 and "finished" in repr(run)
