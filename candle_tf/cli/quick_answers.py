@@ -42,16 +42,15 @@ def answer():
         lines = (f"  {name:<10} {known['doc'].splitlines()[0]}" for name, known in commands.items())
         end_with(USAGE.format(program=PROGRAM, commands="\n".join(lines)))
     try:
-        answer_flags(command, arguments, lookup("command", command, commands))
+        answer_flags(arguments, lookup("command", command, commands))
     except ValueError as error:
         sys.exit(f"ValueError: {error}")
 
 
-def answer_flags(command: str, arguments: list[str], known: dict):
+def answer_flags(arguments: list[str], known: dict):
     """Exits if the arguments of a command ask for help or are wrong.
 
     Args:
-        command: Name of the command.
         arguments: The command line after the name of the command.
         known: The docstring, the arguments and the flags of the command.
 
@@ -63,15 +62,14 @@ def answer_flags(command: str, arguments: list[str], known: dict):
     values.append_flag_values(flags.FLAGS)
     for flag in known["flags"]:
         define = getattr(flags, f"DEFINE_{flag['kind']}")
-        given = {"module_name": command, "required": flag["required"]}
+        given = {"module_name": flag["section"], "required": flag["required"]}
         given |= {"enum_values": flag["choices"]} if flag["kind"] == "enum" else {}
         names = [flag["name"], flag["default"]]
         define(*names, help=flag["help"], flag_values=values, **given)
     if HELP & set(arguments):
-        end_with(
-            f"{known['doc']}\nflags:\n{values.module_help(command)}\n"
-            "\nTry --helpfull to get a list of all flags."
-        )
+        sections = dict.fromkeys(flag["section"] for flag in known["flags"])
+        listed = "\n".join(map(values.module_help, sections))
+        end_with(f"{known['doc']}\nflags:\n{listed}\n\nTry --helpfull to get a list of all flags.")
     try:
         rest = values([PROGRAM, *configs.expand(arguments, values)])[1:]
     except flags.Error as error:

@@ -33,6 +33,15 @@ COMMANDS = (
     "report",
     "compare",
 )
+SECTIONS = {  # of --help, by the first of the successive settings in each
+    "workdir": "run",
+    "dataset": "images",
+    "method": "method",
+    "teacher": "teacher",
+    "student": "student",
+    "epochs": "training",
+    "first_stage": "run",
+}
 CHOICES = {  # of flags of a run that take a name
     "method": METHODS,
     "profile": ct.data.PROFILES,
@@ -76,9 +85,12 @@ def flags_of(command: str) -> dict:
         module.main()
     _, *arguments = start.call_args.args
     new = sorted(set(values) - before)
+    section_of, order = sections(), [command, *SECTIONS.values()]
+    new.sort(key=lambda name: order.index(section_of.get(name, command)))
     found = [
         {
             "name": name,
+            "section": section_of.get(name, command),
             "kind": kind_of(values[name]),
             "default": values[name].default,
             "help": values[name].help,
@@ -92,6 +104,15 @@ def flags_of(command: str) -> dict:
     for name in new:
         delattr(values, name)
     return {"doc": module.__doc__, "arguments": (arguments or [None])[0], "flags": found}
+
+
+def sections() -> dict[str, str]:
+    """Returns the section of each setting in --help."""
+    section, found = "", {}
+    for field in dataclasses.fields(Settings):
+        section = SECTIONS.get(field.name, section)
+        found[field.name] = section
+    return found
 
 
 def required(values: flags.FlagValues, name: str) -> bool:
