@@ -20,7 +20,12 @@ OF_DATA = {*DATA, "data_dir", "download", "seed"} - {"on_bad_image"}
 def describe():
     """Prints and draws the data set of the flags."""
     # Images that cannot be read are named, and the others are described.
-    examples = dataclasses.replace(run_flags.settings(), on_bad_image="skip").load_images()
+    settings = dataclasses.replace(run_flags.settings(), on_bad_image="skip")
+    if settings.profile != "exponential" and settings.imbalance_ratio is None:
+        raise ValueError(f"--profile={settings.profile} shapes a cut: give --imbalance_ratio too.")
+    if flags.FLAGS.output:
+        description.picture_paths(flags.FLAGS.output)
+    examples = settings.load_images()
     if any(note.startswith("Skipped") for note in examples.notes):
         print("A training stops at such files; --on_bad_image=skip leaves them out.")
     print(description.describe(examples))

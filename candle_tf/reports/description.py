@@ -82,18 +82,33 @@ def contact_sheet(examples: data.LongTailedData) -> "Figure":
     return figures.image_grid(images, captions, SHEET)
 
 
+def picture_paths(directory: str | os.PathLike) -> tuple[Path, Path]:
+    """Makes the directory of the pictures, and returns their paths.
+
+    Raises:
+        OSError: If the directory cannot be made, or holds a file of these names that is no figure
+            of Matplotlib.
+    """
+    folder = Path(directory)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file: name a directory.")
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / "distribution.png", folder / "images.png"
+    for path in paths:
+        if path.exists() and b"Matplotlib version" not in path.read_bytes()[:200]:
+            raise FileExistsError(f"{path} is not an earlier picture: name another directory.")
+    return paths
+
+
 def write_pictures(examples: data.LongTailedData, directory: str | os.PathLike) -> list[Path]:
     """Writes distribution.png, the counts by class, and images.png, images of head and tail.
 
     Raises:
         ImportError: If matplotlib is not installed.
+        OSError: As `picture_paths`.
     """
-    distribution = figures.class_distribution(
-        examples.class_counts, examples.class_names, examples.info.bounds
-    )
-    made = {"distribution.png": distribution, "images.png": contact_sheet(examples)}
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    paths = [Path(directory, name) for name in made]
-    for path, figure in zip(paths, made.values()):
-        figure.savefig(path)
-    return paths
+    distribution, images = picture_paths(directory)
+    counts, names, bounds = examples.class_counts, examples.class_names, examples.info.bounds
+    figures.class_distribution(counts, names, bounds).savefig(distribution)
+    contact_sheet(examples).savefig(images)
+    return [distribution, images]

@@ -4,6 +4,7 @@ import base64
 import csv
 import html
 import io
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 from candle_tf import data, metrics
 from candle_tf.reports import figures
 from candle_tf.reports.tables import WEIGHTS, accuracy_columns, read_metrics, shifted_columns
-from candle_tf.utils.files import directory_beside
+from candle_tf.utils.files import write_text, written_beside
 from candle_tf.utils.run_files import FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE, REPORT
 
 if TYPE_CHECKING:
@@ -105,13 +106,17 @@ def write_report(
 def read_predictions(workdir: str, examples: data.LongTailedData) -> Mapping[str, np.ndarray]:
     """Returns the student's predictions on the test images, by name."""
     path = Path(workdir) / PREDICTIONS_FILE
+    remedy = (
+        "delete metrics.json beside it and start the run's command again, which then only evaluates"
+    )
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist: delete metrics.json beside it and start the run's command "
-            "again, which then only evaluates."
-        )
-    predicted = np.load(path)
-    if not np.array_equal(predicted["labels"], examples.test.labels):
+        raise FileNotFoundError(f"{path} does not exist: {remedy}.")
+    try:
+        predicted = dict(np.load(path))
+        labels = predicted["labels"]
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}): {remedy}.") from error
+    if not np.array_equal(labels, examples.test.labels):
         raise ValueError(f"The test images are not those of {workdir}: give the run's own data.")
     return predicted
 
@@ -132,9 +137,15 @@ def student_of(workdir: str, role: str, run: dict) -> tuple[str, dict]:
             f"{workdir} has other training images than this run: compare runs on one data set at "
             "one imbalance ratio."
         )
-    if role == "full precision" and other["student"]["macs"].keys() != {"32"}:
+    real_valued = other["student"]["macs"].keys() == {"32"}
+    if role == "full precision" and not real_valued:
         raise ValueError(
             f"{workdir} holds no full-precision student: give a run with `student_bits=32`."
+        )
+    if role == "from scratch" and ("teacher" in other or real_valued):
+        raise ValueError(
+            f"{workdir} trained by {other['method']} is no binary student from scratch: give a run "
+            "without a teacher, such as `method=cross_entropy`."
         )
     return f"{role}: {other['method']}", other["student"]
 
@@ -222,17 +233,22 @@ def write_page(
     networks: Mapping[str, dict],
     sections: Mapping[str, "Figure | str"],
 ) -> Path:
-    """Writes WORKDIR/report, and moves the finished directory into place."""
+    """Writes the page and its figures into WORKDIR/report, and keeps other files there."""
+    written = workdir / REPORT
+    written.mkdir(exist_ok=True)
     reports = {name: network["test"] for name, network in networks.items()}
     sizes = {name: f"{network['kilobytes']:.0f}" for name, network in networks.items()}
-    parts, images = [], {}
+    parts = []
     for title, section in sections.items():
+        image = written / f"{title.lower().replace(' ', '_')}.png"
         if isinstance(section, str):
+            image.unlink(missing_ok=True)  # an earlier report may have had the figure
             shown = f"<p>Left out: {html.escape(section)}</p>"
         else:
             png = io.BytesIO()
             section.savefig(png, format="png")
-            images[f"{title.lower().replace(' ', '_')}.png"] = png.getvalue()
+            with written_beside(image) as beside:
+                beside.write_bytes(png.getvalue())
             inlined = base64.b64encode(png.getvalue()).decode()
             shown = f'<img alt="{title}" src="data:image/png;base64,{inlined}">'
         parts.append(f"<h2>{title}</h2>\n{shown}")
@@ -252,8 +268,5 @@ def write_page(
         sections="\n".join(parts),
         flags=html.escape((workdir / FLAG_FILE).read_text(encoding="utf-8")),
     )
-    with directory_beside(workdir / REPORT) as written:
-        for name, image in images.items():
-            (written / name).write_bytes(image)
-        (written / "report.html").write_text(page, encoding="utf-8")
-    return workdir / REPORT / "report.html"
+    write_text(written / "report.html", page)
+    return written / "report.html"

@@ -73,6 +73,11 @@ def read_metrics(workdir: str, split: str) -> dict:
     run = read_results(workdir)
     if run is None:
         raise FileNotFoundError(f"{workdir} holds no finished run ({METRICS_FILE} is missing).")
+    if not {"method", "class_names"} <= run.keys():
+        raise ValueError(
+            f"{workdir}/{METRICS_FILE} is damaged, without method or class_names: delete it, and "
+            "the run's command writes it again."
+        )
     if any(split not in run[who] for who in ("teacher", "student") if who in run):
         raise ValueError(f"{workdir} was not evaluated on {split}: it ran without such a split.")
     return run
@@ -153,4 +158,5 @@ def markdown(columns: Mapping[str, Mapping[str, str]], rows: Sequence[str]) -> s
     """
     lines = [["", *columns], ["---", *("---:" for _ in columns)]]
     lines += [[row, *(cells[row] for cells in columns.values())] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cells = ([str(cell).replace("|", r"\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

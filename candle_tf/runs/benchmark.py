@@ -89,10 +89,12 @@ def plan(
     Raises:
         ValueError: If a name or setting is unknown, a value is out of range or has another type, or
             a label or seed occurs twice, or rows differ in strategy, on_nan or data_dir alone.
+        FileExistsError: If the directory holds results that no benchmark wrote.
     """
     given = {"methods": methods, "datasets": datasets, "seeds": seeds, "output": output}
     if missing := [f"`{name}`" for name, value in given.items() if not value]:
         raise ValueError(f"A benchmark needs {', '.join(missing)}: see its --help.")
+    check_output(Path(output))
     if any(not str(seed).strip().isdecimal() for seed in seeds):
         raise ValueError("`seeds` must be whole numbers, such as 0,1,2.")
     seeds = [int(seed) for seed in seeds]
@@ -318,6 +320,19 @@ def last_line(path: Path) -> str:
     """Returns the last line that a run has printed."""
     lines = re.split("[\n\r\b]", path.read_text(encoding="utf-8", errors="replace"))
     return next((line for line in reversed(lines) if line.strip()), "without a message")
+
+
+def check_output(output: Path):
+    """Refuses a directory whose results.csv or results.md no benchmark wrote.
+
+    Raises:
+        FileExistsError: Names the file.
+    """
+    table, page = output / "results.csv", output / "results.md"
+    found = table if table.exists() else page
+    text = found.read_text(errors="replace").strip() if found.exists() else ""
+    if text and not text.startswith("dataset,method,seed,"):
+        raise FileExistsError(f"{found} is no benchmark's: name another `output`.")
 
 
 def write_results(cells: Sequence[Cell], output: str):

@@ -14,7 +14,9 @@ from candle_tf.utils.run_files import (
     CLASSES_FILE,
     CLASSIFIER_FILE,
     FLAG_FILE,
+    HISTORY_FILE,
     IMAGES_FILE,
+    PREDICTIONS_FILE,
     has_begun,
 )
 
@@ -23,6 +25,8 @@ MOVABLE = tuple(
     for name in "checkpoint_every data_dir download first_stage on_nan strategy "
     "teacher_store".split()
 )
+
+REPLACED = (CLASSES_FILE, HISTORY_FILE, IMAGES_FILE, PREDICTIONS_FILE)
 
 
 def identity(flags: str) -> tuple[str, ...]:
@@ -89,6 +93,8 @@ def check_workdir(workdir: Path, flags: str):
     """
     path = workdir / FLAG_FILE
     if not has_begun(workdir):
+        if not path.exists():
+            check_free(workdir)
         return
     if not path.exists():
         raise ValueError(
@@ -101,6 +107,22 @@ def check_workdir(workdir: Path, flags: str):
             f"{workdir} holds another run ({there} there, {here} here): name another directory, or "
             "delete that one."
         )
+
+
+def check_free(workdir: Path):
+    """Refuses a workdir without a run in which a run would replace files.
+
+    Raises:
+        FileExistsError: Names one of these files.
+        NotADirectoryError: If the workdir is a file.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise NotADirectoryError(f"{workdir} is a file: name another directory.")
+    for name in REPLACED:
+        if (workdir / name).exists():
+            raise FileExistsError(
+                f"{workdir} holds a {name} that no run wrote: name another directory."
+            )
 
 
 def check_images(workdir: Path, digest: str):
@@ -133,7 +155,7 @@ def claimed_workdir(
         check_images(first, digest)
     with locked(workdir):
         check_images(workdir, digest)
+        write_text(workdir / FLAG_FILE, flags)  # the first file, by which the others are a run's
         write_text(workdir / IMAGES_FILE, digest + "\n")
         write_text(workdir / CLASSES_FILE, json.dumps(examples.class_names) + "\n")
-        write_text(workdir / FLAG_FILE, flags)
         yield workdir

@@ -58,13 +58,16 @@ def cache_directory() -> Path:
 def written_beside(path: Path) -> Iterator[Path]:
     """Yields a path to write to and renames it to `path` in the end: no reader sees half a file.
 
+    A link at `path` stays, and leads to the new file.
+
     Raises:
         OSError: If the file cannot be written. The message says what to do.
     """
-    beside = path.with_name(f"{os.getpid()}_{path.name}")  # the same suffix, which NumPy checks
+    target = Path(os.path.realpath(path))
+    beside = target.with_name(f"{os.getpid()}_{path.name}")  # the same suffix, which NumPy checks
     try:
         yield beside
-        os.replace(beside, path)
+        os.replace(beside, target)
     except OSError as error:
         raise OSError(
             f"{path} cannot be written ({error}): make room or make it writable, and start the "
@@ -82,7 +85,11 @@ def write_text(path: Path, text: str):
 
 @contextlib.contextmanager
 def directory_beside(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a directory to fill, which replaces the one at `path` once it is complete."""
+    """Yields a directory to fill, which replaces the one at `path` once it is complete.
+
+    A link at `path` stays, and leads to the new directory.
+    """
+    path = os.path.realpath(path)
     written = Path(f"{path}.{os.getpid()}.tmp")
     old = f"{written}.old"
     shutil.rmtree(written, ignore_errors=True)  # left by a killed process of the same number
@@ -120,7 +127,7 @@ def read_json(path: Path, kind: type[T], remedy: str) -> T:
     Args:
         path: Path of the file.
         kind: Expected type of its content.
-        remedy: What the user can do about a damaged file, the end of the message.
+        remedy: What the user can do about a damaged or missing file, the end of the message.
 
     Raises:
         ValueError: If the file is damaged, too large or holds another type.
@@ -131,6 +138,8 @@ def read_json(path: Path, kind: type[T], remedy: str) -> T:
         if not isinstance(value, kind):
             raise ValueError(f"{type(value).__name__}, not {kind.__name__}")
         return value
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is missing: {remedy}.") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): {remedy}.") from error
 

@@ -3,7 +3,13 @@ import re
 import numpy as np
 import pytest
 from candle_tf import data
-from candle_tf.reports.description import contact_sheet, describe, pixels, write_pictures
+from candle_tf.reports.description import (
+    contact_sheet,
+    describe,
+    picture_paths,
+    pixels,
+    write_pictures,
+)
 from PIL import Image
 
 
@@ -46,7 +52,8 @@ def test_measured_moments_are_those_that_the_catalog_declares(shared_data):
 
 def test_pictures(photos, tmp_path):
     examples = data.load(f"folder:{photos}")
-    paths = write_pictures(examples, tmp_path / "out")
+    write_pictures(examples, tmp_path / "out")
+    paths = write_pictures(examples, tmp_path / "out")  # over those of an earlier call
     assert [path.name for path in paths] == ["distribution.png", "images.png"]
     for path in paths:
         assert np.asarray(Image.open(path)).std() > 0
@@ -57,3 +64,11 @@ def test_pictures(photos, tmp_path):
     for axes in shown:
         c = int(re.search(r"class(.)", axes.get_title())[1])
         assert axes.images[0].get_array()[0, 0].tolist() == [51 * c, 0, 255]
+
+
+def test_a_picture_of_ones_own_is_not_replaced(tmp_path):
+    (tmp_path / "images.png").write_bytes(b"my own")
+    with pytest.raises(FileExistsError, match="images.png is not an earlier picture"):
+        picture_paths(tmp_path)
+    with pytest.raises(NotADirectoryError, match="is a file: name a directory"):
+        picture_paths(tmp_path / "images.png")

@@ -49,7 +49,8 @@ def copy(finished, tmp_path, monkeypatch):
         for kept in ("flags.cfg", "history.csv", "predictions.npz"):
             shutil.copy(finished[0] / kept, workdir)
         metrics["student"].update(changes.pop("student", {}))
-        (workdir / "metrics.json").write_text(json.dumps({**metrics, **changes}))
+        metrics = {name: value for name, value in {**metrics, **changes}.items() if value}
+        (workdir / "metrics.json").write_text(json.dumps(metrics))
         return workdir
 
     return copy
@@ -79,7 +80,7 @@ def test_a_run_ends_with_a_page_that_needs_nothing_beside_it(finished):
 
 
 def test_compared_runs_have_a_row_each(copy, examples):
-    run, alone = copy("run"), copy("alone", method="cross_entropy")
+    run, alone = copy("run"), copy("alone", method="cross_entropy", teacher=None)
     full = copy("full", method="focal", student={"kilobytes": 1234.0, "macs": {"32": 9}})
     page = write_report(run, examples, DRAWN, alone, full).read_text()
     rows = re.findall(r"<tr><th>(.+?)</th>.*<td>(\d+)</td></tr>", page)
@@ -135,7 +136,9 @@ def test_a_second_report_leaves_nothing_of_the_first(copy, examples):
     run = copy("run")
     first = figures_of(write_report(run, examples, DRAWN))
     (run / "history.csv").unlink()
+    (run / "report" / "mine.txt").write_text("kept")
     assert first - figures_of(write_report(run, examples, DRAWN)) == {"course_of_training.png"}
+    assert (run / "report" / "mine.txt").read_text() == "kept"
 
 
 def test_the_same_command_writes_a_report_that_is_not_there(copy, examples, capsys):
@@ -184,6 +187,11 @@ def test_a_binary_run_is_no_full_precision_reference(copy, examples):
         write_report(copy("run"), examples, DRAWN, full_precision=copy("binary"))
 
 
+def test_a_student_with_a_teacher_or_real_values_is_not_one_from_scratch(copy, examples):
+    with pytest.raises(ValueError, match="candle is no binary student from scratch"):
+        write_report(copy("run"), examples, DRAWN, from_scratch=copy("distilled"))
+
+
 def test_a_run_without_a_student_has_no_report(finished, examples, tmp_path):
     metrics = {name: value for name, value in finished[1].items() if name != "student"}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
@@ -200,6 +208,9 @@ def test_what_is_missing_is_named(copy, examples, tmp_path):
     shuffled = dataclasses.replace(examples, test=examples.test.take(np.arange(400)[::-1]))
     with pytest.raises(ValueError, match="test images are not those of"):
         write_report(run, shuffled, DRAWN)
+    (run / "predictions.npz").write_bytes((run / "predictions.npz").read_bytes()[:200])
+    with pytest.raises(ValueError, match="predictions.npz is damaged .* start the run's command"):
+        write_report(run, examples, DRAWN)
     (run / "predictions.npz").unlink()
     with pytest.raises(FileNotFoundError, match="start the run's command again"):
         write_report(run, examples, DRAWN)

@@ -312,3 +312,12 @@ def test_a_damaged_result_is_named(tmp_path):
     path.write_text(path.read_text()[:20])
     with pytest.raises(ValueError, match=f"{path} is damaged .* delete it"):
         benchmark.check_parts([cell])
+
+
+@pytest.mark.parametrize("name", ["results.csv", "results.md"])
+def test_results_of_ones_own_are_not_replaced(name, tmp_path):
+    (tmp_path / name).write_text("my own")
+    with pytest.raises(FileExistsError, match=f"{name} is no benchmark's"):
+        plan(["cross_entropy"], tmp_path)
+    (tmp_path / "results.csv").write_text(benchmark.results_csv([]))
+    plan(["cross_entropy"], tmp_path)

@@ -4,7 +4,14 @@ import sys
 
 import numpy as np
 import pytest
-from candle_tf.utils.files import Rows, check_made_of, fingerprint, locked, write_text
+from candle_tf.utils.files import (
+    Rows,
+    check_made_of,
+    directory_beside,
+    fingerprint,
+    locked,
+    write_text,
+)
 
 RECORD = np.dtype([("x", np.float16, 3), ("y", np.int64)])
 
@@ -156,3 +163,17 @@ def test_a_locked_directory_keeps_other_processes_out(tmp_path):
 def test_text_is_renamed_into_place(tmp_path):
     write_text(tmp_path / "a.json", json.dumps([1]))
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_link_stays_and_leads_to_what_was_written(tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "old.txt").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    with directory_beside(tmp_path / "link") as written:
+        (written / "new.txt").write_text("new")
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["new.txt"]
+    (tmp_path / "a.json").symlink_to(tmp_path / "target" / "new.txt")
+    write_text(tmp_path / "a.json", "newer")
+    assert (tmp_path / "target" / "new.txt").read_text() == "newer"
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "a.json").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"target", "link", "a.json"}
