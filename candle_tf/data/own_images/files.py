@@ -86,7 +86,7 @@ def read_list(train: str, test: str, root: str | None) -> OwnFiles:
         root: Image root; by default the directory of the training list.
 
     Raises:
-        ValueError: For lines that cannot be read, or labels that are not class numbers.
+        ValueError: For lines that cannot be read, labels that are not class numbers, or no lines.
         FileNotFoundError: If a list is not there.
     """
     image_root = root or os.path.dirname(os.path.abspath(found(train, root)))
@@ -354,9 +354,18 @@ def check_paths(splits: Mapping[str, Files]):
 
 
 def check_classes(own: OwnFiles):
-    """Refuses a single class, a class without training images, and names that differ in case."""
+    """Refuses a single class, classes without training images, and names that cannot be used.
+
+    Exports hold one name per line, and some disks take names that differ in case alone for one.
+    """
     names = class_names(own)
     others = {name for files in own.splits.values() for name in files.classes} - set(names)
+    refuse(
+        [repr(name) for name in names if name.splitlines() != [name]],
+        "names that are not one line of text",
+        "rename the class",
+        of="classes",
+    )
     lower: dict[str, str] = {}
     every = [*names, *sorted(others)]
     refuse(
@@ -396,7 +405,7 @@ def found(name: str, root: str | None, what: str = "file") -> str:
     there = os.path.isdir if what == "directory" else os.path.isfile
     last = os.path.basename(os.path.normpath(name))
     below = [os.path.join(root, n) for n in (name, last)] if root else []
-    for path in (name, *below):
+    for path in map(os.path.expanduser, (name, *below)):
         if there(path):
             return path
     nor = f" nor in {root}" if root else ""

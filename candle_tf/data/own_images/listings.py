@@ -58,7 +58,8 @@ def list_lines(path: str) -> tuple[list[str], list[str], list[str], list[str]]:
         (paths, labels, the place of each line for messages, notes to print).
 
     Raises:
-        ValueError: For lines without a label, or with a comma or semicolon before it.
+        ValueError: For a file without lines, and for lines without a label or with a comma or
+            semicolon before it.
     """
     text, notes = read_text(path)
     # A path may contain blanks: the label follows the last one.
@@ -68,6 +69,8 @@ def list_lines(path: str) -> tuple[list[str], list[str], list[str], list[str]]:
     if comments:
         notes.append(f"{len(comments)} lines that start with # are left out ({comments[0]}, ...).")
     lines = [(where, line) for where, line in lines if line and not line.startswith("#")]
+    if not lines:
+        raise ValueError(f"{path} lists no image: write 'relative/path label' in each line.")
     for name, mark in (("a comma", ","), ("a semicolon", ";")):
         refuse(
             [where for where, line in lines if re.search(rf"{mark}\s*\S+$", line)],
@@ -158,7 +161,7 @@ def table_rows(path: str) -> tuple[list[str], list[str], list[str], list[str] | 
         notes to print).
 
     Raises:
-        ValueError: For another header, empty cells, or several labels per image.
+        ValueError: For another header, no rows, empty cells, or several labels per image.
     """
     text, notes = read_text(path)
     body = re.sub(r"\A\s*sep=.\r?\n", "", text)  # a first line that some spreadsheets write
@@ -187,6 +190,8 @@ def table_rows(path: str) -> tuple[list[str], list[str], list[str], list[str] | 
         f"quote the cells that hold {separator!r}",
         of="lines",
     )
+    if not rows:
+        raise ValueError(f"{path} has no row below its header: write one row per image.")
     rows = [row + [""] * (len(columns) - len(row)) for row in rows]
     paths, labels = ([row[columns.index(name)] for row in rows] for name in ("path", "label"))
     refuse(

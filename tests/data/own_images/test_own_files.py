@@ -315,7 +315,12 @@ def test_what_is_wrong_is_counted(tree):
     "columns, lines, message",
     [
         (("file", "label"), [("a.png", "x")], "has the columns file, label: its first line must"),
-        (("path", "label"), [], "has no image"),
+        (("path", "label"), [], "bad.csv has no row below its header"),
+        (
+            ("path", "label"),
+            [("a.png", "black\ncat"), ("b.png", "black\ncat")],
+            r"not one line of text \('black\\ncat'\): rename the class",
+        ),
         (("path", "label"), [("a.png", "")], "no path or no label .*line 2"),
         (("path", "label", "split"), [("a.png", "x", "extra")], "no split .*line 2: 'extra'"),
         (
