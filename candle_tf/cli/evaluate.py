@@ -16,6 +16,11 @@ def evaluate():
     """Prints the accuracy of a run, and of an export beside it."""
     run = run_flags.run_of(flags.FLAGS.workdir, flags.FLAGS.data_dir)
     exported = flags.FLAGS.exported and Exported(flags.FLAGS.exported)
+    if exported and exported.class_names != run.class_names:
+        raise ValueError(
+            f"{flags.FLAGS.exported} has other classes ({', '.join(exported.class_names[:3])}, "
+            "...) than the run: name an export of this run."
+        )
     method = run.settings.method
     for split, report in run.evaluate().items():
         print(f"\n{split}\n{accuracy_table({method: report})}\n")
@@ -29,9 +34,7 @@ def main():
     """Defines the flags and starts the evaluation."""
     flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
     flags.DEFINE_string("exported", None, "An export of this run to compare on the test images.")
-    flags.DEFINE_string(
-        "data_dir", None, "Directory of the data now; by default where the run read them."
-    )
+    run_flags.define_data_dir()
     run_flags.start(evaluate)
 
 

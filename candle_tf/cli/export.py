@@ -21,7 +21,7 @@ from candle_tf.utils.files import write_text
 
 def export():
     """Writes the student of a run, and the report of a 1-bit flatbuffer."""
-    run, format = run_flags.run_of(flags.FLAGS.workdir), flags.FLAGS.format
+    run, format = run_flags.run_of(flags.FLAGS.workdir, flags.FLAGS.data_dir), flags.FLAGS.format
     reports = format in ("lce", "lce_int8")
     name = {"saved_model": "saved_model", "c": "student"}.get(format, f"{format}.tflite")
     output = flags.FLAGS.output or os.path.join(run.workdir, name)
@@ -56,6 +56,7 @@ def main():
         "What to write (WORKDIR/saved_model, WORKDIR/FORMAT.tflite or, for c, WORKDIR/student if "
         "not given; C source is named after its directory).",
     )
+    run_flags.define_data_dir()  # int8 reads some training images
     run_flags.start(export)
 
 

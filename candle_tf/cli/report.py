@@ -26,9 +26,7 @@ def main():
     flags.DEFINE_string("workdir", None, "Directory of a run of train.py.", required=True)
     flags.DEFINE_string("from_scratch", None, "A run of the same student, trained alone.")
     flags.DEFINE_string("full_precision", None, "A run of the same student with --student_bits=32.")
-    flags.DEFINE_string(
-        "data_dir", None, "Directory of the data now; by default where the run read them."
-    )
+    run_flags.define_data_dir()
     run_flags.start(report)
 
 

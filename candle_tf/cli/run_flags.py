@@ -75,16 +75,27 @@ def settings(values: flags.FlagValues = flags.FLAGS) -> Settings:
     return Settings(**given)
 
 
+def define_data_dir():
+    """Defines the flag that says where the data of a finished run are now."""
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Directory of the data now, or the folder itself for a run on a folder; by default where "
+        "the run read them.",
+    )
+
+
 def run_of(workdir: str, data_dir: str | None = None) -> Run:
     """Returns the run in a workdir.
 
     Args:
         workdir: Directory of the run.
-        data_dir: Directory in which the data are now; by default where the run read them.
+        data_dir: Directory in which the data are now; by default where the run read them. For a
+            run on a folder, the folder itself or the directory that holds it.
 
     Raises:
         FileNotFoundError: If there is no run.
-        ValueError: If the file of its flags is damaged.
+        ValueError: If the file of its flags is damaged, or of a newer version.
     """
     path = os.path.join(os.path.expanduser(workdir), FLAG_FILE)
     if not os.path.isfile(path):
@@ -93,9 +104,20 @@ def run_of(workdir: str, data_dir: str | None = None) -> Run:
         raise ValueError(f"{path} is damaged: restore the file, or train in another `workdir`.")
     values = flags.FlagValues()
     define(values)
-    moved = [f"--data_dir={data_dir}"] if data_dir else []
-    values(["run", f"--flagfile={path}", f"--workdir={workdir}", *moved])
-    return Run(settings(values))
+    try:
+        values(["run", f"--flagfile={path}"])
+        given = dataclasses.replace(settings(values), workdir=workdir)
+    except (ValueError, flags.Error) as error:
+        raise ValueError(
+            f"{path} is damaged, or comes from a newer version ({error}): restore the file."
+        ) from error
+    if data_dir:
+        kind, _, name = given.dataset.partition(":")
+        same_name = os.path.join(data_dir, os.path.basename(name))
+        itself = kind == "folder" and not os.path.isdir(same_name)
+        dataset = f"folder:{data_dir}" if itself else given.dataset
+        given = dataclasses.replace(given, data_dir=data_dir, dataset=dataset)
+    return Run(given)
 
 
 def start(job, arguments: str | None = None):

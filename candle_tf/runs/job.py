@@ -22,7 +22,12 @@ from candle_tf.runs.fit import build_model, complete_store, fit
 from candle_tf.runs.plan import check_store, decide_epochs, decide_views
 from candle_tf.runs.run import Run
 from candle_tf.runs.settings import Settings, settings_of
-from candle_tf.runs.workdir import check_workdir, claimed_workdir, of_earlier_version
+from candle_tf.runs.workdir import (
+    check_images,
+    check_workdir,
+    claimed_workdir,
+    of_earlier_version,
+)
 from candle_tf.student_model import StudentModel
 from candle_tf.students import bits
 from candle_tf.utils.distribution import (
@@ -457,6 +462,7 @@ def try_report(run: Run):
 
 def report(run: Run, **compared) -> Path:
     """Writes the report of a finished run; see `candle_tf.reports.report.write_report`."""
+    check_images(run.workdir, run.examples.fingerprint())
     return write_report(run.workdir, run.examples, run.drawn_sizes, **compared)
 
 

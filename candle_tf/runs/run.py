@@ -19,7 +19,7 @@ from candle_tf.runs.build import images_per_second, named_teacher
 from candle_tf.runs.checkpoints import restored
 from candle_tf.runs.evaluate import logits_of, save_predictions
 from candle_tf.runs.settings import OF_VIEWS, OWN, Settings, canonical, first_stage_of, method_of
-from candle_tf.runs.workdir import as_begun
+from candle_tf.runs.workdir import as_begun, check_images
 from candle_tf.student_model import StudentModel
 from candle_tf.students import bits
 from candle_tf.teacher import Teacher
@@ -470,7 +470,12 @@ class Run:
         return summary_table(self.workdir)
 
     def evaluate(self) -> dict:
-        """Returns the accuracy of the trained student by split, as in metrics.json."""
+        """Returns the accuracy of the trained student by split, as in metrics.json.
+
+        Raises:
+            ValueError: If the images are not those that the run began on.
+        """
+        check_images(self.workdir, self.examples.fingerprint())
         return self.measure(self.student)
 
     def measure(

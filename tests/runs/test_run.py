@@ -255,6 +255,16 @@ def test_a_first_stage_of_other_images_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["images.txt", "history.csv"])
+def test_a_directory_with_such_files_of_ones_own_is_refused(name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"holds a {name} that no run wrote"):
+        job.run(tiny(tmp_path))
+    with pytest.raises(NotADirectoryError, match="is a file: name another directory"):
+        job.run(tiny(tmp_path / name))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_another_runs_workdir_is_refused(finished):
     with pytest.raises(ValueError, match="holds another run.*--seed=0 there.*--seed=1 here"):
         job.run(tiny(finished[0], resolutions=(12, 16, 20), seed=1))
@@ -266,6 +276,10 @@ def test_restore(finished):
     run = Run(settings)
     assert run.evaluate()["test"] == results["student"]["test"]
     assert run.class_names == results["class_names"]
+    run.examples = dataclasses.replace(run.examples, class_names=list("abcdefghij"))
+    for measure in (run.evaluate, lambda: job.report(run)):
+        with pytest.raises(ValueError, match="other images or classes than when the run in"):
+            measure()
 
 
 ONE_A_KIND = ("mislas", "bbn")  # a second stage, and a scheme with a model of its own
