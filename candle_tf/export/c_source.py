@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from candle_tf.export.c_plan import Step, Value, plan
-from candle_tf.export.saved_model import names_text
+from candle_tf.export.saved_model import check_share, names_text, writing
 from candle_tf.utils.files import directory_beside
 
 KERNELS = Path(__file__).parents[1] / "assets" / "kernels.c"
@@ -67,10 +67,11 @@ def export_c(
             f"{path} is not an earlier export of C source: export to a new directory."
         )
     names = names_text(student, class_names).splitlines()
+    check_share(centre_square)
     name = identifier(path.name)
     values = plan(student, image_size)
     source, header = c_source(values, name, image_size, names, centre_square, weight_bits)
-    with directory_beside(path) as written:
+    with writing(path), directory_beside(path) as written:
         (written / f"{name}.c").write_text(source, encoding="ascii")
         (written / f"{name}.h").write_text(header, encoding="ascii")
 

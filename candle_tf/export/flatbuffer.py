@@ -21,6 +21,7 @@ from candle_tf.export.saved_model import (
 from candle_tf.networks.keras_internals import flat_layers
 from candle_tf.networks.surgery import rewire
 from candle_tf.students.bits import KERNELS, is_binary
+from candle_tf.utils.files import written_beside
 from candle_tf.utils.quiet import quiet_conversion
 
 
@@ -99,16 +100,12 @@ def write_flatbuffer(
         raise ValueError(f"The name of a flatbuffer must end in .tflite, not {path.name!r}.")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory: name a file in it.")
-    names = names_text(student, class_names)
+    names, preprocessing = names_text(student, class_names), preprocessing_text(centre_square)
     with writing(path):
         flatbuffer = make()
         path.parent.mkdir(parents=True, exist_ok=True)
-        written = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            written.write_bytes(with_names(flatbuffer, names, preprocessing_text(centre_square)))
-            os.replace(written, path)
-        finally:
-            written.unlink(missing_ok=True)
+    with written_beside(path) as beside:
+        beside.write_bytes(with_names(flatbuffer, names, preprocessing))
 
 
 def with_names(flatbuffer: bytes, names: str, preprocessing: str) -> bytes:

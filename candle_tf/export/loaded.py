@@ -13,7 +13,12 @@ from candle_tf.export.c_library import load_c
 from candle_tf.export.c_source import is_c_export
 from candle_tf.export.flatbuffer import operations
 from candle_tf.export.interpreters import lce_interpreter
-from candle_tf.export.saved_model import NAMES_FILE, PREPROCESSING_FILE, preprocessing_text
+from candle_tf.export.saved_model import (
+    NAMES_FILE,
+    PREPROCESSING_FILE,
+    check_share,
+    preprocessing_text,
+)
 from candle_tf.networks.lite import tflite_interpreter
 from candle_tf.resolution import resize
 from candle_tf.utils.files import LARGEST_TEXT, read_text
@@ -58,10 +63,9 @@ class Exported:
                 load = self._load_c
             names, preprocessing = load(path)
             self.class_names = names.splitlines()
-            share = preprocessing and float(json.loads(preprocessing)["centre_square"])
-            if share is not None and not 0 < share <= 1:
-                raise ValueError(f"its {PREPROCESSING_FILE} has centre_square {share}")
-            self.centre_square = share
+            self.centre_square = preprocessing and float(json.loads(preprocessing)["centre_square"])
+            if self.centre_square is not None:
+                check_share(self.centre_square)
         except ImportError:
             raise
         except Exception as error:  # each parser of a damaged file fails in its own ways

@@ -13,6 +13,7 @@ from candle_tf.data.own_images.layout import scan
 from candle_tf.data.own_images.pixels import is_image, open_image
 from candle_tf.data.pipeline import centre_square
 from candle_tf.export.loaded import Exported
+from candle_tf.export.saved_model import check_share
 from candle_tf.utils.files import written_beside
 
 OUTPUTS = (".csv", ".json")
@@ -135,7 +136,9 @@ def writing_to(path: str | None, top: int) -> Iterator[Callable[[Prediction], No
 
 
 def check_output(path: str | None):
-    """Refuses, before any work, an output file that is neither CSV nor JSON."""
+    """Refuses, before any work, an output file that is neither CSV nor JSON, or a directory."""
+    if path is not None and os.path.isdir(path):
+        raise IsADirectoryError(f"{path} is a directory: name a file.")
     if path is not None and not path.endswith(OUTPUTS):
         raise ValueError(f"{path} must end in {' or '.join(OUTPUTS)}: choose one of the formats.")
 
@@ -163,9 +166,12 @@ def predict_files(
 
     Raises:
         KeyboardInterrupt: At Ctrl-C; the output holds the files so far.
-        ValueError: For an output that is neither CSV nor JSON, or a folder that cannot be read.
+        ValueError: For an output that is neither CSV nor JSON, a share that is not above 0 and at
+            most 1, or a folder that cannot be read.
         OSError: If the output cannot be written.
     """
+    if share is not None:
+        check_share(share)
     if isinstance(names, str):
         raise ValueError(f"names is the text {names!r}: give a list of names.")
     top = min(top, len(model.class_names))

@@ -16,10 +16,10 @@ SAVED_MODEL_FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike):
-    """Turns TensorFlow's errors in its block into an OSError that names `path`."""
+    """Turns errors of writing in its block into an OSError that names `path`."""
     try:
         yield
-    except tf.errors.OpError as error:
+    except (OSError, tf.errors.OpError) as error:
         raise OSError(
             f"{path} cannot be written ({error}): make room or export elsewhere."
         ) from error
@@ -60,8 +60,19 @@ def names_text(student: tf.keras.Model, class_names: Sequence[str] | None) -> st
     return "".join(f"{name}\n" for name in names)
 
 
+def check_share(centre_square: float):
+    """Refuses a side of the central square that is no fraction of the shorter side.
+
+    Raises:
+        ValueError: Unless the fraction is above 0 and at most 1.
+    """
+    if not 0 < centre_square <= 1:
+        raise ValueError(f"centre_square is {centre_square} but must be above 0 and at most 1.")
+
+
 def preprocessing_text(centre_square: float) -> str:
     """Returns the content of `preprocessing.json`: the part of a photograph to cut out."""
+    check_share(centre_square)
     return json.dumps({"centre_square": centre_square}) + "\n"
 
 
@@ -104,6 +115,7 @@ def export_saved_model(
     path = os.path.abspath(path)
     check_target(path)
     names = names_text(student, class_names)
+    files = {NAMES_FILE: names, PREPROCESSING_FILE: preprocessing_text(centre_square)}
 
     def predict(images):
         logits = student(resize(images, image_size), training=False)
@@ -114,7 +126,6 @@ def export_saved_model(
         return tf.function(lambda images: predict(prepare(images)), input_signature=[spec])
 
     with writing(path), directory_beside(path) as written:
-        files = {NAMES_FILE: names, PREPROCESSING_FILE: preprocessing_text(centre_square)}
         for name, text in files.items():
             (written / name).write_text(text, encoding="utf-8")
         module = tf.Module()

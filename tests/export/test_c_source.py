@@ -208,3 +208,10 @@ def test_a_second_export_has_the_same_bytes(exported, tmp_path):
 def test_names_become_identifiers_and_strings():
     assert identifier("Photos-2.v1") == "photos_2_v1" and identifier("ü") == "student"
     assert c_string('a"?\\é') == '"a\\042\\077\\134\\303\\251"'
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    student = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125, blocks=(1,))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="pets cannot be written .*: make room or export elsewhere"):
+        ct.export.export_c(student, tmp_path / "file" / "pets", image_size=16)

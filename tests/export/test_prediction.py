@@ -153,3 +153,21 @@ def test_memory_stays_flat(exports, tmp_path):
 
     one = peak([str(tmp_path / "0.png")])
     assert peak([str(tmp_path)]) < 1.5 * one + 1e6
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, 1.01, float("nan")])
+def test_a_square_that_is_no_part_of_the_image(share, exports, photos, tmp_path):
+    with pytest.raises(ValueError, match="centre_square is .* above 0 and at most 1"):
+        predict_files(exports["tflite"], [photos], share=share)
+    student = ct.students.resnet_e(num_classes=3, image_size=16, width=0.125, blocks=(1,))
+    for format, name in {"saved_model": "saved", "tflite": "plain.tflite", "c": "c"}.items():
+        with pytest.raises(ValueError, match="centre_square is .* above 0 and at most 1"):
+            model = ct.StudentModel(student)
+            model.export(tmp_path / "new" / name, format=format, centre_square=share)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_directory_is_no_output(exports, photos, tmp_path):
+    (tmp_path / "out.csv").mkdir()
+    with pytest.raises(IsADirectoryError, match="out.csv is a directory: name a file"):
+        predict_files(exports["tflite"], [photos], str(tmp_path / "out.csv"))
