@@ -414,6 +414,9 @@ class Settings:
         if not self.workdir:
             raise ValueError("`workdir` is missing: name the directory that the run writes to.")
         method = method_of(self)
+        for name in ("dataset", "student", "teacher"):
+            if getattr(self, name) == "":
+                raise ValueError(f"`{name}` is empty: give a name, or leave `{name}` out.")
         if self.student:
             students.parse(self.student)
         build_optimizer(self.binary_optimizer, self.learning_rate)

@@ -1,5 +1,7 @@
 """The flag files of configs/, included by name: --config=flowers_lt."""
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,17 +33,26 @@ def define(values: flags.FlagValues = flags.FLAGS):
 def expand(arguments: Sequence[str], values: flags.FlagValues) -> list[str]:
     """Returns the arguments with the flags of each --flagfile and --config in its place.
 
+    A path after "=" may start with ~, which a shell does not replace there.
+
     Args:
         arguments: The command line without the program's name.
-        values: The flags of the command; without a flag `config`, nothing is replaced.
+        values: The flags of the command; without a flag `config`, --config is not replaced.
 
     Raises:
-        ValueError: If there is no such flag file. The message has all names.
+        ValueError: If there is no such flag file, where the message has all names; or if a file is
+            not UTF-8.
         absl.flags.Error: If a file of --flagfile cannot be read.
     """
+    try:
+        arguments = values.read_flags_from_files(list(arguments), force_gnu=False)
+    except UnicodeDecodeError as error:
+        files = " ".join(argument for argument in arguments if "flagfile" in argument)
+        raise ValueError(f"{files} is not UTF-8 ({error}): save the file as UTF-8.") from error
+    home = os.path.expanduser("~")
+    arguments = [re.sub(r"(?<=[=:,])~(?=/)", home, a.lstrip("\ufeff")) for a in arguments]
     if "config" not in values:
-        return list(arguments)
-    arguments = values.read_flags_from_files(list(arguments), force_gnu=False)
+        return arguments
     for at, argument in enumerate(arguments):
         flag, sign, name = argument.partition("=")
         end = at + (1 if sign else 2)

@@ -80,3 +80,19 @@ def test_an_unknown_name_gets_a_guess_and_all_names(name, guess, parse):
 def test_a_command_without_the_flag_takes_no_name():
     values = flags.FlagValues()
     assert configs.expand(["--config=digits_lt"], values) == ["--config=digits_lt"]
+
+
+def test_home_is_known_after_the_sign(parse, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    read = parse("--teacher=~/t.keras", "--dataset=list:~/train.txt,~/test.txt", "--cache=a~/b")
+    assert read.teacher == "/home/me/t.keras" and read.cache == "a~/b"
+    assert read.dataset == "list:/home/me/train.txt,/home/me/test.txt"
+
+
+def test_a_flag_file_in_another_encoding(parse, tmp_path):
+    path = tmp_path / "own.cfg"
+    path.write_text("--epochs=7\n", encoding="utf-8-sig")
+    assert parse(f"--flagfile={path}").epochs == 7
+    path.write_text("# é\n", encoding="latin-1")
+    with pytest.raises(ValueError, match="own.cfg is not UTF-8 .*save the file as UTF-8"):
+        parse(f"--flagfile={path}")

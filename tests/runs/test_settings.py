@@ -198,3 +198,9 @@ def test_only_the_named_weights_become_an_absolute_path(tmp_path, monkeypatch):
     assert canonical(settings).student == f'resnet_e:weights="{tmp_path / "n"}"'
     ours = "resnet_e:weights='generic'"
     assert canonical(Settings("w", student=ours)).student == ours
+
+
+@pytest.mark.parametrize("name", ["dataset", "student", "teacher"])
+def test_an_empty_name_is_refused(name):
+    with pytest.raises(ValueError, match=f"`{name}` is empty: give a name, or leave `{name}` out"):
+        of("candle", **{name: ""}).check()
