@@ -57,10 +57,12 @@ class AdversarialBalancer(tf.keras.layers.Layer):
         """Returns lambda for (L_KL, L_FS), each (batch,): (batch,) if per sample, else ()."""
         read = tf.stop_gradient(tf.stack(losses, axis=-1))
         if not self.per_sample:
-            read = tf.reduce_mean(read, axis=0, keepdims=True)
+            total, count = tf.reduce_sum(read, axis=0, keepdims=True), tf.shape(read)[0]
+            count = tf.cast(count, read.dtype)
             replica = tf.distribute.get_replica_context()
             if replica and replica.num_replicas_in_sync > 1:  # the means of the whole batch
-                read = replica.all_reduce(tf.distribute.ReduceOp.MEAN, read)
+                total, count = replica.all_reduce(tf.distribute.ReduceOp.SUM, [total, count])
+            read = total / count
         weights = self.mlp(read)[:, 0]
         return weights if self.per_sample else weights[0]
 

@@ -62,9 +62,10 @@ class CosineClassifier(tf.keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, features):
-        """Returns the logits (batch, classes) of features (batch, width)."""
-        x = tf.math.l2_normalize(features, axis=-1)
-        w = tf.math.l2_normalize(self.kernel, axis=0)
+        """Returns the logits (batch, classes), float32, of features (batch, width)."""
+        # Squares of small features are 0 in float16.
+        x = tf.math.l2_normalize(tf.cast(features, tf.float32), axis=-1)
+        w = tf.math.l2_normalize(tf.cast(self.kernel, tf.float32), axis=0)
         return self.scale * tf.matmul(x, w)
 
     def get_config(self):

@@ -101,7 +101,8 @@ def feature_similarity(student_features: tf.Tensor, teacher_features: tf.Tensor)
         >>> ct.losses.feature_similarity([[1.0, 0.0]], [[0.0, 3.0]]).numpy()
         array([2.], dtype=float32)
     """
-    a = tf.math.l2_normalize(tf.cast(student_features, tf.float32), axis=-1)
+    # Batch norm of a single image gives zeros, where the smaller default has a slope of 1e6.
+    a = tf.math.l2_normalize(tf.cast(student_features, tf.float32), axis=-1, epsilon=1e-6)
     g = tf.math.l2_normalize(tf.cast(teacher_features, tf.float32), axis=-1)
     return 2.0 - 2.0 * tf.reduce_sum(a * g, axis=-1)
 

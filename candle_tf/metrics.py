@@ -81,6 +81,7 @@ def per_class_accuracy(labels: np.ndarray, predictions: np.ndarray, num_classes:
                 f"{name} are class numbers, one per example: pass logits.argmax(-1) in place of "
                 f"an array {np.shape(classes)} of {np.asarray(classes).dtype}."
             )
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
     total = np.bincount(labels, minlength=num_classes)
     correct = np.bincount(labels[labels == predictions], minlength=num_classes)
     with np.errstate(invalid="ignore"):
@@ -111,6 +112,7 @@ def accuracy_report(
         >>> accuracy_report(labels, predictions, class_counts=[500, 60, 5])["shots"]
         {'many': 1.0, 'medium': 1.0, 'few': 0.0}
     """
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
     per_class = per_class_accuracy(labels, predictions, len(class_counts))
 
     def means(groups: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -128,7 +128,6 @@ class CandleModel(StudentModel):
         check_alpha(mixup)
         self.temperature, self.label_weight, self.mixup = temperature, label_weight, mixup
         self.prior_adjusted = prior_adjusted
-        self.log_prior = losses.log_prior(teacher.class_counts) if prior_adjusted else None
         self.linear_adapter = linear_adapter
         self.adapter = build_adapter(student, teacher.width, seed, linear_adapter)
         if self.fixed_lambda is None:
@@ -150,6 +149,8 @@ class CandleModel(StudentModel):
                 "the label term, such as SparseCategoricalCrossentropy(from_logits=True)."
             )
         super().compile(optimizer, loss, metrics, **kwargs)
+        counts = self.teacher.class_counts
+        self.log_prior = losses.log_prior(counts) if self.prior_adjusted else None
         self.has_label_term = loss is not None
         self.weight_of_labels = self.label_weight
         if self.has_label_term and self.label_weight is None:
@@ -279,6 +280,12 @@ class CandleModel(StudentModel):
         """Returns the metrics together with the means of this epoch's steps."""
         own = {name: mean.result() for name, mean in self.means.items()}
         return {**metrics, "loss": own.pop("objective"), **own}
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """The names of the logs, the loss first, which Keras gives to the values of a batch."""
+        names = super().metrics_names
+        return ["loss", *(name for name in names if name not in ("loss", "objective"))]
 
     def compute_metrics(self, x, y, y_pred, sample_weight):
         """Returns the student's metrics, without the means of training steps.

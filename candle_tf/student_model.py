@@ -11,7 +11,7 @@ from candle_tf.export.c_source import export_c
 from candle_tf.export.flatbuffer import export_flatbuffer
 from candle_tf.export.integer_flatbuffer import export_int8, export_lce_int8
 from candle_tf.export.saved_model import export_saved_model
-from candle_tf.networks.checks import check_student
+from candle_tf.networks.checks import check_file, check_student
 from candle_tf.networks.keras_internals import (
     Untracked,
     called_within_fit,
@@ -131,7 +131,7 @@ class StudentModel(tf.keras.Model):
         Raises:
             ValueError: If the loss expects probabilities: students return logits.
         """
-        if expects_probabilities(loss):
+        if any(map(expects_probabilities, tf.nest.flatten(loss))):
             raise ValueError(
                 "The loss expects probabilities, and the student returns logits: give "
                 "tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
@@ -187,8 +187,9 @@ class StudentModel(tf.keras.Model):
         return Entrance(where, self.student.output_shape[-1])
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns the student's logits (batch, classes) at its base size."""
-        return self.student(resize(images, self.resolution.base), training=training)
+        """Returns the student's logits (batch, classes), float32, at its base size."""
+        logits = self.student(resize(images, self.resolution.base), training=training)
+        return tf.cast(logits, tf.float32)
 
     def embed(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the student's features (batch, width) at its base size."""
@@ -267,6 +268,15 @@ class StudentModel(tf.keras.Model):
             )
         write(self.student, path, self.resolution.base, class_names, centre_square, **options)
 
+    def save(self, filepath, *args, **kwargs):
+        """Saves as Keras does, to a file that ends in .keras.
+
+        Raises:
+            ValueError: For a directory. A SavedModel of Keras cannot hold the step of this class.
+        """
+        check_file(filepath)
+        super().save(filepath, *args, **kwargs)
+
     def get_config(self):
         """Returns the arguments of the constructor as Keras saves them."""
         return {
@@ -290,7 +300,7 @@ class StudentModel(tf.keras.Model):
 
 
 def batch_mean(values: tf.Tensor, sample_weight: tf.Tensor | None) -> tf.Tensor:
-    """Returns sum_i w_i v_i / batch, as Keras reduces a loss.
+    """Returns sum_i w_i v_i / batch, as Keras reduces a loss; 0 for a replica without an image.
 
     Args:
         values: Values v, float (batch,).
@@ -302,11 +312,19 @@ def batch_mean(values: tf.Tensor, sample_weight: tf.Tensor | None) -> tf.Tensor:
     """
     if sample_weight is not None:
         values *= tf.cast(tf.reshape(sample_weight, [-1]), values.dtype)
-    return tf.reduce_mean(values)
+    count = tf.cast(tf.size(values), values.dtype)
+    return tf.math.divide_no_nan(tf.reduce_sum(values), count)
 
 
 def expects_probabilities(loss) -> bool:
-    """Returns whether a loss of Keras, or its name, is a cross-entropy of probabilities."""
+    """Returns whether a loss of Keras, a function or a name is a cross-entropy of probabilities.
+
+    Example:
+        >>> expects_probabilities("sparse_categorical_crossentropy")
+        True
+    """
+    if getattr(loss, "__module__", "").startswith(tf.keras.losses.Loss.__module__):
+        loss = getattr(loss, "__name__", loss)  # of a function
     if isinstance(loss, str):
         return "crossentropy" in loss.lower()
     config = loss.get_config() if isinstance(loss, tf.keras.losses.Loss) else {}

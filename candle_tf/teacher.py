@@ -14,6 +14,7 @@ from candle_tf.calibration import CALIBRATIONS, CrossValidation, fit_classifier
 from candle_tf.data.checks import check_views
 from candle_tf.losses import positive_counts
 from candle_tf.networks.checks import (
+    check_file,
     check_from_images,
     last_of,
     makes_probabilities,
@@ -470,6 +471,15 @@ class Teacher(tf.keras.Model):
                 f"The teacher is calibrated for {len(self.class_counts)} classes but the student "
                 f"has {num_classes}: build the student with the same num_classes."
             )
+
+    def save(self, filepath, *args, **kwargs):
+        """Saves as Keras does, to a file that ends in .keras.
+
+        Raises:
+            ValueError: For a directory, as for `StudentModel`.
+        """
+        check_file(filepath)
+        super().save(filepath, *args, **kwargs)
 
     def get_config(self):
         """Returns the teacher with its classifier as Keras saves it, without weights."""

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -80,6 +83,37 @@ def test_ascent_moves_lambda_to_the_larger_loss(per_sample, kl, feature):
     objectives, lambdas = np.array(trace).T
     assert (np.diff(objectives) > -1e-6).all() and objectives[-1] > objectives[0] + 0.1
     assert lambdas[-1] > 0.9 if kl > feature else lambdas[-1] < 0.1
+
+
+def test_replicas_of_different_sizes_read_the_means_of_the_batch():
+    """The last one may get no image at all."""
+    code = """
+import candle_tf, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    balancer = candle_tf.AdversarialBalancer()
+    balancer.build(None)
+losses = tf.constant([1.0, 2.0, 6.0]), tf.constant([0.5, 0.1, 3.0])
+
+@tf.function
+def read(cut):
+    def part(context):
+        first = context.replica_id_in_sync_group == 0
+        return [tf.cond(first, lambda: x[:cut], lambda: x[cut:]) for x in losses]
+    def run():
+        return balancer(part(tf.distribute.get_replica_context()))
+    return strategy.run(run)
+
+whole = float(balancer(losses))
+for cut in (2, 3):
+    for found in strategy.experimental_local_results(read(cut)):
+        assert abs(float(found) - whole) < 1e-6, (cut, float(found), whole)
+print("equal")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split()[-1:] == ["equal"], done.stderr[-2000:]
 
 
 def test_seed():

@@ -56,6 +56,17 @@ def test_save_and_reload(build, suffix, tmp_path):
     np.testing.assert_allclose(again(FEATURES), classifier(FEATURES), rtol=1e-6)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-4, 1.0, 300.0])
+def test_a_cosine_classifier_in_half_precision(size):
+    whole = classifiers.CosineClassifier(3)
+    half = classifiers.CosineClassifier(3, dtype="mixed_float16")
+    features = size * np.ones((2, 5), np.float32)
+    expected = whole(features)
+    half(features)
+    half.set_weights(whole.get_weights())
+    np.testing.assert_allclose(half(features), expected, rtol=1e-2, atol=1e-3)
+
+
 HOW = {"loss": None, "learning_rate": 0.1, "seed": 0}
 
 

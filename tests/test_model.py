@@ -511,6 +511,9 @@ def without_features():
     return tf.keras.Sequential([tf.keras.Input((16, 16, 3)), layers.Flatten(), layers.Dense(4)])
 
 
+PROBABILITIES = "expects probabilities, and the student returns logits"
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -532,11 +535,19 @@ def without_features():
         (lambda: make_candle(temperature=0.0), "temperature is 0.0 but must be above 0"),
         (lambda: make_candle(label_weight=-1.0), "label_weight is -1.0 but must be at least 0"),
         (lambda: make_candle(label_weight=5.0).compile(), "label_weight is 5 but compile has no"),
-        (lambda: make_candle().compile(loss="sparse_categorical_crossentropy"), "probabilities"),
-        (
-            lambda: make_candle().compile(loss=tf.keras.losses.SparseCategoricalCrossentropy()),
-            "expects probabilities, and the student returns logits",
-        ),
+        *[
+            (lambda loss=loss: make_candle().compile(loss=loss), PROBABILITIES)
+            for loss in (
+                "sparse_categorical_crossentropy",
+                tf.keras.losses.SparseCategoricalCrossentropy(),
+                tf.keras.losses.sparse_categorical_crossentropy,
+                ["sparse_categorical_crossentropy"],
+                {"logits": tf.keras.losses.SparseCategoricalCrossentropy()},
+            )
+        ],
+        (lambda: make_candle().save("model"), "model does not end in .keras: `save` writes"),
+        (lambda: StudentModel(smooth_student()).save("model.h5"), "model.h5 does not end in .kera"),
+        (lambda: make_teacher().save("teacher"), "teacher does not end in .keras"),
     ],
 )
 def test_what_cannot_work_is_refused(make, message):
@@ -654,3 +665,41 @@ def test_the_label_weight_follows_the_teacher_at_each_compile():
         weights.append(model.weight_of_labels)
     np.testing.assert_allclose(weights, [0.4 / 0.35, 0.1 / 0.65])
     assert model.get_config()["label_weight"] is None
+
+
+@pytest.mark.parametrize("loss", [None, CROSS_ENTROPY])
+def test_the_values_of_a_batch_have_their_names_the_loss_first(loss):
+    model = make_candle()
+    model.compile("sgd", loss, ["accuracy"])
+    values = model.train_on_batch(IMAGES, LABELS)
+    named = dict(zip(model.metrics_names, values))
+    assert model.metrics_names[0] == "loss" and len(named) == len(values)
+    assert named["resolution"] == BASE and named["accuracy"] in np.arange(9) / 8
+    kl, feature, lambda_ = (named[name] for name in ("kl", "feature", "lambda"))
+    objective = lambda_ * kl + (1 - lambda_) * feature
+    assert (named["loss"] > objective) if loss else named["loss"] == pytest.approx(objective)
+
+
+def test_the_prior_is_that_of_the_calibration_at_compile():
+    model = make_candle(prior_adjusted=True)
+    kernel, bias = model.teacher.classifier.get_weights()
+    model.teacher.set_classifier(kernel, bias, CrossValidation(0.3, [0.5] * 4, COUNTS[::-1]))
+    model.compile("sgd")
+    np.testing.assert_allclose(tf.exp(model.log_prior), np.array(COUNTS[::-1]) / sum(COUNTS))
+
+
+def test_a_first_batch_of_one_image_moves_the_adapter_a_little():
+    """Its batch norm gives 0, where the derivative of a norm has a pole."""
+    model = make_candle(balancer=0.5)
+    model.compile(tf.keras.optimizers.SGD(1e-2))
+    before = [v.numpy() for v in model.adapter.trainable_variables]
+    model.train_on_batch(IMAGES[:1], LABELS[:1])
+    for old, new in zip(before, model.adapter.trainable_variables):
+        assert np.abs(new - old).max() < 10.0
+
+
+def test_logits_of_a_student_in_half_precision_are_evaluated_in_float32():
+    images = tf.keras.Input((BASE, BASE, 3))
+    pooled = layers.GlobalAveragePooling2D(name="features", dtype="float16")(images)
+    student = tf.keras.Model(images, layers.Dense(CLASSES, dtype="float16")(pooled))
+    assert StudentModel(student)(IMAGES).dtype == tf.float32

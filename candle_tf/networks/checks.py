@@ -1,5 +1,7 @@
 """Checks of a user's network before its use: its last layer, and its own scaling of images."""
 
+import os
+
 import tensorflow as tf
 from candle_tf.networks.keras_internals import OPERATIONS, made_by
 
@@ -87,6 +89,22 @@ def check_student(student: tf.keras.Model):
         raise ValueError(
             f"The student {student.name!r} ends in a {kind} (layer {last.name!r}), but its losses "
             f"take logits: end it in Dense({student.output_shape[-1]}) without an activation."
+        )
+
+
+def check_file(path: str | os.PathLike):
+    """Refuses a path to save a model to that does not end in .keras.
+
+    Keras would write a SavedModel, which it loads as a model of another class, with another
+    objective.
+
+    Raises:
+        ValueError: Names the formats of `save` and of `export`.
+    """
+    if not os.fspath(path).endswith(".keras"):
+        raise ValueError(
+            f"{path} does not end in .keras: `save` writes the model to such a file, to train it "
+            "further, and `export` writes the student for deployment."
         )
 
 
