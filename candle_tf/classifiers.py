@@ -5,7 +5,7 @@ import itertools
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -148,7 +148,8 @@ def encode_dataset(
 
     Raises:
         ValueError: For counts that do not match the labels, a label out of range or an image with
-            NaN or Inf (named by its index); for a directory that holds other features.
+            NaN or Inf (named by its index); for a generator and several views; for a directory
+            that holds other features.
 
     Example:
         >>> images = np.random.uniform(0, 255, (10, 8, 8, 3)).astype("float32")
@@ -160,6 +161,11 @@ def encode_dataset(
     """
     if isinstance(dataset, tf.data.Dataset):
         check_spec(dataset.element_spec, "calibrate")
+    if isinstance(dataset, Iterator) and views > 1:
+        raise ValueError(
+            f"The data are a generator, which can be read once, not {views} times: give a dataset, "
+            "or views=1."
+        )
     look = on_all_replicas(strategy, look_at)
     encode = on_all_replicas(strategy, lambda images: embed(tf.cast(images, tf.float32)))
     total = views * int(np.sum(class_counts))

@@ -378,7 +378,7 @@ class Teacher(tf.keras.Model):
                 f"label_smoothing is {label_smoothing}: give the factors of head and tail, such as "
                 "(0.05, 0.1)."
             )
-        if not isinstance(train, tuple):
+        if not isinstance(train, (tuple, list)):
             embed = self.embedder(views * sum(class_counts))
             train = classifiers.encode_dataset(
                 embed, train, class_counts, views=views, verbose=verbose

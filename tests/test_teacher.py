@@ -492,3 +492,12 @@ def test_data_that_cannot_calibrate_is_refused(labels, counts, images, message):
 def test_data_without_end_cannot_calibrate():
     with pytest.raises(ValueError, match="more than twice the 9 images .* leave out repeat"):
         tiny_teacher().calibrate(tiny_data(GOOD, None).repeat(), [4, 3, 2], verbose=0)
+
+
+def test_a_generator_calibrates_on_one_view():
+    batches = [(images.numpy(), labels.numpy()) for images, labels in tiny_data(GOOD, None)]
+    with pytest.raises(ValueError, match="a generator, which can be read once, not 4 times"):
+        tiny_teacher().calibrate((batch for batch in batches), [4, 3, 2], verbose=0)
+    teacher = tiny_teacher()
+    teacher.calibrate((batch for batch in batches), [4, 3, 2], views=1, verbose=0)
+    assert teacher.class_counts == [4, 3, 2]
