@@ -62,7 +62,7 @@ class AdversarialBalancer(tf.keras.layers.Layer):
             replica = tf.distribute.get_replica_context()
             if replica and replica.num_replicas_in_sync > 1:  # the means of the whole batch
                 total, count = replica.all_reduce(tf.distribute.ReduceOp.SUM, [total, count])
-            read = total / count
+            read = tf.math.divide_no_nan(total, count)
         weights = self.mlp(read)[:, 0]
         return weights if self.per_sample else weights[0]
 

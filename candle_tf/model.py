@@ -127,7 +127,7 @@ class CandleModel(StudentModel):
             raise ValueError(f"label_weight is {label_weight} but must be at least 0, or None.")
         check_alpha(mixup)
         self.temperature, self.label_weight, self.mixup = temperature, label_weight, mixup
-        self.prior_adjusted = prior_adjusted
+        self.prior_adjusted, self.log_prior = prior_adjusted, None  # the prior is compile's
         self.linear_adapter = linear_adapter
         self.adapter = build_adapter(student, teacher.width, seed, linear_adapter)
         if self.fixed_lambda is None:

@@ -160,6 +160,9 @@ class StudentModel(tf.keras.Model):
         elif validation_data is not None:
             validation_data = validation.checked(validation_data)
         x = entrance.checked(x, y)
+        for callback in tf.nest.flatten(kwargs.get("callbacks")):
+            if isinstance(callback, tf.keras.callbacks.ModelCheckpoint):
+                check_file(callback.filepath, callback.save_weights_only)
         with entrance.in_a_sentence(), validation.in_a_sentence():
             return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
 
@@ -323,7 +326,7 @@ def expects_probabilities(loss) -> bool:
         >>> expects_probabilities("sparse_categorical_crossentropy")
         True
     """
-    if getattr(loss, "__module__", "").startswith(tf.keras.losses.Loss.__module__):
+    if (getattr(loss, "__module__", None) or "").startswith(tf.keras.losses.Loss.__module__):
         loss = getattr(loss, "__name__", loss)  # of a function
     if isinstance(loss, str):
         return "crossentropy" in loss.lower()

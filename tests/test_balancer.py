@@ -86,7 +86,7 @@ def test_ascent_moves_lambda_to_the_larger_loss(per_sample, kl, feature):
 
 
 def test_replicas_of_different_sizes_read_the_means_of_the_batch():
-    """The last one may get no image at all."""
+    """The last replica may get no image at all."""
     code = """
 import candle_tf, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]

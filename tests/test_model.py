@@ -689,7 +689,7 @@ def test_the_prior_is_that_of_the_calibration_at_compile():
 
 
 def test_a_first_batch_of_one_image_moves_the_adapter_a_little():
-    """Its batch norm gives 0, where the derivative of a norm has a pole."""
+    """Batch norm of one image gives 0, where the derivative of the norm has a pole."""
     model = make_candle(balancer=0.5)
     model.compile(tf.keras.optimizers.SGD(1e-2))
     before = [v.numpy() for v in model.adapter.trainable_variables]

@@ -21,8 +21,7 @@ def describe():
     """Prints and draws the data set of the flags."""
     # Images that cannot be read are named, and the others are described.
     settings = dataclasses.replace(run_flags.settings(), on_bad_image="skip")
-    if settings.profile != "exponential" and settings.imbalance_ratio is None:
-        raise ValueError(f"--profile={settings.profile} shapes a cut: give --imbalance_ratio too.")
+    dataclasses.replace(settings, workdir="unused").check()
     if flags.FLAGS.output:
         description.picture_paths(flags.FLAGS.output)
     examples = settings.load_images()

@@ -113,8 +113,8 @@ def run_of(workdir: str, data_dir: str | None = None) -> Run:
         ) from error
     if data_dir:
         kind, _, name = given.dataset.partition(":")
-        same_name = os.path.join(data_dir, os.path.basename(name))
-        itself = kind == "folder" and not os.path.isdir(same_name)
+        below = (os.path.join(data_dir, part) for part in (name, os.path.basename(name)))
+        itself = kind == "folder" and not any(map(os.path.isdir, below))
         dataset = f"folder:{data_dir}" if itself else given.dataset
         given = dataclasses.replace(given, data_dir=data_dir, dataset=dataset)
     return Run(given)
@@ -132,7 +132,10 @@ def start(job, arguments: str | None = None):
     for name in (__name__, module.__name__):
         for flag in flags.FLAGS.get_key_flags_for_module(name):
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    argv = [sys.argv[0], *configs.expand(sys.argv[1:], flags.FLAGS)]
+    try:
+        argv = [sys.argv[0], *configs.expand(sys.argv[1:], flags.FLAGS)]
+    except ValueError as error:
+        sys.exit(f"ValueError: {error}")
     app.run(main_of(job, arguments), argv=argv)
 
 

@@ -137,15 +137,19 @@ def student_of(workdir: str, role: str, run: dict) -> tuple[str, dict]:
             f"{workdir} has other training images than this run: compare runs on one data set at "
             "one imbalance ratio."
         )
-    real_valued = other["student"]["macs"].keys() == {"32"}
-    if role == "full precision" and not real_valued:
+    widths = other["student"]["macs"].keys()
+    if role == "full precision" and widths != {"32"}:
         raise ValueError(
             f"{workdir} holds no full-precision student: give a run with `student_bits=32`."
         )
-    if role == "from scratch" and ("teacher" in other or real_valued):
+    if role == "from scratch" and "teacher" in other:
         raise ValueError(
-            f"{workdir} trained by {other['method']} is no binary student from scratch: give a run "
-            "without a teacher, such as `method=cross_entropy`."
+            f"{workdir} had a teacher, by {other['method']}: give a run without one, such as "
+            "`method=cross_entropy`."
+        )
+    if role == "from scratch" and widths != run["student"]["macs"].keys():
+        raise ValueError(
+            f"{workdir} holds a student of other bits: give a run with this run's `student_bits`."
         )
     return f"{role}: {other['method']}", other["student"]
 
@@ -234,13 +238,13 @@ def write_page(
     sections: Mapping[str, "Figure | str"],
 ) -> Path:
     """Writes the page and its figures into WORKDIR/report, and keeps other files there."""
-    written = workdir / REPORT
-    written.mkdir(exist_ok=True)
+    path = workdir / REPORT
+    path.parent.mkdir(exist_ok=True)
     reports = {name: network["test"] for name, network in networks.items()}
     sizes = {name: f"{network['kilobytes']:.0f}" for name, network in networks.items()}
     parts = []
     for title, section in sections.items():
-        image = written / f"{title.lower().replace(' ', '_')}.png"
+        image = path.with_name(f"{title.lower().replace(' ', '_')}.png")
         if isinstance(section, str):
             image.unlink(missing_ok=True)  # an earlier report may have had the figure
             shown = f"<p>Left out: {html.escape(section)}</p>"
@@ -268,5 +272,5 @@ def write_page(
         sections="\n".join(parts),
         flags=html.escape((workdir / FLAG_FILE).read_text(encoding="utf-8")),
     )
-    write_text(written / "report.html", page)
-    return written / "report.html"
+    write_text(path, page)
+    return path

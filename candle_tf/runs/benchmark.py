@@ -28,6 +28,7 @@ from candle_tf.utils.names import lookup, parse_spec
 from candle_tf.utils.run_files import HISTORY_FILE, read_results
 
 LOG_FILE = "log.txt"
+MARK_OF_TABLE = r"^\|  \| overall \||^Not finished, and left out: "  # in results.md
 DATA = (  # a run's images
     "dataset",
     "imbalance_ratio",
@@ -328,11 +329,13 @@ def check_output(output: Path):
     Raises:
         FileExistsError: Names the file.
     """
-    table, page = output / "results.csv", output / "results.md"
-    found = table if table.exists() else page
-    text = found.read_text(errors="replace").strip() if found.exists() else ""
-    if text and not text.startswith("dataset,method,seed,"):
-        raise FileExistsError(f"{found} is no benchmark's: name another `output`.")
+    for name, mark in (("results.csv", r"dataset,method,seed,"), ("results.md", MARK_OF_TABLE)):
+        path = output / name
+        text = path.read_text(errors="replace").strip() if path.exists() else ""
+        if text and not re.search(mark, text, re.MULTILINE):
+            raise FileExistsError(
+                f"{path} is no benchmark's: move it away, or name another `output`."
+            )
 
 
 def write_results(cells: Sequence[Cell], output: str):

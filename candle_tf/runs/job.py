@@ -15,19 +15,14 @@ from candle_tf.classifiers import encode_dataset
 from candle_tf.export.saved_model import check_target
 from candle_tf.methods import SECOND_STAGES, FirstStage, Setup
 from candle_tf.networks.safe_load import load_model
-from candle_tf.reports.report import write_report
+from candle_tf.reports.report import read_student, write_report
 from candle_tf.runs.build import calibrate_for_all, computing_in
 from candle_tf.runs.evaluate import classifier_norms, student_size
 from candle_tf.runs.fit import build_model, complete_store, fit
 from candle_tf.runs.plan import check_store, decide_epochs, decide_views
 from candle_tf.runs.run import Run
 from candle_tf.runs.settings import Settings, settings_of
-from candle_tf.runs.workdir import (
-    check_images,
-    check_workdir,
-    claimed_workdir,
-    of_earlier_version,
-)
+from candle_tf.runs.workdir import check_workdir, claimed_workdir, of_earlier_version
 from candle_tf.student_model import StudentModel
 from candle_tf.students import bits
 from candle_tf.utils.distribution import (
@@ -462,7 +457,8 @@ def try_report(run: Run):
 
 def report(run: Run, **compared) -> Path:
     """Writes the report of a finished run; see `candle_tf.reports.report.write_report`."""
-    check_images(run.workdir, run.examples.fingerprint())
+    read_student(run.workdir)  # refuses a directory without one, before the images are read
+    run.check_own_images()
     return write_report(run.workdir, run.examples, run.drawn_sizes, **compared)
 
 

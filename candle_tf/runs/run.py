@@ -453,7 +453,7 @@ class Run:
         Raises:
             FileNotFoundError: If there is no such page.
         """
-        path = self.workdir / REPORT / "report.html"
+        path = self.workdir / REPORT
         if not path.exists():
             raise FileNotFoundError(
                 f"{path} does not exist: it is written at the end of a run that trains a student, "
@@ -473,10 +473,20 @@ class Run:
         """Returns the accuracy of the trained student by split, as in metrics.json.
 
         Raises:
-            ValueError: If the images are not those that the run began on.
+            FileNotFoundError, ValueError: As `student`, or as `check_own_images`.
         """
-        check_images(self.workdir, self.examples.fingerprint())
-        return self.measure(self.student)
+        student = self.student
+        self.check_own_images()
+        return self.measure(student)
+
+    def check_own_images(self):
+        """Refuses images that are not those that the run began on.
+
+        Raises:
+            ValueError: If there are others, or some were added or removed.
+        """
+        remedy = "give the images that the run was trained on (`data_dir`)"
+        check_images(self.workdir, self.examples.fingerprint(), remedy)
 
     def measure(
         self,

@@ -112,6 +112,15 @@ class Settings:
         0.0,
         "Fraction of each class to hold out, before the set is made long-tailed.",
     )
+    method: str = setting(
+        "candle",
+        f"Method that trains the student: {', '.join(METHODS)}.",
+    )
+    sampler: str | None = setting(
+        None,
+        f"Sampler of the batches: {', '.join(data.SAMPLERS)}; the method's own if not given. A "
+        "second stage passes the sampler on to its first stage.",
+    )
     crop: str | None = setting(
         None,
         "Crop of training images: 'pad' shifts them, after padding by one eighth; 'resized', for "
@@ -126,15 +135,6 @@ class Settings:
         None,
         "Largest relative change of brightness, contrast and saturation in training images; the "
         "data set's own if not given.",
-    )
-    method: str = setting(
-        "candle",
-        f"Method that trains the student: {', '.join(METHODS)}.",
-    )
-    sampler: str | None = setting(
-        None,
-        f"Sampler of the batches: {', '.join(data.SAMPLERS)}; the method's own if not given. A "
-        "second stage passes the sampler on to its first stage.",
     )
     prior_adjusted: bool | None = setting(
         None,
@@ -159,6 +159,17 @@ class Settings:
         "Weight of the labels beside the teacher's output, 0 for none; if neither given nor set "
         "by the method, it follows from the teacher's cross-validated accuracy.",
     )
+    teacher_views: int | None = setting(
+        None,
+        "Number of views of each image that the teacher sees once, before the training, which "
+        "then uses them in turn; 0 shows the teacher every batch. If not given, the run plans the "
+        "number from its images, its updates and the teacher's measured speed.",
+    )
+    teacher_store: str | None = setting(
+        None,
+        "Directory for the teacher's outputs on `teacher_views`, which runs of the same images, "
+        "seed and calibration share; the directory teacher_store in `workdir` if not given.",
+    )
     teacher: str | None = setting(
         None,
         "'keras:NAME' of tf.keras.applications or 'larq_zoo:NAME', both with arguments as in "
@@ -179,17 +190,6 @@ class Settings:
         None,
         "Side in pixels of the images that the teacher sees; if not given, 32 for 'letters', 96 "
         "for a set of images below 64 pixels, 128 for others, and at least `image_size`.",
-    )
-    teacher_views: int | None = setting(
-        None,
-        "Number of views of each image that the teacher sees once, before the training, which "
-        "then uses them in turn; 0 shows the teacher every batch. If not given, the run plans the "
-        "number from its images, its updates and the teacher's measured speed.",
-    )
-    teacher_store: str | None = setting(
-        None,
-        "Directory for the teacher's outputs on `teacher_views`, which runs of the same images, "
-        "seed and calibration share; the directory teacher_store in `workdir` if not given.",
     )
     allow_custom_code: bool = setting(
         False,
@@ -221,6 +221,11 @@ class Settings:
     student_bits: str = setting(
         "1",
         f"Bits of the student's weights and activations: {', '.join(bits.BITS)}.",
+    )
+    precision: str = setting(
+        "float32",
+        f"Precision of the training and of the teacher: {', '.join(PRECISIONS)}; weights, losses "
+        "and the evaluated and exported student stay in float32.",
     )
     image_size: int | None = setting(
         None,
@@ -254,11 +259,6 @@ class Settings:
     learning_rate: float = setting(
         1e-2,
         "Adam's learning rate, annealed to 0 by a cosine.",
-    )
-    precision: str = setting(
-        "float32",
-        f"Precision of the training and of the teacher: {', '.join(PRECISIONS)}; weights, losses "
-        "and the evaluated and exported student stay in float32.",
     )
     warmup_epochs: int = setting(
         0,

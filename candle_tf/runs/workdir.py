@@ -121,17 +121,28 @@ def check_free(workdir: Path):
     for name in REPLACED:
         if (workdir / name).exists():
             raise FileExistsError(
-                f"{workdir} holds a {name} that no run wrote: name another directory."
+                f"{workdir} holds a file {name} that no run wrote: name another directory."
             )
 
 
-def check_images(workdir: Path, digest: str):
-    """Refuses images of another digest than those that the run in the workdir began on."""
+def check_images(
+    workdir: Path, digest: str, remedy: str = "name another directory, or delete that one"
+):
+    """Refuses images of another digest than those that the run in the workdir began on.
+
+    Args:
+        workdir: Directory of the run.
+        digest: Digest of the images at hand.
+        remedy: What the user can do, the end of the message.
+
+    Raises:
+        ValueError: If the digests differ.
+    """
     path = workdir / IMAGES_FILE
     if has_begun(workdir) and path.exists() and read_text(path).strip() != digest:
         raise ValueError(
-            f"The data set has other images or classes than when the run in {workdir} began: name "
-            "another directory, or delete that one."
+            f"The data set has other images or classes than when the run in {workdir} began: "
+            f"{remedy}."
         )
 
 

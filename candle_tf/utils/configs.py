@@ -11,6 +11,8 @@ from candle_tf.utils.names import lookup
 PACKAGE = Path(__file__).parents[1]
 PLACES = PACKAGE / "configs", PACKAGE.parent / "configs"  # in a wheel, in a clone
 
+MARK = "\ufeff"  # with which some editors begin a file
+
 
 def paths() -> Mapping[str, Path]:
     """Returns the paths of the flag files by name, such as "flowers_lt" or "paper/flowers_lt"."""
@@ -49,8 +51,11 @@ def expand(arguments: Sequence[str], values: flags.FlagValues) -> list[str]:
     except UnicodeDecodeError as error:
         files = " ".join(argument for argument in arguments if "flagfile" in argument)
         raise ValueError(f"{files} is not UTF-8 ({error}): save the file as UTF-8.") from error
+    if any(argument.startswith(MARK) for argument in arguments):
+        lines = (argument.removeprefix(MARK) for argument in arguments)
+        return expand([line for line in lines if line and not line.startswith("#")], values)
     home = os.path.expanduser("~")
-    arguments = [re.sub(r"(?<=[=:,])~(?=/)", home, a.lstrip("\ufeff")) for a in arguments]
+    arguments = [re.sub(r"(?<=[=:,])~(?=/)", home, argument) for argument in arguments]
     if "config" not in values:
         return arguments
     for at, argument in enumerate(arguments):

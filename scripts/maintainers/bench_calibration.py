@@ -2,10 +2,12 @@
 
     python scripts/maintainers/bench_calibration.py --data_dir=DIR --images=DIR --teacher=FILE
 
-The table has the class-mean accuracy on the test set in % with its spread over the seeds, the mean
-accuracy by rank, and the processor's seconds. Its rows are logistic regression with equal class
-weights on standardised features (scikit-learn), the earlier calibration (30 epochs of Adam on raw
-features), and the calibrations of the library. A seed draws the images, their views and the folds.
+The table has the class mean of the test accuracy in % with its spread over the seeds, the means by
+rank, and the processor's seconds. A seed draws the images, their views and the folds. The rows:
+
+- logistic regression (scikit-learn) with equal class weights, on standardised features;
+- the earlier calibrations, "Adam": 30 epochs on raw features;
+- the library's calibrations.
 """
 
 import tempfile

@@ -33,15 +33,20 @@ COMMANDS = (
     "report",
     "compare",
 )
-SECTIONS = {  # of --help, by the first of the successive settings in each
-    "workdir": "run",
-    "dataset": "images",
-    "method": "method",
-    "teacher": "teacher",
-    "student": "student",
-    "epochs": "training",
-    "first_stage": "run",
+# Sections of --help. The order of the settings themselves makes the names of a benchmark's runs.
+SECTIONS = {
+    "run": "workdir first_stage strategy sync_batch_norm checkpoint_every on_nan seed",
+    "images": "dataset data_dir download cache on_bad_image imbalance_ratio profile n_max "
+    "validation_split crop flip color_jitter",
+    "method": "method sampler mixup label_weight prior_adjusted temperature lambda_per_sample",
+    "teacher": "teacher teacher_weights teacher_preprocessing teacher_image_size teacher_views "
+    "teacher_store allow_custom_code calibration calibration_epochs calibration_views "
+    "label_smoothing",
+    "student": "student student_bits image_size resolutions",
+    "training": "epochs minutes steps_per_epoch batch_size learning_rate warmup_epochs "
+    "binary_optimizer two_step precision",
 }
+SECTION_OF = {name: section for section, names in SECTIONS.items() for name in names.split()}
 CHOICES = {  # of flags of a run that take a name
     "method": METHODS,
     "profile": ct.data.PROFILES,
@@ -85,12 +90,12 @@ def flags_of(command: str) -> dict:
         module.main()
     _, *arguments = start.call_args.args
     new = sorted(set(values) - before)
-    section_of, order = sections(), [command, *SECTIONS.values()]
-    new.sort(key=lambda name: order.index(section_of.get(name, command)))
+    order = [command, *SECTIONS]
+    new.sort(key=lambda name: order.index(SECTION_OF.get(name, command)))
     found = [
         {
             "name": name,
-            "section": section_of.get(name, command),
+            "section": SECTION_OF.get(name, command),
             "kind": kind_of(values[name]),
             "default": values[name].default,
             "help": values[name].help,
@@ -104,15 +109,6 @@ def flags_of(command: str) -> dict:
     for name in new:
         delattr(values, name)
     return {"doc": module.__doc__, "arguments": (arguments or [None])[0], "flags": found}
-
-
-def sections() -> dict[str, str]:
-    """Returns the section of each setting in --help."""
-    section, found = "", {}
-    for field in dataclasses.fields(Settings):
-        section = SECTIONS.get(field.name, section)
-        found[field.name] = section
-    return found
 
 
 def required(values: flags.FlagValues, name: str) -> bool:

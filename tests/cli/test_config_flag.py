@@ -91,8 +91,9 @@ def test_home_is_known_after_the_sign(parse, monkeypatch):
 
 def test_a_flag_file_in_another_encoding(parse, tmp_path):
     path = tmp_path / "own.cfg"
-    path.write_text("--epochs=7\n", encoding="utf-8-sig")
-    assert parse(f"--flagfile={path}").epochs == 7
+    for text in ("--epochs=7\n", "# mine\n--epochs=7\n", "--config=digits_lt\n--epochs=7\n"):
+        path.write_text(text, encoding="utf-8-sig")
+        assert parse(f"--flagfile={path}").epochs == 7
     path.write_text("# é\n", encoding="latin-1")
     with pytest.raises(ValueError, match="own.cfg is not UTF-8 .*save the file as UTF-8"):
         parse(f"--flagfile={path}")

@@ -13,6 +13,12 @@ def workdir(tmp_path):
     return path
 
 
+def test_a_folder_below_data_dir_stays_below_it(workdir, tmp_path):
+    (workdir / "flags.cfg").write_text("--dataset=folder:sub/photos\n")
+    (tmp_path / "disk" / "sub" / "photos").mkdir(parents=True)
+    assert run_of(str(workdir), str(tmp_path / "disk")).given.dataset == "folder:sub/photos"
+
+
 @pytest.mark.parametrize(
     "moved, dataset",
     [

@@ -143,6 +143,7 @@ def test_a_second_report_leaves_nothing_of_the_first(copy, examples):
 
 def test_the_same_command_writes_a_report_that_is_not_there(copy, examples, capsys):
     run = copy("run")
+    (run / "report").mkdir()  # a run may be killed while it draws the figures
     for _ in range(2):
         job.run(dataclasses.replace(SETTINGS, workdir=str(run)))
     assert (run / "report" / "report.html").exists()
@@ -188,8 +189,12 @@ def test_a_binary_run_is_no_full_precision_reference(copy, examples):
 
 
 def test_a_student_with_a_teacher_or_real_values_is_not_one_from_scratch(copy, examples):
-    with pytest.raises(ValueError, match="candle is no binary student from scratch"):
-        write_report(copy("run"), examples, DRAWN, from_scratch=copy("distilled"))
+    run = copy("run")
+    with pytest.raises(ValueError, match="had a teacher, by candle: give a run without one"):
+        write_report(run, examples, DRAWN, from_scratch=copy("distilled"))
+    real = copy("real", method="focal", teacher=None, student={"macs": {"32": 9}})
+    with pytest.raises(ValueError, match="other bits: give a run with this run's `student_bits`"):
+        write_report(run, examples, DRAWN, from_scratch=real)
 
 
 def test_a_run_without_a_student_has_no_report(finished, examples, tmp_path):

@@ -319,5 +319,24 @@ def test_results_of_ones_own_are_not_replaced(name, tmp_path):
     (tmp_path / name).write_text("my own")
     with pytest.raises(FileExistsError, match=f"{name} is no benchmark's"):
         plan(["cross_entropy"], tmp_path)
-    (tmp_path / "results.csv").write_text(benchmark.results_csv([]))
+    (tmp_path / name).unlink()
+    benchmark.write_results(plan(["cross_entropy"], tmp_path), str(tmp_path))
     plan(["cross_entropy"], tmp_path)
+    (tmp_path / "results.csv").unlink()
+    plan(["cross_entropy"], tmp_path)
+
+
+def test_a_run_keeps_its_directory_in_later_versions():
+    """A benchmark finds its finished runs by these names."""
+    rows = [
+        "candle:crop='pad',teacher_views=10,sampler='square_root'",
+        "cross_entropy:crop='pad',flip=False,precision='mixed_bfloat16'",
+        "crt",
+    ]
+    names = {Path(cell.settings.workdir).name for cell in plan(rows)}
+    assert names == {
+        "candle_a1f4b50b",
+        "cross_entropy_02dc062a",
+        "cross_entropy_9e9a3d2e",
+        "crt_5e424a04",
+    }
