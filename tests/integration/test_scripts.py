@@ -153,10 +153,11 @@ def test_report_is_written_again(run):
     page = run[0] / "report" / "report.html"
     first = page.read_text()
     page.unlink()
-    done = script("report", f"--workdir={run[0]}", f"--from_scratch={run[0]}")
+    done = script("report", f"--workdir={run[0]}")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f"Wrote {page}" in done.stdout and "from scratch: candle" in page.read_text()
-    assert "from scratch" not in first
+    assert f"Wrote {page}" in done.stdout and page.read_text() == first
+    done = script("report", f"--workdir={run[0]}", f"--from_scratch={run[0]}")
+    assert done.returncode == 1 and "had a teacher, by candle" in done.stderr
 
 
 @pytest.mark.slow
