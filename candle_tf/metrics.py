@@ -75,13 +75,13 @@ def per_class_accuracy(labels: np.ndarray, predictions: np.ndarray, num_classes:
         >>> per_class_accuracy(np.array([0, 0, 1]), np.array([0, 1, 1]), 3)
         array([0.5, 1. , nan])
     """
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
     for name, classes in (("labels", labels), ("predictions", predictions)):
-        if np.ndim(classes) != 1 or not np.issubdtype(np.asarray(classes).dtype, np.integer):
+        if classes.ndim != 1 or not np.issubdtype(classes.dtype, np.integer):
             raise ValueError(
                 f"{name} are class numbers, one per example: pass logits.argmax(-1) in place of "
-                f"an array {np.shape(classes)} of {np.asarray(classes).dtype}."
+                f"an array {classes.shape} of {classes.dtype}."
             )
-    labels, predictions = np.asarray(labels), np.asarray(predictions)
     total = np.bincount(labels, minlength=num_classes)
     correct = np.bincount(labels[labels == predictions], minlength=num_classes)
     with np.errstate(invalid="ignore"):
@@ -112,7 +112,6 @@ def accuracy_report(
         >>> accuracy_report(labels, predictions, class_counts=[500, 60, 5])["shots"]
         {'many': 1.0, 'medium': 1.0, 'few': 0.0}
     """
-    labels, predictions = np.asarray(labels), np.asarray(predictions)
     per_class = per_class_accuracy(labels, predictions, len(class_counts))
 
     def means(groups: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -120,7 +119,7 @@ def accuracy_report(
         return {k: float(np.nanmean(v)) for k, v in seen.items() if not np.isnan(v).all()}
 
     return {
-        "overall": float(np.mean(labels == predictions)),
+        "overall": float(np.mean(np.equal(labels, predictions))),
         "class_mean": float(np.nanmean(per_class)),
         "shots": means(shot_groups(class_counts)),
         "ranks": means(rank_groups(class_counts, bounds)),

@@ -161,8 +161,9 @@ class StudentModel(tf.keras.Model):
             validation_data = validation.checked(validation_data)
         x = entrance.checked(x, y)
         for callback in tf.nest.flatten(kwargs.get("callbacks")):
-            if isinstance(callback, tf.keras.callbacks.ModelCheckpoint):
-                check_file(callback.filepath, callback.save_weights_only)
+            checkpoints = isinstance(callback, tf.keras.callbacks.ModelCheckpoint)
+            if checkpoints and not callback.save_weights_only:
+                check_file(callback.filepath)
         with entrance.in_a_sentence(), validation.in_a_sentence():
             return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
 

@@ -15,15 +15,7 @@ from candle_tf.reports.tables import accuracy_table, per_class_table
 def evaluate():
     """Prints the accuracy of a run, and of an export beside it."""
     run = run_flags.run_of(flags.FLAGS.workdir, flags.FLAGS.data_dir)
-    exported = flags.FLAGS.exported and Exported(flags.FLAGS.exported)
-    if exported and len(exported.class_names) != len(run.class_names):
-        raise ValueError(
-            f"{flags.FLAGS.exported} has {len(exported.class_names)} classes, and the run has "
-            f"{len(run.class_names)}: name an export of this run."
-        )
-    numbers = list(map(str, range(len(run.class_names))))
-    if exported and exported.class_names not in (run.class_names, numbers):
-        print(f"{flags.FLAGS.exported} names its classes otherwise: is it an export of this run?")
+    exported = flags.FLAGS.exported and export_of(flags.FLAGS.exported, run.class_names)
     method = run.settings.method
     for split, report in run.evaluate().items():
         print(f"\n{split}\n{accuracy_table({method: report})}\n")
@@ -31,6 +23,23 @@ def evaluate():
     if exported:
         batches = run.evaluation_batches(run.examples.test)
         print(f"\n{flags.FLAGS.exported}: {agreement(exported, run.student, batches)}")
+
+
+def export_of(path: str, class_names: list[str]) -> Exported:
+    """Returns the export at a path, and prints a line if its classes have other names.
+
+    Raises:
+        ValueError: As `Exported`, or if the number of classes differs.
+    """
+    exported, classes = Exported(path), len(class_names)
+    if len(exported.class_names) != classes:
+        raise ValueError(
+            f"{path} has {len(exported.class_names)} classes, and the run has {classes}: name an "
+            "export of this run."
+        )
+    if exported.class_names not in (class_names, [str(c) for c in range(classes)]):
+        print(f"{path} names its classes otherwise: is it an export of this run?")
+    return exported
 
 
 def main():

@@ -12,6 +12,7 @@ from types import MappingProxyType
 import tensorflow as tf
 from absl import app, flags, logging
 from candle_tf.data.entrance import reading_errors
+from candle_tf.data.own_images.files import places_below
 from candle_tf.runs.checkpoints import INTERRUPTED
 from candle_tf.runs.run import Run
 from candle_tf.runs.settings import Settings, kind_of
@@ -113,7 +114,7 @@ def run_of(workdir: str, data_dir: str | None = None) -> Run:
         ) from error
     if data_dir:
         kind, _, name = given.dataset.partition(":")
-        below = (os.path.join(data_dir, part) for part in (name, os.path.basename(name)))
+        below = places_below(data_dir, name)
         itself = kind == "folder" and not any(map(os.path.isdir, below))
         dataset = f"folder:{data_dir}" if itself else given.dataset
         given = dataclasses.replace(given, data_dir=data_dir, dataset=dataset)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 from candle_tf.resolution import resize
 from candle_tf.utils.files import directory_beside
+from candle_tf.utils.names import one_line
 
 NAMES_FILE = "class_names.txt"
 PREPROCESSING_FILE = "preprocessing.json"
@@ -55,7 +56,7 @@ def names_text(student: tf.keras.Model, class_names: Sequence[str] | None) -> st
             f"class_names has {len(names)} names but the student has {classes} classes."
         )
     for name in names:
-        if name.splitlines() != [name]:
+        if not one_line(name):
             raise ValueError(f"The class name {name!r} is not one line of text: rename the class.")
     return "".join(f"{name}\n" for name in names)
 

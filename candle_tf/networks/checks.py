@@ -92,7 +92,7 @@ def check_student(student: tf.keras.Model):
         )
 
 
-def check_file(path: str | os.PathLike, weights_only: bool = False):
+def check_file(path: str | os.PathLike):
     """Refuses a path to save a whole model to that does not end in .keras.
 
     Keras would write a SavedModel, which it loads as a model of another class, with another
@@ -101,7 +101,7 @@ def check_file(path: str | os.PathLike, weights_only: bool = False):
     Raises:
         ValueError: Names the formats of `save` and of `export`.
     """
-    if not weights_only and not os.fspath(path).endswith(".keras"):
+    if not os.fspath(path).endswith(".keras"):
         raise ValueError(
             f"{path} does not end in .keras: `save` writes the model to such a file, to train it "
             "further, and `export` writes the student for deployment."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from candle_tf import data, metrics
 from candle_tf.reports import figures
-from candle_tf.reports.tables import WEIGHTS, accuracy_columns, read_metrics, shifted_columns
+from candle_tf.reports.tables import accuracy_columns, read_metrics, shifted_columns, weights_column
 from candle_tf.utils.files import write_text, written_beside
 from candle_tf.utils.run_files import FLAG_FILE, HISTORY_FILE, PREDICTIONS_FILE, REPORT
 
@@ -241,7 +241,6 @@ def write_page(
     path = workdir / REPORT
     path.parent.mkdir(exist_ok=True)
     reports = {name: network["test"] for name, network in networks.items()}
-    sizes = {name: f"{network['kilobytes']:.0f}" for name, network in networks.items()}
     parts = []
     for title, section in sections.items():
         image = path.with_name(f"{title.lower().replace(' ', '_')}.png")
@@ -267,7 +266,7 @@ def write_page(
         summary=f"{trained} on {sum(counts):,} images of {len(counts)} classes, "
         f"imbalance ratio {run['imbalance_ratio']:.4g}; {run['test_images']:,} test images.",
         notes=notes_of(run),
-        table=table({**accuracy_columns(reports), WEIGHTS: sizes}, reports),
+        table=table({**accuracy_columns(reports), **weights_column(networks)}, reports),
         shifted=table(shifted_columns(reports), reports),
         sections="\n".join(parts),
         flags=html.escape((workdir / FLAG_FILE).read_text(encoding="utf-8")),

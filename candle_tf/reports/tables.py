@@ -7,7 +7,6 @@ import numpy as np
 from candle_tf.metrics import SHIFTS
 from candle_tf.utils.run_files import METRICS_FILE, read_results
 
-WEIGHTS = "kB of weights"  # a file of another format has another size
 GROUPS = {"shots": ("many", "medium", "few"), "ranks": ("head", "medium", "tail")}
 
 
@@ -41,8 +40,7 @@ def comparison_table(workdirs: Sequence[str], split: str = "test", per_class: bo
     reports = {name: row[split] for name, row in rows.items()}
     if per_class:
         return per_class_table(reports, class_names)
-    sizes = {name: f"{row['kilobytes']:.0f}" for name, row in rows.items()}
-    return accuracy_table(reports, {WEIGHTS: sizes})
+    return accuracy_table(reports, weights_column(rows))
 
 
 def summary_table(workdir: str | os.PathLike, split: str = "test") -> str:
@@ -64,8 +62,16 @@ def summary_table(workdir: str | os.PathLike, split: str = "test") -> str:
         columns[group] = {
             name: percent(row[split]["ranks"].get(group)) for name, row in rows.items()
         }
-    columns[WEIGHTS] = {name: f"{row['kilobytes']:.0f}" for name, row in rows.items()}
-    return markdown(columns, rows)
+    return markdown({**columns, **weights_column(rows)}, rows)
+
+
+def weights_column(rows: Mapping[str, dict]) -> dict[str, dict[str, str]]:
+    """Returns the column of the weights' size, which differs from that of an exported file.
+
+    Args:
+        rows: Results of a teacher or student in metrics.json, by row name.
+    """
+    return {"kB of weights": {name: f"{row['kilobytes']:.0f}" for name, row in rows.items()}}
 
 
 def read_metrics(workdir: str, split: str) -> dict:
@@ -158,5 +164,5 @@ def markdown(columns: Mapping[str, Mapping[str, str]], rows: Sequence[str]) -> s
     """
     lines = [["", *columns], ["---", *("---:" for _ in columns)]]
     lines += [[row, *(cells[row] for cells in columns.values())] for row in rows]
-    cells = ([str(cell).replace("|", r"\|") for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    escaped = ([str(cell).replace("|", r"\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)

@@ -72,3 +72,13 @@ def arguments_of(setting: str, spec: str):
         yield
     except (TypeError, ArithmeticError) as error:
         raise ValueError(f"`{setting}={spec}` has arguments that do not fit: {error}.") from error
+
+
+def one_line(name: str) -> bool:
+    r"""Returns whether a name is one line of text, as exports keep names.
+
+    Example:
+        >>> one_line("black cat"), one_line("black\ncat"), one_line("")
+        (True, False, False)
+    """
+    return name.splitlines() == [name]

@@ -12,7 +12,6 @@ rank, and the processor's seconds. A seed draws the images, their views and the 
 
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -111,12 +110,12 @@ def measure(name: str, teacher: ct.Teacher, seed: int) -> dict[str, list[float]]
     x, y, test_x, test_y = features_of(teacher, data, seed)
 
     def ours(loss: str):
-        smoothed = {"label_smoothing": smoothing}
-        return calibration.fit_classifier(x, y, counts, loss=loss, seed=seed, **smoothed)[:2]
+        kernel, bias, _ = calibration.fit_classifier(
+            x, y, counts, loss=loss, label_smoothing=smoothing, seed=seed
+        )
+        return kernel, bias
 
-    makers: dict[str, Callable] = {
-        "logistic regression, class-balanced": lambda: by_scikit_learn(x, y)
-    }
+    makers = {"logistic regression, class-balanced": partial(by_scikit_learn, x, y)}
     for loss in ("balanced_softmax", "label_aware_smoothing"):
         makers[f"{loss}, Adam"] = partial(by_adam, x, y, counts, smoothing, loss, seed)
         makers[loss] = partial(ours, loss)

@@ -13,10 +13,18 @@ def workdir(tmp_path):
     return path
 
 
-def test_a_folder_below_data_dir_stays_below_it(workdir, tmp_path):
-    (workdir / "flags.cfg").write_text("--dataset=folder:sub/photos\n")
+@pytest.mark.parametrize("name", ["sub/photos", "sub/photos/"])
+def test_a_folder_below_data_dir_stays_below_it(name, workdir, tmp_path):
+    (workdir / "flags.cfg").write_text(f"--dataset=folder:{name}\n")
     (tmp_path / "disk" / "sub" / "photos").mkdir(parents=True)
-    assert run_of(str(workdir), str(tmp_path / "disk")).given.dataset == "folder:sub/photos"
+    assert run_of(str(workdir), str(tmp_path / "disk")).given.dataset == f"folder:{name}"
+
+
+def test_a_renamed_folder_with_a_slash_at_its_end(workdir, tmp_path):
+    (workdir / "flags.cfg").write_text("--dataset=folder:sub/photos/\n")
+    (tmp_path / "disk" / "cat").mkdir(parents=True)
+    found = run_of(str(workdir), str(tmp_path / "disk")).given.dataset
+    assert found == f"folder:{tmp_path}/disk"
 
 
 @pytest.mark.parametrize(

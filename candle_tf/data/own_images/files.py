@@ -31,6 +31,7 @@ from candle_tf.data.own_images.listings import (
 )
 from candle_tf.data.own_images.pixels import is_image
 from candle_tf.data.summary import summary
+from candle_tf.utils.names import one_line
 
 ON_BAD_IMAGE = ("error", "skip")
 MOST_NAMED = 20  # skipped files
@@ -361,7 +362,7 @@ def check_classes(own: OwnFiles):
     names = class_names(own)
     others = {name for files in own.splits.values() for name in files.classes} - set(names)
     refuse(
-        [repr(name) for name in names if name.splitlines() != [name]],
+        [repr(name) for name in names if not one_line(name)],
         "names that are not one line of text",
         "rename the class",
         of="classes",
@@ -396,6 +397,11 @@ def as_on_disk(root: str, path: str) -> str:
     return next(filter(os.path.exists, forms), full)
 
 
+def places_below(root: str, name: str) -> list[str]:
+    """Returns where `found` looks below a root: at the path, and at its last name."""
+    return [os.path.join(root, n) for n in (name, os.path.basename(os.path.normpath(name)))]
+
+
 def found(name: str, root: str | None, what: str = "file") -> str:
     """Finds a file or directory by its path, or else by its path or last name below the root.
 
@@ -403,8 +409,7 @@ def found(name: str, root: str | None, what: str = "file") -> str:
         FileNotFoundError: If it is at none of these places.
     """
     there = os.path.isdir if what == "directory" else os.path.isfile
-    last = os.path.basename(os.path.normpath(name))
-    below = [os.path.join(root, n) for n in (name, last)] if root else []
+    below = places_below(root, name) if root else []
     for path in map(os.path.expanduser, (name, *below)):
         if there(path):
             return path
