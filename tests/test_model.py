@@ -146,8 +146,10 @@ def formula(
     return {name: tf.reduce_mean(value) for name, value in values.items()}
 
 
-def log_prior():
-    return np.log(np.float32(COUNTS) / sum(COUNTS))
+def prior(counts):
+    """Returns the class frequencies by effective numbers, from their definition."""
+    effective = np.array([sum(0.999**i for i in range(n)) for n in counts])
+    return effective / effective.sum()
 
 
 HALF = np.float32([1, 1, 0, 1, 0, 0, 1, 0])
@@ -158,7 +160,7 @@ STEPS = {  # name: (arguments of CandleModel, of compile, what the formula knows
     "kl only": ({"balancer": 1.0}, {}, {"fixed": 1.0}),
     "feature only": ({"balancer": 0.0}, {}, {"fixed": 0.0}),
     "temperature": ({"temperature": 4.0}, {}, {"temperature": 4.0}),
-    "prior": ({"prior_adjusted": True}, {}, {"prior": log_prior()}),
+    "prior": ({"prior_adjusted": True}, {}, {"prior": np.log(prior(COUNTS)).astype(np.float32)}),
     "label": ({}, {"loss": CROSS_ENTROPY}, {"label_weight": 2.0}),  # by the teacher's 50 %
     "weighted label": ({"label_weight": 0.3}, {"loss": CROSS_ENTROPY}, {"label_weight": 0.3}),
     "sample weights": ({}, {"loss": CROSS_ENTROPY}, {"sample_weight": HALF, "label_weight": 2.0}),
@@ -685,7 +687,7 @@ def test_the_prior_is_that_of_the_calibration_at_compile():
     kernel, bias = model.teacher.classifier.get_weights()
     model.teacher.set_classifier(kernel, bias, CrossValidation(0.3, [0.5] * 4, COUNTS[::-1]))
     model.compile("sgd")
-    np.testing.assert_allclose(tf.exp(model.log_prior), np.array(COUNTS[::-1]) / sum(COUNTS))
+    np.testing.assert_allclose(tf.exp(model.log_prior), prior(COUNTS[::-1]), rtol=1e-6)
 
 
 def test_a_first_batch_of_one_image_moves_the_adapter_a_little():

@@ -210,8 +210,9 @@ class Method:
         calibration: Loss of the teacher's classifier, a name in `calibration.CALIBRATIONS`.
         fixed_lambda: Weight of the KL term; None for the adversarial balancer.
         temperature: Temperature of the KL term.
-        prior_adjusted: Whether the KL term contains the log prior of the training images. It does
-            so whatever the sampler: what counts is how many different images a class has.
+        prior_adjusted: Whether the KL term contains the log prior of the effective numbers of
+            images. It does so whatever the sampler: what counts is how many different images a
+            class has.
 
     Example:
         >>> ct.methods.METHODS["candle_paper"].label_weight
