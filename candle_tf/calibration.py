@@ -4,13 +4,14 @@ The features x of each image are standardised to u = (x - mean) / std. The loss 
 gives each image a weight w_i and a target q_i, and all images one prior pi. Kernel K and bias b
 minimise
 
-    sum_i w_i CE(q_i, K u_i + b + log pi) + ||K||^2 / (2 C)
+    mean_i w_i CE(q_i, K u_i + b + log pi) + ||K||^2 / (2 s sqrt(n))       for n images
 
-by L-BFGS (`scipy.optimize`). Cross-validation chooses C: the smallest of `STRENGTHS` whose
+by L-BFGS (`scipy.optimize`). Cross-validation chooses s: the smallest of `STRENGTHS` whose
 class-mean accuracy is within one standard error of the best. Mean and std are folded into K and b,
-so the result is a linear classifier of x. C is not the number of classes here.
+so the result is a linear classifier of x.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from candle_tf.utils.names import lookup
 from scipy.optimize import minimize
 
 CALIBRATIONS = ("balanced_softmax", "label_aware_smoothing", "cross_entropy")
-STRENGTHS = (0.03, 0.3, 3.0)
+STRENGTHS = (1.0, 10.0, 100.0)
 FOLDS = 3
 ITERATIONS = 50  # of L-BFGS at most; each passes over all rows once or twice
 MOST_CROSS_VALIDATED = 5_000  # images; above this, the largest classes lose images first
@@ -37,7 +38,7 @@ class CrossValidation:
     each fold. A class of one image cannot be held out: its accuracy is NaN, and means leave it out.
 
     Attributes:
-        strength: C of the penalty ||K||^2 / (2 C); a larger one penalises less.
+        strength: s of the penalty ||K||^2 / (2 s sqrt(n)); a larger one penalises less.
         per_class: Accuracy of each class, as a fraction of 1, (classes,).
         class_counts: Training images per class, (classes,).
 
@@ -144,8 +145,8 @@ def fit_classifier(
     how = (loss, label_smoothing)
     # For the cross-validation, half of the iterations are enough.
     checked = cross_validate(x[:n], y[:n], len(counts), *how, ITERATIONS // 2, seed)
-    strength = checked.strength * n / rows  # the views of an image share its weight
-    kernel, bias = fit_standardized(x, y, len(counts), strength, *how, ITERATIONS)
+    penalty = penalty_of(checked.strength, images=n)
+    kernel, bias = fit_standardized(x, y, len(counts), penalty, *how, ITERATIONS)
     kernel /= std[:, None]
     return kernel, bias - mean @ kernel, checked
 
@@ -214,8 +215,9 @@ def cross_validate(
             predicted = np.full(len(y), -1)
             for k in range(fold.max() + 1):
                 fitted, held_out = kept[fold != k], kept[fold == k]
+                penalty = penalty_of(strength, images=len(fitted))
                 kernel, bias = fit_standardized(
-                    x[fitted], y[fitted], num_classes, strength, loss, label_smoothing, iterations
+                    x[fitted], y[fitted], num_classes, penalty, loss, label_smoothing, iterations
                 )
                 predicted[held_out] = np.argmax(x[held_out] @ kernel + bias, axis=1)
             per_class = metrics.per_class_accuracy(y[tried], predicted[tried], num_classes)
@@ -310,16 +312,26 @@ def rank_in_class(y: np.ndarray) -> np.ndarray:
     return rank
 
 
+def penalty_of(strength: float, images: int) -> float:
+    """Returns the factor 1 / (s sqrt(n)) of ||K||^2 / 2.
+
+    Example:
+        >>> penalty_of(10.0, images=100)
+        0.01
+    """
+    return 1.0 / (strength * math.sqrt(images))
+
+
 def fit_standardized(
     x: np.ndarray,
     y: np.ndarray,
     num_classes: int,
-    strength: float,
+    penalty: float,
     loss: str,
     label_smoothing: tuple[float, float],
     iterations: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the kernel K and bias b that minimise the sum in the docstring of this module.
+    """Returns the kernel K and bias b that minimise the objective in the docstring of this module.
 
     Balanced softmax gives all rows equal weight and adds the log prior. Label-aware smoothing gives
     all classes equal weight and smooths the targets. MiSLAS learns one factor per class; here the
@@ -329,14 +341,14 @@ def fit_standardized(
         x: Standardised features, float32 (n, width).
         y: Class of each row, (n,).
         num_classes: Number of classes.
-        strength: C of the penalty ||K||^2 / (2 C); a larger one penalises less.
+        penalty: Factor of ||K||^2 / 2.
         loss: Name in `CALIBRATIONS`.
         label_smoothing: Factors of head and tail, for "label_aware_smoothing".
         iterations: Most iterations of L-BFGS.
 
     Example:
         >>> x, y = np.float32([[-1], [1]] * 9), np.array([0, 1] * 9)
-        >>> kernel, bias = fit_standardized(x, y, 2, 1.0, "cross_entropy", (0.0, 0.0), 9)
+        >>> kernel, bias = fit_standardized(x, y, 2, 0.05, "cross_entropy", (0.0, 0.0), 9)
         >>> (x[:2] @ kernel + bias).argmax(axis=1)
         array([0, 1])
     """
@@ -374,9 +386,10 @@ def fit_standardized(
             part, its_slope = of_block(block, kernel, bias)
             value += part
             slope += its_slope
-        value += np.sum(kernel.astype(np.float64) ** 2) / (2.0 * strength)
-        slope[:-1] += kernel / strength
-        return value / len(y), slope.astype(np.float64).ravel() / len(y)
+        value = value / len(y) + penalty * np.sum(kernel.astype(np.float64) ** 2) / 2.0
+        slope /= len(y)
+        slope[:-1] += penalty * kernel
+        return value, slope.astype(np.float64).ravel()
 
     found = minimize(
         objective,

@@ -20,8 +20,9 @@ def blobs(counts, width=4, spread=1.0, seed=0):
     return (centres[labels] + noise).astype(np.float32), labels
 
 
-def fit(x, y, loss="cross_entropy", strength=0.3, smoothing=(0.1, 0.0)):
-    return calibration.fit_standardized(x, y, y.max() + 1, strength, loss, smoothing, 500)
+def fit(x, y, loss="cross_entropy", smoothing=(0.1, 0.0)):
+    penalty = 1 / (0.3 * len(y))  # scikit-learn's C = 0.3, which sums over the images
+    return calibration.fit_standardized(x, y, y.max() + 1, penalty, loss, smoothing, 500)
 
 
 def test_cross_entropy_is_the_logistic_regression_of_scikit_learn():
@@ -108,7 +109,7 @@ def test_with_many_classes_two_images_of_each_are_held_out(monkeypatch):
 
 
 def test_the_accuracy_of_a_large_set_is_that_of_a_classifier_of_all_its_images(monkeypatch):
-    monkeypatch.setattr(calibration, "STRENGTHS", (0.3,))
+    monkeypatch.setattr(calibration, "STRENGTHS", (2.0,))
     counts = [91, 61, 31]
     x, y = blobs(counts)
     whole = fit_classifier(x, y, counts)[2]
