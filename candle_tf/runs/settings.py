@@ -42,7 +42,7 @@ PLANNED = {
     "image_size": 32,
     "epochs": 20,
 }
-PRETRAINED = "resnet_e:halvings=2,weights='generic'"  # for photographs at 64 pixels
+PRETRAINED = "resnet_e:halvings=2,weights='generic'"  # at 64 pixels
 UPDATES = 3000  # planned for few images: 1,500 stop too early (docs/results.md)
 PASSES = 20  # planned for many images
 
@@ -216,7 +216,7 @@ class Settings:
         f"{', '.join(students.STUDENTS)}, or 'larq_zoo:NAME'; with arguments as in "
         "'resnet_e:width=0.5' or 'larq_zoo:QuickNet:weights=\"imagenet\"'; weights='FILE' starts "
         "from the encoder of a pretraining, weights='generic' from that of candle_tf. "
-        "If not given, resnet_e; for photographs at 64 pixels with halvings=2,weights='generic'.",
+        "If not given, resnet_e; at 64 pixels with halvings=2,weights='generic'.",
     )
     student_bits: str = setting(
         "1",
@@ -230,7 +230,7 @@ class Settings:
     image_size: int | None = setting(
         None,
         "Side in pixels of the images that the student sees; if not given, 32 for a set of images "
-        "below 64 pixels, and 64 for others.",
+        "below 32 pixels, and 64 for others.",
     )
     resolutions: tuple[int, ...] = setting(
         (),
@@ -368,11 +368,11 @@ class Settings:
             "resnet_e:halvings=2,weights='generic'"
         """
         digits = self.dataset == "digits"
-        small = side is not None and side < 64
-        size = self.image_size or (32 if small else 64)  # docs/your_images.md
+        side = side or 64
+        size = self.image_size or (64 if side >= 32 else 32)  # docs/your_images.md
         letters = digits and self.teacher in (None, "letters")
-        pretrained = not small and size == 64 and self.student_bits == "1"
-        views = 32 if letters else max(96 if small else 128, size)
+        pretrained = size == 64 and self.student_bits == "1"
+        views = 32 if letters else max(128 if side >= 64 else 96, size)
         steps, epochs = self.steps_per_epoch, self.epochs
         if epochs is None:
             one_pass = max(1, images // self.batch_size)
