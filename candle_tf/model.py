@@ -11,7 +11,6 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import tensorflow as tf
 from candle_tf import losses
 from candle_tf.balancer import AdversarialBalancer
@@ -30,7 +29,7 @@ from candle_tf.resolution import in_proportion, resize
 from candle_tf.student_model import StudentModel, batch_mean
 from candle_tf.teacher import Teacher
 
-PRIOR_BETA = 0.999  # of the effective numbers in the KL term, which are below 1 / (1 - beta)
+PRIOR_BETA = 0.999  # beta of the effective numbers in the KL term; they are below 1 / (1 - beta)
 
 
 @tf.keras.saving.register_keras_serializable("candle_tf")
@@ -62,9 +61,9 @@ class CandleModel(StudentModel):
             classifier, which that term cannot reach, then follows L_KL on detached features.
         temperature: Temperature T of both softmaxes.
         prior_adjusted: Whether log pi is added to both logits of the KL divergence, so that the
-            student's own logits stay balanced. The prior pi_c ~ (1 - beta^n_c) / (1 - beta) has the
-            effective numbers of the teacher's class counts, with beta = 0.999 (Cui et al., CVPR
-            2019): a class of thousands of images counts as one of 1,000.
+            student's own logits stay balanced. The prior pi_c is proportional to the effective
+            number (1 - beta^n_c) / (1 - beta) of the teacher's class counts n_c, with beta = 0.999
+            (Cui et al., CVPR 2019): no class counts as more than 1,000 images.
         label_weight: Weight w of the loss given to `compile`. None takes `Teacher.label_weight`,
             which follows from the calibration's cross-validation.
         mixup: Parameter alpha of mixup; 0 mixes nothing.
@@ -156,7 +155,7 @@ class CandleModel(StudentModel):
         super().compile(optimizer, loss, metrics, **kwargs)
         self.log_prior = None
         if self.prior_adjusted:
-            counts = np.array(self.teacher.class_counts, np.float64)
+            counts = losses.positive_counts(self.teacher.class_counts)
             self.log_prior = losses.log_prior(losses.effective_number(counts, PRIOR_BETA))
         self.has_label_term = loss is not None
         self.weight_of_labels = self.label_weight

@@ -138,7 +138,8 @@ class Settings:
     )
     prior_adjusted: bool | None = setting(
         None,
-        "Add the log prior to both sides of the KL term; the method's own choice if not given.",
+        "Add the log prior, by effective numbers of images, to both sides of the KL term; the "
+        "method's own choice if not given.",
     )
     temperature: float | None = setting(
         None,
@@ -216,7 +217,7 @@ class Settings:
         f"{', '.join(students.STUDENTS)}, or 'larq_zoo:NAME'; with arguments as in "
         "'resnet_e:width=0.5' or 'larq_zoo:QuickNet:weights=\"imagenet\"'; weights='FILE' starts "
         "from the encoder of a pretraining, weights='generic' from that of candle_tf. "
-        "If not given, resnet_e; at 64 pixels with halvings=2,weights='generic'.",
+        "If not given, resnet_e; at 64 pixels, of 1 bit, with halvings=2,weights='generic'.",
     )
     student_bits: str = setting(
         "1",
@@ -229,8 +230,8 @@ class Settings:
     )
     image_size: int | None = setting(
         None,
-        "Side in pixels of the images that the student sees; if not given, 32 for a set of images "
-        "below 32 pixels, and 64 for others.",
+        "Side in pixels of the images that the student sees; if not given, 64. For a set of images "
+        "below 64 pixels it is 32 if they are below 32, or the student or resolutions are given.",
     )
     resolutions: tuple[int, ...] = setting(
         (),
@@ -369,9 +370,11 @@ class Settings:
         """
         digits = self.dataset == "digits"
         side = side or 64
-        size = self.image_size or (64 if side >= 32 else 32)  # docs/your_images.md
+        # From the encoder, 64 pixels cost what 32 cost other students (docs/your_images.md).
+        enlarged = self.student is None and self.student_bits == "1" and not self.resolutions
+        size = self.image_size or (64 if side >= (32 if enlarged else 64) else 32)
         letters = digits and self.teacher in (None, "letters")
-        pretrained = size == 64 and self.student_bits == "1"
+        pretrained = size == 64 and side >= 32 and self.student_bits == "1"
         views = 32 if letters else max(128 if side >= 64 else 96, size)
         steps, epochs = self.steps_per_epoch, self.epochs
         if epochs is None:

@@ -39,8 +39,19 @@ def test_students_at_64_pixels_start_from_the_generic_encoder():
     generic = "resnet_e:halvings=2,weights='generic'"
     assert planned().student == planned(side=64).student == planned(side=32).student == generic
     assert planned(side=28).student == planned(image_size=32).student == "resnet_e"
+    assert planned(side=28, image_size=64).student == "resnet_e"
     assert planned(student_bits="8").student == "resnet_e"
     assert planned(student="reactnet_a").student == "reactnet_a"
+
+
+@pytest.mark.parametrize(
+    "given", [{"student": "resnet_e"}, {"student_bits": "4"}, {"resolutions": (24, 32, 40)}]
+)
+def test_other_students_see_small_images_at_32_pixels(given):
+    made = planned(side=32, **given)
+    made.check()
+    assert (made.image_size, made.student) == (32, "resnet_e")
+    assert planned(side=64, **{**given, "resolutions": ()}).image_size == 64
 
 
 def test_the_teacher_is_that_of_the_digits_for_digits_alone():
