@@ -104,8 +104,8 @@ def check_workdir(workdir: Path, flags: str):
     if old != new:
         there, here = (" ".join(sorted(x)) or "not given" for x in (old - new, new - old))
         raise ValueError(
-            f"{workdir} holds another run ({there} there, {here} here): name another directory, or "
-            "delete that one."
+            f"{workdir} holds another run ({there} there, {here} here): give the values that it has "
+            "there, or name another directory."
         )
 
 
