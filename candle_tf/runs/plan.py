@@ -83,9 +83,11 @@ def decide_views(run: Run):
     draws = run.updates * batch_size / images
     most = most_seconds(run)
     planned, reason = plan_views(images, draws, lambda: run.teacher_speed, run.resolution, most)
+    views, store = int(from_first(run.strategy, planned)), run.settings.teacher_store
     if run.leads:
-        print(f"teacher_views={planned}: {reason}")
-    run.decide(teacher_views=int(from_first(run.strategy, planned)))
+        unused = f"; {store} is not used" if store and not views else ""
+        print(f"teacher_views={planned}: {reason}{unused}")
+    run.decide(teacher_views=views, teacher_store=store if views else None)
 
 
 def affordable_views(seconds: float, most_seconds: float) -> int:

@@ -73,6 +73,8 @@ def as_begun(settings: Settings) -> Settings:
             taken[field.name] = text == "True" if kind is bool else kind(text)
     if "epochs" in taken:
         taken["minutes"] = None  # they were planned
+    if begun.get("teacher_views") == "0":
+        taken["teacher_store"] = None  # no views were planned, so it is not used
     return dataclasses.replace(settings, **taken)
 
 
@@ -104,8 +106,8 @@ def check_workdir(workdir: Path, flags: str):
     if old != new:
         there, here = (" ".join(sorted(x)) or "not given" for x in (old - new, new - old))
         raise ValueError(
-            f"{workdir} holds another run ({there} there, {here} here): give the values that it has "
-            "there, or name another directory."
+            f"{workdir} holds another run ({there} there, {here} here): give the values that it "
+            "has, or name another directory."
         )
 
 

@@ -122,6 +122,22 @@ def test_a_run_keeps_the_values_that_its_method_had_and_names_them(tmp_path, cap
     assert "teacher_image_size=32, mixup=1.0; other values need" in capsys.readouterr().out
 
 
+def test_a_store_for_which_no_views_were_planned_is_named_and_left_out(
+    tmp_path, monkeypatch, capsys
+):
+    settings = tiny(tmp_path / "run", teacher_store=str(tmp_path / "store"))
+    monkeypatch.setattr(plan, "plan_views", lambda *a: (0, "each view is fresh"))
+    run = Run(settings)
+    plan.decide_views(run)
+    said = f"teacher_views=0: each view is fresh; {settings.teacher_store} is not used"
+    assert said in capsys.readouterr().out
+    with claimed_workdir(run.workdir, run.settings.to_flags(), run.examples):
+        (run.workdir / "teacher_classifier.keras").touch()
+    # The same command, and the flag file of an earlier version, which names the store.
+    for again in (settings, dataclasses.replace(settings, teacher_views=0)):
+        assert (Run(again).settings.teacher_views, Run(again).settings.teacher_store) == (0, None)
+
+
 @pytest.mark.long
 def test_a_calibrated_teacher_alone_is_no_plan(tmp_path, no_report):
     begun = tiny(tmp_path / "run", epochs=0)
