@@ -190,7 +190,7 @@ class Settings:
     teacher_image_size: int | None = setting(
         None,
         "Side in pixels of the images that the teacher sees; if not given, 32 for 'letters', 96 "
-        "for a set of images below 64 pixels, 128 for others, and at least `image_size`.",
+        "for a set of TFDS below 64 pixels, 128 for others, and at least `image_size`.",
     )
     allow_custom_code: bool = setting(
         False,
@@ -230,8 +230,9 @@ class Settings:
     )
     image_size: int | None = setting(
         None,
-        "Side in pixels of the images that the student sees; if not given, 64. For a set of images "
-        "below 64 pixels it is 32 if they are below 32, or the student or resolutions are given.",
+        "Side in pixels of the images that the student sees; if not given, 64. For a set of TFDS "
+        "below 64 pixels it is 32 if they are below 32, or the student, its bits or resolutions "
+        "are given.",
     )
     resolutions: tuple[int, ...] = setting(
         (),

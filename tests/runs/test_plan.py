@@ -40,7 +40,7 @@ def test_students_at_64_pixels_start_from_the_generic_encoder():
     assert planned().student == planned(side=64).student == planned(side=32).student == generic
     assert planned(side=28).student == planned(image_size=32).student == "resnet_e"
     assert planned(side=28, image_size=64).student == "resnet_e"
-    assert planned(student_bits="8").student == "resnet_e"
+    assert planned(student_bits="4").student == "resnet_e"
     assert planned(student="reactnet_a").student == "reactnet_a"
 
 
