@@ -22,7 +22,7 @@ from candle_tf.utils.names import lookup
 from scipy.optimize import minimize
 
 CALIBRATIONS = ("balanced_softmax", "label_aware_smoothing", "cross_entropy")
-STRENGTHS = (1.0, 10.0, 100.0)  # of 173 to 11,165 images (docs/lab/choices.md)
+STRENGTHS = (1.0, 10.0, 100.0)  # tried on 173 to 11,165 images (docs/lab/choices.md)
 FOLDS = 3
 ITERATIONS = 50  # of L-BFGS at most; each passes over all rows once or twice
 MOST_CROSS_VALIDATED = 5_000  # images; above this, the largest classes lose images first

@@ -373,7 +373,8 @@ class Settings:
         side = side or 64
         # From the encoder, 64 pixels cost what 32 cost other students (docs/your_images.md).
         enlarged = self.student is None and self.student_bits == "1" and not self.resolutions
-        size = self.image_size or (64 if side >= (32 if enlarged else 64) else 32)
+        least = 32 if enlarged else 64
+        size = self.image_size or (64 if side >= least else 32)
         letters = digits and self.teacher in (None, "letters")
         pretrained = size == 64 and side >= 32 and self.student_bits == "1"
         views = 32 if letters else max(128 if side >= 64 else 96, size)
